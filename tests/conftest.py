@@ -1,0 +1,19 @@
+"""Strict numerics for every test: no silent rank or dtype promotion; and where the real data lies."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of third-party data sets; tests that need it are skipped, with the reason, where it is missing."""
+    path = Path(os.environ.get("CRYSJAX_DATA", Path(__file__).parents[1] / "../shared/data"))
+    if not path.exists():
+        pytest.skip(f"no data at {path}; set CRYSJAX_DATA")
+    return path
