@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 FORMAT = 1
 
 
-class Dataset(NamedTuple):
+@dataclass(frozen=True)
+class Dataset:
     """`m` crystals; the sites of all are concatenated, crystal `i` owns `num_atoms[i]` of them. Host NumPy arrays."""
 
     ids: np.ndarray  # (m,) str
