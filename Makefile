@@ -1,0 +1,38 @@
+# Two commands: `make quickstart` (set up, then design crystals) and `make test` (set up, then all tests).
+SHELL := /bin/bash
+VENV := .venv
+READY := $(VENV)/.ready
+# The first interpreter of at least 3.11; `make PYTHON=/path/to/python quickstart` names another one.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+
+.PHONY: quickstart test setup lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   set up, then design crystals by configs/quickstart.yaml into runs/quickstart"
+	@echo "make test         set up, then ruff and all tests"
+	@echo "make setup        only set up: $(VENV) with the exact versions of requirements/lock.txt"
+
+setup: $(READY)
+
+$(READY): requirements/lock.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python of version 3.11 or later found; name one: make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)"; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/lock.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+quickstart: setup
+	$(VENV)/bin/crysjax design configs/quickstart.yaml --out runs/quickstart
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,148 @@
+"""The rules that keep the house simple, checked on the source: who imports whom, how long things are, what import costs."""
+
+import ast
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "crysjax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LEVEL = {
+    "base": 0, "geometry": 1, "data": 2, "nets": 2, "generators": 3, "potentials": 3, "properties": 3,
+    "training": 4, "guidance": 4, "surrogates": 4, "search": 4, "evaluation": 4, "campaign": 5, "cli": 6,
+}  # fmt: skip
+NEVER_DATA = {"nets", "generators", "search"}  # they work on packs and arrays, wherever these came from
+HEAVY = {"pymatgen", "ase", "numpyro", "smact", "spglib"}  # imported inside functions only
+ASE_ROOMS = ("data/", "evaluation/", "potentials/ase.py")  # the only places that know pymatgen or ase
+LONGEST_FILE = 300
+
+
+def room(path: Path) -> str:
+    """The first part of a module's name below the package: `crysjax/nets/dense.py` -> `nets`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST, path: Path) -> list[tuple[str, bool]]:
+    """Every imported module by its absolute name, and whether it is imported at module level."""
+    top = {id(node) for node in ast.walk(tree) if isinstance(node, ast.Module) for node in module_level(node)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = ("crysjax", *path.relative_to(PACKAGE).parent.parts)
+            stem = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (stem, node.module) if part)
+            names = [f"{module}.{a.name}" for a in node.names] if module == "crysjax" else [module]
+            found += [(name, id(node) in top) for name in names]
+    return found
+
+
+def module_level(module: ast.Module) -> list[ast.stmt]:
+    """Statements that run at import: the body, and what hangs below `if` and `try` there, but not TYPE_CHECKING."""
+    todo, out = list(module.body), []
+    while todo:
+        node = todo.pop()
+        out.append(node)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.If | ast.Try):
+            todo += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+    return out
+
+
+def import_faults(path: Path, source: str) -> list[str]:
+    """What a file imports against the rules, one line each."""
+    here, faults = room(path), []
+    where = path.relative_to(PACKAGE.parent)
+    for name, at_top in imported(ast.parse(source), path):
+        parts = name.split(".")
+        if parts[0] == "crysjax" and len(parts) > 1 and parts[1] in LEVEL and here in LEVEL:
+            there = parts[1]
+            if there != here and LEVEL[there] >= LEVEL[here]:
+                faults.append(f"{where} (level {LEVEL[here]}) imports {name} (level {LEVEL[there]})")
+            if there == "data" and here in NEVER_DATA:
+                faults.append(f"{where} imports {name}: {here} never imports data")
+        if parts[0] in HEAVY and at_top:
+            faults.append(f"{where} imports {name} at module level: import it inside the function that needs it")
+        if parts[0] in {"pymatgen", "ase"} and not str(path.relative_to(PACKAGE)).startswith(ASE_ROOMS):
+            faults.append(f"{where} imports {name}: only {', '.join(ASE_ROOMS)} may")
+        if parts[0] in {"experiments", "benchmarks", "tests"}:
+            faults.append(f"{where} imports {name}: the package stands without it")
+    return faults
+
+
+def test_imports_run_downwards():
+    faults = [fault for path in FILES for fault in import_faults(path, path.read_text())]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "fault"),
+    [
+        ("nets/dense.py", "from crysjax.data import datasets", "never imports data"),
+        ("nets/dense.py", "from ..training import loop", "level 4"),
+        ("search/run.py", "def f():\n    import crysjax.surrogates.gp", "imports crysjax.surrogates.gp"),
+        ("data/io.py", "import pymatgen.core", "at module level"),
+        ("campaign/round.py", "def f():\n    import ase", "only data/"),
+        ("nets/dense.py", "from crysjax import cli", "level 6"),
+    ],
+)
+def test_the_rule_can_fail(file, source, fault):
+    faults = import_faults(PACKAGE / file, source)
+    assert any(fault in line for line in faults), faults
+
+
+@pytest.mark.parametrize(
+    "source", ["from crysjax.base import Pack", "from crysjax.geometry import torus", "import jax"]
+)
+def test_the_rule_lets_good_imports_pass(source):
+    assert not import_faults(PACKAGE / "nets/dense.py", source)
+
+
+def test_every_room_is_in_the_plan():
+    assert {room(path) for path in FILES} - {"__init__"} <= set(LEVEL)
+
+
+def test_files_are_short():
+    lengths = {str(p.relative_to(PACKAGE)): len(p.read_text().splitlines()) for p in FILES}
+    assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
+    assert [name for name in lengths if name.endswith("utils.py")] == []
+    assert {n: c for n, c in lengths.items() if n.endswith("__init__.py") and c > 40} == {}
+
+
+def test_functions_are_short():
+    bodies = [
+        node.end_lineno - node.body[0].lineno + 1 - (node.body[0].end_lineno - node.body[0].lineno + 1) * has_docstring
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for has_docstring in [ast.get_docstring(node) is not None]
+    ]
+    assert statistics.median(bodies) <= 10
+    assert sorted(bodies)[int(0.9 * len(bodies))] <= 45
+
+
+def test_import_is_quick_and_light():
+    code = (
+        "import time; t = time.perf_counter(); import crysjax; s = time.perf_counter() - t; import sys;"
+        f"print(s, *sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    seconds = [float(run.stdout.split()[0]) for run in runs]
+    assert runs[0].stdout.split()[1:] == [], "crysjax drags in heavy packages"
+    assert min(seconds) < 2, f"import crysjax took {seconds} s"
+
+
+def test_help_is_quick():
+    if not (PACKAGE / "cli.py").exists() and not (PACKAGE / "cli").exists():
+        pytest.skip("no command line yet")
+    start = time.perf_counter()
+    code = "import sys, crysjax.cli; print(*sorted({'jax', 'pymatgen', 'ase', 'numpyro'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [], "the command line imports what only its commands need"
+    assert time.perf_counter() - start < 5
