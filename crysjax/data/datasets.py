@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+from crysjax.data.elements import SYMBOLS, formula
 
 FORMAT = 1
 
@@ -26,6 +31,71 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.num_atoms)
+
+
+class Entry(NamedTuple):
+    """One crystal of a data set on the host."""
+
+    id: str
+    numbers: np.ndarray  # (n,) atomic numbers
+    frac: np.ndarray  # (n, 3)
+    lattice: np.ndarray  # (3, 3) rows a, b, c in Å
+    properties: dict[str, float]  # missing = NaN or left out
+
+
+def checked(entry: Entry) -> Entry:
+    """The entry with fractions wrapped to [0, 1); anything that is not a crystal is an error that says why."""
+    numbers, frac, lattice = np.asarray(entry.numbers), np.asarray(entry.frac, float), np.asarray(entry.lattice, float)
+    if not len(numbers) or frac.shape != (len(numbers), 3) or lattice.shape != (3, 3):
+        raise ValueError(f"{len(numbers)} sites with positions {frac.shape} and cell {lattice.shape}")
+    if numbers.min() < 1 or numbers.max() > len(SYMBOLS):
+        raise ValueError(f"atomic numbers {numbers.min()}..{numbers.max()}, expected 1..{len(SYMBOLS)}")
+    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
+        raise ValueError("positions or cell are not finite")
+    if abs(np.linalg.det(lattice)) < 0.1:
+        raise ValueError("the cell has no volume")
+    return entry._replace(frac=wrap(frac))
+
+
+def wrap(frac: np.ndarray) -> np.ndarray:
+    """Fractions in [0, 1) as float32; the rounding to float32 can itself reach 1, which is 0."""
+    wrapped = np.mod(np.asarray(frac, np.float64), 1.0).astype(np.float32)
+    return np.where(wrapped >= 1, np.float32(0), wrapped)
+
+
+def from_entries(entries: Iterable[Entry], *, split: str | list[str] = "", provenance: dict | None = None) -> Dataset:
+    """A data set of checked entries; a property that an entry lacks is NaN there."""
+    entries = [checked(entry) for entry in entries]
+    if not entries:
+        raise ValueError("a data set needs at least one crystal, got none")
+    names = sorted({name for entry in entries for name in entry.properties})
+    properties = {k: np.array([e.properties.get(k, np.nan) for e in entries], np.float32) for k in names}
+    return Dataset(
+        ids=np.array([entry.id for entry in entries]),
+        num_atoms=np.array([len(entry.numbers) for entry in entries], np.int32),
+        numbers=np.concatenate([entry.numbers for entry in entries]).astype(np.uint8),
+        frac=np.concatenate([entry.frac for entry in entries]),
+        lattice=np.stack([entry.lattice for entry in entries]).astype(np.float32),
+        properties=properties,
+        split=np.array([split] * len(entries) if isinstance(split, str) else split),
+        provenance=provenance or {},
+    )
+
+
+def entries(dataset: Dataset) -> list[Entry]:
+    """Every crystal by itself, in order."""
+    start = offsets(dataset)
+    sites = (slice(a, b) for a, b in itertools.pairwise(start))
+    return [
+        Entry(
+            str(dataset.ids[i]),
+            dataset.numbers[s],
+            dataset.frac[s],
+            dataset.lattice[i],
+            {k: float(v[i]) for k, v in dataset.properties.items()},
+        )
+        for i, s in enumerate(sites)
+    ]
 
 
 def offsets(dataset: Dataset) -> np.ndarray:
@@ -64,7 +134,9 @@ def concatenate(parts: list[Dataset]) -> Dataset:
     names = sorted({name for part in parts for name in part.properties})
     missing = [np.full(len(part), np.nan, np.float32) for part in parts]
     properties = {k: np.concatenate([p.properties.get(k, nan) for p, nan in zip(parts, missing)]) for k in names}
-    fields = (np.concatenate([getattr(p, f) for p in parts]) for f in ("ids", "num_atoms", "numbers", "frac", "lattice"))
+    fields = (
+        np.concatenate([getattr(p, f) for p in parts]) for f in ("ids", "num_atoms", "numbers", "frac", "lattice")
+    )
     provenance = {"parts": [part.provenance for part in parts]}
     return Dataset(*fields, properties, np.concatenate([p.split for p in parts]), provenance)
 
@@ -95,3 +167,29 @@ def load(path: str | Path) -> Dataset:
     properties = {k.removeprefix("property/"): v for k, v in arrays.items() if k.startswith("property/")}
     core = (arrays[f] for f in ("ids", "num_atoms", "numbers", "frac", "lattice"))
     return Dataset(*core, properties, arrays["split"], meta["provenance"])
+
+
+def info(dataset: Dataset) -> dict:
+    """What a data set holds: counts a split, sizes, elements, the range of every property, provenance."""
+    names, count = np.unique(dataset.split, return_counts=True)
+    found, sites = np.unique(dataset.numbers, return_counts=True)
+    volume = np.abs(np.linalg.det(dataset.lattice.astype(np.float64)))
+    return {
+        "crystals": len(dataset),
+        "splits": {str(k) or "(none)": int(c) for k, c in zip(names, count)},
+        "atoms": _range(dataset.num_atoms),
+        "volume_a3_per_atom": _range(volume / dataset.num_atoms),
+        "elements": {SYMBOLS[z - 1]: int(c) for z, c in zip(found, sites)},
+        "compositions": len({formula(entry.numbers) for entry in entries(dataset)}),
+        "properties": {k: _range(v) for k, v in dataset.properties.items()},
+        "provenance": dataset.provenance,
+    }
+
+
+def _range(values: np.ndarray) -> dict:
+    """Count of known values, smallest, median, largest."""
+    known = values[np.isfinite(values)].astype(np.float64)
+    if not len(known):
+        return {"known": 0}
+    numbers = {"min": known.min(), "median": np.median(known), "max": known.max()}
+    return {"known": len(known)} | {k: round(float(v), 6) for k, v in numbers.items()}
