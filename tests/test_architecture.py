@@ -1,4 +1,4 @@
-"""The rules that keep the house simple, checked on the source: who imports whom, how long things are, what import costs."""
+"""The rules that keep the house simple, checked on the source: who imports whom, how long things are."""
 
 import ast
 import statistics

@@ -1,0 +1,153 @@
+"""Validity as CDVAE counts it (Xie et al. 2022, section 5.2): geometry that is possible, composition that balances.
+
+Structural: no two sites closer than 0.5 Å and a volume of at least 0.1 Å^3. Compositional: SMACT's test (Davies et al.
+2019) with the oxidation states of 2014: some choice of one oxidation state an element is neutral and gives no cation
+an electronegativity at or above an anion's. Single elements and compositions of metals alone pass. An element without
+an electronegativity fails every compound it is in, one without oxidation states likewise.
+
+SMACT enumerates the product of all oxidation states. Here the same answer comes from cuts: in order of
+electronegativity, whatever lies up to the cut is not negative and whatever lies above it is not positive, and within
+a cut only the set of reachable charges matters. Two forms, one on the host and one traced, share the tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from crysjax.base import NUM_SPECIES
+from crysjax.data import elements
+from crysjax.data.datasets import Dataset, offsets
+
+MIN_DISTANCE_ANGSTROM = 0.5
+MIN_VOLUME_ANGSTROM3 = 0.1
+MAX_STATES = 16
+IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+
+
+class OxidationTable(NamedTuple):
+    """SMACT's element data; row `z - 1` is atomic number `z`."""
+
+    states: np.ndarray  # (s, MAX_STATES) int32 oxidation states
+    known: np.ndarray  # (s, MAX_STATES) bool: this entry is a state
+    electronegativity: np.ndarray  # (s,) float32 on Pauling's scale, NaN = none
+    metal: np.ndarray  # (s,) bool
+
+
+@lru_cache(maxsize=1)
+def oxidation_table() -> OxidationTable:
+    """The `smact14` oxidation states, electronegativities and metals that SMACT ships."""
+    import smact
+
+    states = np.zeros((NUM_SPECIES, MAX_STATES), np.int32)
+    known = np.zeros((NUM_SPECIES, MAX_STATES), bool)
+    electronegativity = np.full(NUM_SPECIES, np.nan, np.float32)
+    for row, symbol in enumerate(elements.SYMBOLS):
+        element = smact.Element(symbol)
+        found = element.oxidation_states_smact14 or []
+        states[row, : len(found)], known[row, : len(found)] = found, True
+        electronegativity[row] = np.nan if element.pauling_eneg is None else element.pauling_eneg
+    metal = np.isin(elements.SYMBOLS, smact.metals)
+    return OxidationTable(states, known, electronegativity, metal)
+
+
+def smact_valid(numbers: np.ndarray) -> bool:
+    """Whether the composition of these atomic numbers (n,) passes; cached by reduced composition."""
+    return _smact_valid(tuple(sorted(elements.counts(numbers).items())))
+
+
+@lru_cache(maxsize=1 << 18)
+def _smact_valid(composition: tuple[tuple[int, int], ...]) -> bool:
+    table = oxidation_table()
+    rows = [z - 1 for z, _ in composition]
+    if len(rows) == 1 or table.metal[rows].all():
+        return True
+    scale = table.electronegativity[rows]
+    if np.isnan(scale).any():
+        return False
+    return any(_neutral(composition, scale <= cut) for cut in set(scale.tolist()))
+
+
+def _neutral(composition: tuple[tuple[int, int], ...], positive: np.ndarray) -> bool:
+    """Whether charges sum to zero with the `positive` elements at 0 or above and the others at 0 or below."""
+    table, reach = oxidation_table(), {0}
+    for (z, count), up in zip(composition, positive):
+        states = table.states[z - 1][table.known[z - 1]].tolist()
+        allowed = [q for q in states if (q >= 0 if up else q <= 0)]
+        reach = {total + count * q for total in reach for q in allowed}
+    return 0 in reach
+
+
+def smact_gate(*, max_atoms: int, max_elements: int = 8) -> Callable[[Array], Array]:
+    """The same test for use inside `jit`: atom counts (NUM_SPECIES,) float -> bool.
+
+    A composition of more than `max_elements` elements or `max_atoms` atoms, or of no atom, fails.
+    """
+    table = oxidation_table()
+    states, known, metal = jnp.asarray(table.states), jnp.asarray(table.known), jnp.asarray(table.metal)
+    scale = jnp.asarray(np.nan_to_num(table.electronegativity, nan=-1.0))
+    span = int(np.abs(table.states).max()) * max_atoms
+    charge = jnp.arange(-span, span + 1)
+
+    def gate(counts: Array) -> Array:
+        count, row = jax.lax.top_k(jnp.round(counts).astype(jnp.int32), max_elements)
+        used = count > 0
+        shift = count[:, None] * states[row]
+
+        def add(reach: Array, item: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            shifts, allowed, present = item
+            source = charge[None, :] - shifts[:, None] + span
+            inside = (source >= 0) & (source <= 2 * span) & allowed[:, None]
+            moved = (reach[jnp.clip(source, 0, 2 * span)] & inside).any(0)
+            return jnp.where(present, moved, reach), None
+
+        def neutral(cut: Array) -> Array:
+            up = (scale[row] <= cut)[:, None]
+            sign = jnp.where(up, states[row] >= 0, states[row] <= 0)
+            reach, _ = jax.lax.scan(add, charge == 0, (shift, known[row] & sign, used))
+            return reach[span]
+
+        balanced = jax.vmap(neutral)(scale[row]) & used
+        compound = balanced.any() & (~used | (scale[row] >= 0)).all()
+        fits = (count.sum() <= max_atoms) & (jnp.round(counts).sum() == count.sum().astype(counts.dtype)) & used.any()
+        return fits & ((used.sum() == 1) | (~used | metal[row]).all() | compound)
+
+    return gate
+
+
+def min_distance(frac: np.ndarray, lattice: np.ndarray) -> float:
+    """Shortest distance in Å between two different sites over the 27 nearest cells; infinite for one site."""
+    i, j = np.triu_indices(len(frac), 1)
+    if len(i) == 0:
+        return float("inf")
+    difference = frac[i] - frac[j]
+    difference = difference - np.round(difference)
+    vectors = (difference[:, None, :] + IMAGES[None]) @ lattice
+    return float(np.sqrt(np.square(vectors).sum(-1).min()))
+
+
+def structure_valid(frac: np.ndarray, lattice: np.ndarray) -> bool:
+    """Whether every pair of sites is at least 0.5 Å apart and the volume at least 0.1 Å^3; NaN is not valid.
+
+    As in CDVAE a site is not compared with its own images.
+    """
+    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
+        return False
+    volume = abs(np.linalg.det(lattice))
+    return bool(volume >= MIN_VOLUME_ANGSTROM3) and min_distance(frac, lattice) >= MIN_DISTANCE_ANGSTROM
+
+
+def validity(dataset: Dataset) -> dict[str, np.ndarray]:
+    """A bool a crystal for "structure", "composition" and "valid" (both)."""
+    bounds = offsets(dataset)
+    sites = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+    structure = np.array([structure_valid(dataset.frac[s], dataset.lattice[i]) for i, s in enumerate(sites)], bool)
+    composition = np.array([smact_valid(dataset.numbers[s]) for s in sites], bool)
+    return {"structure": structure, "composition": composition, "valid": structure & composition}
