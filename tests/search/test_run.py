@@ -1,0 +1,90 @@
+"""The loop itself: bookkeeping, places that are not finite, populations, chains."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from crysjax.base import Search
+from crysjax.search.gradient import gradient
+from crysjax.search.run import run
+
+
+def random_walk(size: int | None = None) -> Search:
+    """A gradient-free strategy (of one point or a population) written as a user would."""
+
+    def ask(key, x):
+        shape = x.shape if size is None else (size, *x.shape)
+        return jnp.broadcast_to(x, shape) + 0.5 * jax.random.normal(key, shape)
+
+    return Search(lambda key, x: x, ask, lambda state, x, value, grad: state, needs_grad=False)
+
+
+def test_best_is_the_minimum_of_the_trace_and_the_trace_is_the_objective():
+    def f(x):
+        return ((x - 1) ** 2).sum()
+
+    best, trace = jax.jit(lambda k: run(random_walk(), f, k, jnp.zeros(2), 50, record=lambda x: x))(jax.random.key(0))
+    np.testing.assert_allclose(trace.value, jax.vmap(f)(trace.record), rtol=1e-6)
+    assert best.value == trace.value.min()
+    np.testing.assert_array_equal(best.x, trace.record[trace.value.argmin()])
+    np.testing.assert_array_equal(trace.last, trace.record[-1])
+    assert trace.finite.all()
+
+
+def test_population_best_is_the_best_member():
+    f = jax.vmap(lambda x: ((x - 1) ** 2).sum())
+    run_it = jax.jit(lambda k: run(random_walk(8), f, k, jnp.zeros(2), 30, record=lambda x: x))
+    best, trace = run_it(jax.random.key(1))
+    assert trace.value.shape == (30, 8) and best.x.shape == (2,)
+    step, member = np.unravel_index(trace.value.argmin(), (30, 8))
+    np.testing.assert_array_equal(best.x, trace.record[step, member])
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_what_is_not_finite_is_never_best(bad):
+    def f(x):
+        return jnp.where(x > 0, bad, (x + 1) ** 2)
+
+    best, trace = jax.jit(lambda k: run(random_walk(), f, k, jnp.zeros(()), 200))(jax.random.key(2))
+    assert np.isfinite(best.value) and best.x <= 0
+    assert (trace.value[~trace.finite] == np.inf).all()
+    share = float(trace.finite.mean())
+    assert abs(share - 0.5) < 5 * np.sqrt(0.25 / 200)  # half of the moves go either way; 5 standard errors
+
+
+def test_a_gradient_that_is_not_finite_is_told_as_zero_but_its_value_counts():
+    def f(x):
+        return jnp.sqrt(x).sum()  # infinite slope at the minimum
+
+    seen = Search(lambda key, x: x, lambda key, x: x, lambda state, x, value, grad: grad, needs_grad=True)
+    best, trace = run(seen, f, jax.random.key(0), jnp.zeros(3), 1)
+    assert best.value == 0 and not trace.finite[0]
+    best, trace = run(seen, f, jax.random.key(0), jnp.zeros(3), 2, record=lambda x: x)
+    np.testing.assert_array_equal(trace.record[1], np.zeros(3))  # the state became the gradient that was told
+
+
+def test_nothing_finite_leaves_the_start():
+    best, trace = run(random_walk(), lambda x: jnp.nan * x, jax.random.key(0), jnp.full((), 3.0), 5)
+    assert best.value == np.inf and best.x == 3.0 and not trace.finite.any()
+
+
+def test_chains_are_independent_of_being_vmapped():
+    def f(x):
+        return (x["a"] ** 2).sum() + jnp.cos(x["b"])
+
+    def one(k, x):
+        return run(gradient(optax.adam(0.1)), f, k, x, 20)[0]
+
+    starts = {"a": jnp.arange(6.0).reshape(3, 2), "b": jnp.array([0.1, 1.0, 2.0])}
+    keys = jax.random.split(jax.random.key(3), 3)
+    together = jax.jit(jax.vmap(one))(keys, starts)
+    alone = jax.jit(one)(keys[1], jax.tree.map(lambda a: a[1], starts))
+    np.testing.assert_allclose(together.value[1], alone.value, rtol=1e-5)
+    np.testing.assert_allclose(together.x["a"][1], alone.x["a"], rtol=1e-5)
+
+
+def test_steps_must_be_positive():
+    with pytest.raises(ValueError, match="steps is 0"):
+        run(random_walk(), jnp.sum, jax.random.key(0), jnp.zeros(2), 0)
