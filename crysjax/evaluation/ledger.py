@@ -1,0 +1,127 @@
+"""The ledger: one JSON line a candidate and stage, failures included, appended while a campaign runs.
+
+A candidate enters a stage only after it passed the one before, which `append` checks: the numbers of candidates
+therefore never grow along the stages. A crash may cut the last line short; reading leaves such a line out, and only
+such a line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+STAGES = ("sampled", "screened", "scored", "selected", "relaxed", "validated")
+"""In the order of a round: drawn, passed the gates, predicted, within the budget, relaxed, judged after relaxation."""
+
+
+class Row(NamedTuple):
+    """What one stage said of one candidate."""
+
+    candidate: str
+    stage: str
+    round: int
+    seed: int
+    quantity: str  # what `value` is
+    value: float | None  # None: the stage gave none
+    std: float | None  # None: the stage knows no uncertainty
+    unit: str
+    valid: bool  # passed this stage
+    cost: float  # seconds of the oracle asked, by its price
+    reason: str = ""  # why not valid
+    properties: dict[str, list] = {}  # noqa: RUF012  # further quantities: name -> [value, std]; never written to
+
+
+def line(row: Row) -> str:
+    """The JSON line of a row; what is not finite becomes null."""
+    return json.dumps({name: _plain(value) for name, value in row._asdict().items()}, allow_nan=False) + "\n"
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def append(path: str | Path, rows: Iterable[Row], passed: dict[str, int]) -> dict[str, int]:
+    """Write rows and make sure that they are on the disk.
+
+    `passed` maps each candidate to the number of stages it has passed (see `passed_stages`; start with an empty one);
+    the updated map is returned. A row out of turn is an error and nothing is written.
+    """
+    rows, passed = list(rows), dict(passed)
+    for row in rows:
+        _advance(passed, row)
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.writelines(map(line, rows))
+        file.flush()
+        os.fsync(file.fileno())
+    return passed
+
+
+def _advance(passed: dict[str, int], row: Row) -> None:
+    if row.stage not in STAGES:
+        raise ValueError(f"ledger: stage {row.stage!r} is not one of {', '.join(STAGES)}")
+    done = passed.get(row.candidate, 0)
+    if done != STAGES.index(row.stage):
+        said = f"has passed {done} stages" if done >= 0 else "failed an earlier stage"
+        raise ValueError(f"ledger: candidate {row.candidate} {said} and cannot enter {row.stage!r}")
+    passed[row.candidate] = done + 1 if row.valid else -1
+
+
+def passed_stages(rows: Iterable[Row]) -> dict[str, int]:
+    """How many stages each candidate has passed, -1 for those that failed one."""
+    passed: dict[str, int] = {}
+    for row in rows:
+        _advance(passed, row)
+    return passed
+
+
+def read(path: str | Path) -> list[Row]:
+    """All complete rows of a ledger; none if there is no file."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    *complete, _ = path.read_bytes().split(b"\n")  # a line without its end was cut short by a crash
+    rows = []
+    for number, text in enumerate(complete, start=1):
+        try:
+            rows.append(Row(**json.loads(text)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: line {number} is not a row of a ledger ({error})") from None
+    return rows
+
+
+def keep_rounds(path: str | Path, rounds: int) -> list[Row]:
+    """Leave out the rows of rounds that did not finish, `rounds` and later; a crash leaves the old file whole."""
+    path = Path(path)
+    rows = [row for row in read(path) if row.round < rounds]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(map(line, rows)), encoding="utf-8")
+    partial.replace(path)
+    return rows
+
+
+def counts(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """Stage -> candidates that entered and that passed, in the order of the stages."""
+    found = {stage: {"entered": 0, "passed": 0} for stage in STAGES}
+    for row in rows:
+        found[row.stage]["entered"] += 1
+        found[row.stage]["passed"] += bool(row.valid)
+    return found
+
+
+def reasons(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """Stage -> reason -> how many candidates failed for it, the most frequent first."""
+    found: dict[str, dict[str, int]] = {stage: {} for stage in STAGES}
+    for row in rows:
+        if not row.valid:
+            found[row.stage][row.reason] = found[row.stage].get(row.reason, 0) + 1
+    return {stage: dict(sorted(why.items(), key=lambda item: -item[1])) for stage, why in found.items()}

@@ -1,0 +1,55 @@
+"""State is written whole or not at all, and only the plan that began a campaign resumes it."""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+from crysjax.campaign import store
+
+ARRAYS = {"frac": np.arange(6, dtype=np.float32).reshape(2, 3), "id": np.array(["0-1", "0-22"])}
+
+
+def test_state_comes_back(tmp_path):
+    path = store.save_state(tmp_path / "state.npz", ARRAYS, {"rounds": 2, "plan": {"seed": 3}})
+    arrays, meta = store.load_state(path)
+    assert meta == {"format": 1, "rounds": 2, "plan": {"seed": 3}}
+    assert arrays.keys() == ARRAYS.keys()
+    for name, value in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[name], value)
+    assert os.listdir(tmp_path) == ["state.npz"]
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "state.npz"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"state\.npz: not the state of a campaign"):
+        store.load_state(path)
+    np.savez(path, meta=np.frombuffer(b'{"format": 99}', np.uint8))
+    with pytest.raises(ValueError, match="state format 99, this version reads format 1"):
+        store.load_state(path)
+
+
+def test_another_plan_is_refused():
+    store.check_same_plan("runs/a", {"seed": 1}, {"seed": 1})
+    with pytest.raises(ValueError, match=r"runs/a: this campaign began with seed = 1, the plan now says 2; .*--out"):
+        store.check_same_plan("runs/a", {"rounds": 1, "seed": 1}, {"rounds": 1, "seed": 2})
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_leaves_the_last_state_whole(tmp_path):
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True, text=True
+    )
+    if mount.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mount.stderr.strip()}")
+    try:
+        path = store.save_state(tmp_path / "state.npz", ARRAYS, {"rounds": 1})
+        before = path.read_bytes()
+        with pytest.raises(OSError, match=r"No space left on device: .*state\.npz'"):
+            store.save_state(path, {"big": np.zeros(1 << 20)}, {"rounds": 2})
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == ["state.npz"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
