@@ -26,6 +26,9 @@ from jax import Array
 NUM_SPECIES = 100
 """Width of the species axis: column `z - 1` is atomic number `z`, from H (1) to Fm (100)."""
 
+UNKNOWN = 1.0 / NUM_SPECIES
+"""Every entry of the species row of a site that may be any element."""
+
 Params = Any
 PyTree = Any
 
@@ -119,7 +122,7 @@ class Process(NamedTuple):
     prior: Callable[..., Array]  # (key, like, pack) -> noise at t = 1
     corrupt: Callable[..., tuple[Array, Array]]  # (key, x0, t, pack) -> (x_t, target)
     step: Callable[..., Array]  # (key, x_t, prediction, t, dt, pack) -> x_{t - dt}
-    error: Callable[..., Array]  # (prediction, target, t, pack) -> an error a site or a crystal
+    error: Callable[..., Array]  # (prediction, target, x_t, pack) -> an error a site or a crystal
     head: str  # the field of `Prediction` that it reads
 
 
@@ -169,3 +172,9 @@ def mean_by_crystal(values: Array, pack: Pack) -> Array:
     """Mean of a site quantity over each crystal; 0 for an unused slot: (n, ...) -> (b, ...)."""
     count = jnp.maximum(num_sites(pack), 1).reshape((-1,) + (1,) * (values.ndim - 1))
     return sum_by_crystal(values, pack) / count.astype(values.dtype)
+
+
+def is_known(occupancy: Array) -> Array:
+    """1 where a species row names exactly one element, else 0 (unknown, restricted or empty): (..., s) -> (...)."""
+    rows = jax.lax.stop_gradient(occupancy)
+    return ((rows.max(-1) > 0.999 * rows.sum(-1)) & (rows.sum(-1) > 0)).astype(occupancy.dtype)

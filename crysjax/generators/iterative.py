@@ -1,0 +1,182 @@
+"""Flow matching and diffusion over crystals as one family: a network and a `Process` a field, denoised together.
+
+One model answers every question that a template can ask: sites with known species are held (crystal structure
+prediction), sites whose row allows several elements are drawn among those alone, unknown ones among all (de novo).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from crysjax.base import (
+    Condition,
+    Generator,
+    Network,
+    Pack,
+    Prediction,
+    Process,
+    is_known,
+    mean_by_crystal,
+    num_sites,
+    site_mask,
+)
+from crysjax.geometry import lattice as lattices
+
+SPACE_GROUPS = 231  # 0 = not given
+TIME_FREQUENCIES = 16
+
+
+class Fields(NamedTuple):
+    """The three fields of a pack in the coordinates that the processes work in."""
+
+    frac: Array  # (n, 3)
+    lattice: Array  # (b, 6) standardised rotation-free coordinates
+    species: Array  # (n, s)
+
+
+def iterative(
+    network: Network,
+    *,
+    frac: Process,
+    lattice: Process,
+    species: Process,
+    steps: int = 50,
+    lattice_center: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 1.6),
+    lattice_scale: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2, 0.3),
+    property_center: tuple[float, ...] = (),
+    property_scale: tuple[float, ...] = (),
+    known_fraction: float = 0.5,
+    drop_condition: float = 0.2,
+    guidance: float = 0.0,
+    frac_weight: float = 1.0,
+    lattice_weight: float = 1.0,
+    species_weight: float = 1.0,
+) -> Generator:
+    """A generator that denoises positions, lattice and species together.
+
+    Args:
+        network: the backbone.
+        frac, lattice, species: the process of each field.
+        steps: network calls a sample (twice that with guidance).
+        lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
+        property_center, property_scale: the same for the conditioning properties; their number is the model's.
+        known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
+        drop_condition: share of training crystals that lose their properties, which guidance needs.
+        guidance: weight w of classifier-free guidance, `(1 + w) conditional - w unconditional` (Ho & Salimans 2022).
+        frac_weight, lattice_weight, species_weight: of the three errors in the loss.
+    """
+    centre, scale = jnp.asarray(lattice_center, jnp.float32)[None], jnp.asarray(lattice_scale, jnp.float32)[None]
+    processes = Fields(frac, lattice, species)
+    weights = Fields(frac_weight, lattice_weight, species_weight)
+
+    def encode(pack: Pack) -> Fields:
+        return Fields(pack.frac, (lattices.encode(pack.lattice, num_sites(pack)) - centre) / scale, pack.occupancy)
+
+    def assemble(x: Fields, pack: Pack) -> Pack:
+        coordinates = jnp.clip(x.lattice, -6.0, 6.0) * scale + centre
+        return pack._replace(occupancy=x.species, frac=x.frac, lattice=lattices.decode(coordinates, num_sites(pack)))
+
+    def context(t: Array, condition: Condition) -> Array:
+        given = jnp.isfinite(condition.properties)
+        centred = condition.properties - jnp.asarray(property_center, t.dtype)[None]
+        values = jnp.where(given, centred / jnp.asarray(property_scale, t.dtype)[None], 0.0)
+        group = jax.nn.one_hot(condition.space_group, SPACE_GROUPS, dtype=t.dtype)
+        return jnp.concatenate([_time_features(t), values, given.astype(t.dtype), group], -1)
+
+    def init(key: Array, pack: Pack, condition: Condition):
+        return network.init(key, pack, context(jnp.zeros(pack.lattice.shape[0]), condition))
+
+    def times(t: Array, pack: Pack) -> Fields:
+        of_site = t[pack.owner][:, None]
+        return Fields(of_site, t[:, None], of_site)
+
+    def loss(params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+        keys = jax.random.split(key, 6)
+        crystals = pack.lattice.shape[0]
+        # stratified over the slots: same expectation, less variance
+        t = (jax.random.uniform(keys[0]) + jnp.arange(crystals) / crystals) % 1.0
+        t = jnp.maximum(t, 1e-3)
+        all_known = jax.random.uniform(keys[1], (crystals,)) < known_fraction
+        condition = _drop(keys[2], condition, drop_condition)
+        clean, at = encode(pack), times(t, pack)
+        noised = [p.corrupt(k, x, s, pack) for p, k, x, s in zip(processes, keys[3:], clean, at)]
+        (frac_t, lattice_t, species_t), targets = zip(*noised)
+        noisy = Fields(frac_t, lattice_t, jnp.where(all_known[pack.owner][:, None], clean.species, species_t))
+        prediction = network.apply(params, assemble(noisy, pack), context(t, condition))
+        errors = [p.error(getattr(prediction, p.head), y, x, pack) for p, y, x in zip(processes, targets, noisy)]
+        asked = jnp.where(all_known[pack.owner], 0.0, errors[2])
+        of_crystal = Fields(mean_by_crystal(errors[0], pack), errors[1], mean_by_crystal(asked, pack))
+        real = (num_sites(pack) > 0).astype(t.dtype)
+        means = Fields(*(jnp.sum(e * real) / jnp.maximum(real.sum(), 1) for e in of_crystal))
+        return sum(w * e for w, e in zip(weights, means)), means._asdict()
+
+    def noise(key: Array, template: Pack) -> Fields:
+        keys = jax.random.split(key, 3)
+        like = Fields(template.frac, jnp.zeros((template.lattice.shape[0], 6), template.frac.dtype), template.occupancy)
+        return Fields(*(p.prior(k, x, template) for p, k, x in zip(processes, keys, like)))
+
+    def predict(params, x: Fields, t: Array, template: Pack, condition: Condition) -> Prediction:
+        pack = assemble(x, template)
+        given = network.apply(params, pack, context(t, condition))
+        if guidance == 0:
+            return given
+        nothing = Condition(jnp.full_like(condition.properties, jnp.nan), jnp.zeros_like(condition.space_group))
+        free = network.apply(params, pack, context(t, nothing))
+        return jax.tree.map(lambda a, b: (1 + guidance) * a - guidance * b, given, free)
+
+    def decode(params, key: Array, noise: Fields, template: Pack, condition: Condition) -> Pack:
+        known = is_known(template.occupancy)[:, None]
+        allowed = template.occupancy > 0
+        ones = jnp.ones(template.lattice.shape[0], template.frac.dtype)
+        dt = jnp.asarray(1.0 / steps, template.frac.dtype)
+
+        def hold(rows: Array) -> Array:
+            return jnp.where(known > 0, template.occupancy, rows)
+
+        def step(x: Fields, this: tuple[Array, Array]) -> tuple[Fields, None]:
+            key, t = this
+            prediction = predict(params, x, t * ones, template, condition)
+            logits = jnp.where(allowed, prediction.species, -1e9)
+            prediction = prediction._replace(species=logits)
+            at, keys = times(t * ones, template), jax.random.split(key, 3)
+            moved = [
+                p.step(k, value, getattr(prediction, p.head), s, dt, template)
+                for p, k, value, s in zip(processes, keys, x, at)
+            ]
+            return Fields(*moved)._replace(species=hold(moved[2])), None
+
+        t = jnp.linspace(1.0, 1.0 / steps, steps, dtype=template.frac.dtype)
+        start = noise._replace(species=hold(noise.species))
+        final, _ = jax.lax.scan(jax.checkpoint(step), start, (jax.random.split(key, steps), t))
+        return assemble(final._replace(species=_harden(final.species, template)), template)
+
+    def sample(params, key: Array, template: Pack, condition: Condition) -> Pack:
+        first, rest = jax.random.split(key)
+        return decode(params, rest, noise(first, template), template, condition)
+
+    return Generator(init, loss, noise, decode, sample)
+
+
+def _time_features(t: Array) -> Array:
+    angle = jnp.pi * t[:, None] * jnp.arange(1, TIME_FREQUENCIES + 1, dtype=t.dtype)[None]
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle), t[:, None]], -1)
+
+
+def _drop(key: Array, condition: Condition, rate: float) -> Condition:
+    """Leave out the properties, and the space group, of a share `rate` of the crystals, each on its own."""
+    b, k = condition.properties.shape
+    keep = jax.random.uniform(key, (b, k + 1)) >= rate
+    properties = jnp.where(keep[:, :k], condition.properties, jnp.nan)
+    return Condition(properties, jnp.where(keep[:, k], condition.space_group, 0))
+
+
+def _harden(rows: Array, template: Pack) -> Array:
+    """One-hot rows whose derivative is that of the soft rows (straight-through; Bengio et al. 2013)."""
+    hard = (
+        jax.nn.one_hot(jnp.argmax(rows, -1), rows.shape[-1], dtype=rows.dtype) * site_mask(template.occupancy)[:, None]
+    )
+    return hard + rows - jax.lax.stop_gradient(rows)
