@@ -13,31 +13,16 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.elements import formula
-from crysjax.data.io import to_structure
-
-if TYPE_CHECKING:
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-    from pymatgen.core import Structure
+from crysjax.data.equivalence import CDVAE, Tolerance, fits, reduced, rms
 
 _INLINE_PAIRS = 64  # fewer are done before a second process has started
-
-
-class Tolerance(NamedTuple):
-    """StructureMatcher's tolerances: site (of the free length per atom), angle and relative length."""
-
-    stol: float = 0.5
-    angle_degree: float = 10.0
-    ltol: float = 0.3
-
-
-CDVAE = Tolerance()
 
 
 class MatchResult(NamedTuple):
@@ -153,39 +138,3 @@ def _is_novel(task: tuple[Entry, list[Entry]], tolerance: Tolerance) -> bool:
 
 def _same(a: Entry, b: Entry) -> bool:
     return formula(a.numbers) == formula(b.numbers)
-
-
-@lru_cache(maxsize=4)
-def matcher(tolerance: Tolerance) -> StructureMatcher:
-    """pymatgen's matcher with these tolerances and its other defaults."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    return StructureMatcher(stol=tolerance.stol, angle_tol=tolerance.angle_degree, ltol=tolerance.ltol)
-
-
-def reduced(row: Entry) -> Structure:
-    """The primitive, Niggli-reduced structure: what StructureMatcher makes of each argument at every call."""
-    numbers, frac, lattice = (np.asarray(a, float) for a in row[1:4])
-    return _reduced(numbers.tobytes(), frac.tobytes(), lattice.tobytes())
-
-
-@lru_cache(maxsize=4096)
-def _reduced(numbers: bytes, frac: bytes, lattice: bytes) -> Structure:
-    shaped = (np.frombuffer(frac).reshape(-1, 3), np.frombuffer(lattice).reshape(3, 3))
-    row = Entry("", np.frombuffer(numbers).astype(int), *shaped, {})
-    return matcher(CDVAE)._get_reduced_structure(to_structure(row))
-
-
-def rms(first: Structure, second: Structure, tolerance: Tolerance) -> float:
-    """`get_rms_dist` of two reduced structures: the normalised RMS, NaN if they do not match."""
-    if first.composition != second.composition:
-        return float("nan")
-    engine = matcher(tolerance)
-    match = engine._match(*engine._preprocess(first, second, skip_structure_reduction=True), use_rms=True)
-    return float("nan") if match is None else float(match[0])
-
-
-def fits(first: Structure, second: Structure, tolerance: Tolerance) -> bool:
-    """`fit` of two reduced structures."""
-    same = first.composition == second.composition
-    return same and matcher(tolerance).fit(first, second, skip_structure_reduction=True)
