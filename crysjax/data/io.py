@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
+_SUFFIXES = {
+    ".cif": "cif",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".db": "ase_db",
+    ".json": "matbench",
+    ".json.gz": "matbench",
+}
 _FILES = ("*.cif", "POSCAR*", "CONTCAR*", "*.poscar", "*.vasp", "*.extxyz", "*.xyz")
 
 
@@ -68,8 +76,7 @@ def detect(path: Path) -> str:
     if name.endswith(".npz"):
         with np.load(path, allow_pickle=False) as file:
             return "crysjax" if "meta" in file.files else "npz"
-    known = ((".cif", "cif"), (".csv", "csv"), (".csv.gz", "csv"), (".json.gz", "matbench"), (".json", "matbench"))
-    return next((format for suffix, format in known if name.endswith(suffix)), "ase")
+    return next((format for suffix, format in _SUFFIXES.items() if name.endswith(suffix)), "ase")
 
 
 def prepare(
@@ -83,7 +90,7 @@ def prepare(
     dataset = parts[0] if len(parts) == 1 else concatenate(parts)
     pairs, count = np.unique(np.stack([dataset.split, dataset.ids]), axis=1, return_counts=True)
     if (count > 1).any():
-        split, twice = pairs[:, count.argmax()]
+        split, twice = pairs[:, count.argmax()].tolist()
         raise ValueError(f"id {twice!r} comes {count.max()} times in split {split!r} ({(count > 1).sum()} such ids)")
     dataset.provenance.update({"note": note} if note else {})
     if out is not None:
