@@ -1,0 +1,66 @@
+"""`crysjax`: its commands, and how it fails: one line, exit code 2 for bad input, 1 for the rest, 130 for Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from crysjax import __version__
+from crysjax.cli import data, train
+
+app = typer.Typer(
+    help="Inverse design of inorganic crystals. `crysjax COMMAND --help` tells more; --debug shows tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True)) -> None:
+    """Options before the command."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        code = app(args=[a for a in arguments if a != "--debug"], standalone_mode=False)
+    except BaseException as error:
+        if debug and not isinstance(error, SystemExit):
+            raise
+        message, code = explain(error)
+        if message:
+            print(f"crysjax: {message}", file=sys.stderr)
+    sys.exit(code or 0)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One line and the exit code of an error."""
+    if isinstance(error, SystemExit):
+        return "", error.code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        kept = " ".join(str(a) for a in error.args)
+        return f"stopped by Ctrl-C{'; ' + kept if kept else ''}", 130
+    if hasattr(error, "format_message"):  # click's own errors: unknown option, missing argument
+        return error.format_message(), getattr(error, "exit_code", 2)
+    line = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else line
+        return what, 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else 2
+    if isinstance(error, ValueError):
+        return line, 2
+    if type(error).__name__ == "NonFiniteLoss":
+        return line, 1
+    return f"internal error, {type(error).__name__}: {line[:300]}; --debug shows where", 1
