@@ -1,0 +1,52 @@
+"""What surrogates are fitted to: standardised rows in a buffer of fixed capacity, so growing data never recompiles."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+
+class Observations(NamedTuple):
+    """Standardised data; rows with `mask` 0 are empty and hold zeros."""
+
+    x: Array  # (capacity, d)
+    y: Array  # (capacity,)
+    mask: Array  # (capacity,) 1 where a row counts
+    x_mean: Array  # (d,)
+    x_std: Array  # (d,)
+    y_mean: Array  # ()
+    y_std: Array  # ()
+
+
+def pad(x: Array, y: Array, capacity: int | None) -> tuple[Array, Array]:
+    """Fill up to `capacity` rows; an added row has y = NaN, which means "not observed"."""
+    if x.ndim != 2 or y.shape != x.shape[:1]:
+        raise ValueError(f"surrogate: x has shape {x.shape} and y {y.shape}; expected (m, d) and (m,)")
+    extra = 0 if capacity is None else capacity - x.shape[0]
+    if extra < 0:
+        raise ValueError(f"surrogate: {x.shape[0]} rows do not fit into capacity={capacity}; raise the capacity")
+    return jnp.pad(x, ((0, extra), (0, 0))), jnp.pad(y, (0, extra), constant_values=jnp.nan)
+
+
+def observe(x: Array, y: Array, standardize: bool = True) -> Observations:
+    """Mask rows whose y (or any feature) is not finite, and standardise the rest by their own mean and std."""
+    mask = (jnp.isfinite(y) & jnp.isfinite(x).all(-1)).astype(x.dtype)
+    x, y = jnp.where(mask[:, None] > 0, x, 0), jnp.where(mask > 0, y, 0)
+    x_mean, x_std = _moments(x, mask[:, None])
+    y_mean, y_std = _moments(y, mask)
+    if not standardize:
+        x_mean, x_std, y_mean, y_std = (f(a) for f, a in zip((jnp.zeros_like, jnp.ones_like) * 2,
+                                                             (x_mean, x_std, y_mean, y_std)))  # fmt: skip
+    scaled_x = (x - x_mean[None, :]) / x_std[None, :] * mask[:, None]
+    return Observations(scaled_x, (y - y_mean) / y_std * mask, mask, x_mean, x_std, y_mean, y_std)
+
+
+def _moments(values: Array, mask: Array) -> tuple[Array, Array]:
+    """Mean and std over the first axis; a constant (or a single row) has std 1, so that it stays at zero."""
+    count = jnp.maximum(mask.sum(), 1)
+    mean = (values * mask).sum(0) / count
+    centred = (values - (mean[None, :] if values.ndim == 2 else mean)) * mask
+    std = jnp.sqrt((centred**2).sum(0) / count)
+    return mean, jnp.where(std > 1e-6 * (1 + abs(mean)), std, 1)
