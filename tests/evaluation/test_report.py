@@ -1,0 +1,178 @@
+"""The report: what it says, that it is one file, that its charts are where the numbers are, and that it opens."""
+
+import html.parser
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from crysjax.evaluation import charts, report
+from crysjax.evaluation.ledger import STAGES, Row
+
+GAPS = {"a": (1.4, 1.5), "b": (1.8, 2.4), "c": (0.4, 0.2)}
+
+
+def shown(name, rank):
+    frac = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+    frac = np.concatenate([frac, frac + np.array([0.5, 0, 0])])
+    predicted, validated = GAPS[name]
+    energies = {"formation_energy_ev_per_atom": (-2.0 + 0.1 * rank, 0.05)}
+    return report.Shown(
+        name, "NaCl", "Fm-3m (225)", f"candidates/{rank}_{name}.cif", np.repeat([11, 17], 4), frac,
+        5.64 * np.eye(3), float(rank), rank == 0, {"band_gap_ev": (predicted, 0.3), **energies},
+        {"band_gap_ev": (validated, 0.1), **energies}, -3.4,
+    )  # fmt: skip
+
+
+def rows():
+    """Six candidates: three fail a gate, one the relaxation... and three are validated."""
+    last = {"a": 6, "b": 6, "c": 6, "d": 1, "e": 1, "f": 1}
+    return [
+        Row(c, stage, 0, 7, "objective", 1.0, 0.1, "", k < end, 0.02, "" if k < end else "atoms <closer> than 0.5 Å")
+        for k, stage in enumerate(STAGES)
+        for c, end in last.items()
+        if k <= end
+    ]
+
+
+def page(names=tuple(GAPS)):
+    summary = {
+        "rounds": 1, "seed": 7, "seconds": 12.5, "models": {"generator": "mp_20 <v1>"},
+        "oracle_calls": {"student": {"calls": 300, "seconds": 0.6}}, "versions": report.installed_versions(),
+    }  # fmt: skip
+    windows = {"band_gap_ev": (1.0, 2.0), "formation_energy_ev_per_atom": (-math.inf, math.inf)}
+    return report.render(
+        title="quickstart", plan="target: <plan>", windows=windows, rows=rows(), summary=summary,
+        candidates=[shown(name, i) for i, name in enumerate(names)], history=[2.0, math.nan, 0.0, 1.0],
+        caveat="A potential, not DFT.",
+    )  # fmt: skip
+
+
+class Links(html.parser.HTMLParser):
+    """Collects every address and checks that tags are closed."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.addresses, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [v for k, v in attrs if k in ("href", "src")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_one_file_well_formed_and_escaped():
+    text = page()
+    links = Links()
+    links.feed(text)
+    assert not links.open
+    assert set(links.addresses) == {"ledger.jsonl", *(f"candidates/{i}_{n}.cif" for i, n in enumerate(GAPS))}
+    assert "http://" not in text and "https://" not in text and "@import" not in text
+    assert "&lt;plan&gt;" in text and "&lt;closer&gt;" in text and "mp_20 &lt;v1&gt;" in text
+    assert "[[" not in text
+
+
+def test_it_says_what_happened():
+    text = re.sub(r"<[^>]+>", "|", page())
+    words = ("6", "3 (50 %)", "1 of 3", "12 s", "1.500 ± 0.100", "student", "300", "A potential, not DFT.", "seed 7")
+    for said in words:
+        assert said in text, said
+    assert "|3|atoms" in re.sub(r"\|+", "|", text)  # three failures with their reason
+
+
+def test_a_campaign_without_candidates_still_has_a_report():
+    text = page(names=())
+    assert "0 of 3" in text and "none" in text
+    assert json.loads(re.search(r'id="crystals">(.*?)</script>', text).group(1)) == []
+
+
+def test_marks_lie_where_their_values_are():
+    scale = charts.Scale.over([0.3, 1.9])
+    assert (scale.low, scale.high, scale.tick) == (0.0, 2.0, 0.5)
+    assert scale.ticks() == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert scale(2.0) == charts.TOP and scale(0.0) == charts.HEIGHT - charts.BOTTOM
+    assert scale(1.0) == pytest.approx((scale(0.0) + scale(2.0)) / 2)
+    chart = charts.goal_chart("gap", [charts.Mark("a", (1.0, 0.5), (0.5, math.nan))], (0.5, math.inf))
+    wide = charts.Scale.over([0.5, 1.5, 1.0])
+    predicted, validated = re.findall(r'<circle class="(?:predicted|validated)" cx="[\d.]+" cy="([\d.]+)"', chart)
+    assert float(predicted) == pytest.approx(wide(1.0), abs=0.05)
+    assert float(validated) == pytest.approx(wide(0.5), abs=0.05)
+    bar = re.search(r'<line class="predicted" x1="[\d.]+" x2="[\d.]+" y1="([\d.]+)" y2="([\d.]+)"', chart)
+    assert [float(v) for v in bar.groups()] == pytest.approx([wide(0.5), wide(1.5)], abs=0.05)
+    assert '<line class="validated"' not in chart  # no uncertainty, no bar
+
+
+@pytest.mark.parametrize("values", [[3.0, 3.0], [-1e-7, 2e-7], [math.nan], [1e5, -2e6]])
+def test_axes_of_odd_data(values):
+    scale = charts.Scale.over(values)
+    assert 1 <= len(scale.ticks()) <= 12
+    assert all(scale.low <= v <= scale.high for v in values if math.isfinite(v))
+
+
+def test_progress_is_the_running_minimum():
+    chart = charts.progress_chart("p", [2.0, math.nan, 0.0, 1.0])
+    scale = charts.Scale.over([2.0, 0.0, 1.0])
+    heights = [float(p.split(",")[1]) for p in re.search(r'points="([^"]+)"', chart).group(1).split()]
+    assert heights[::2] == pytest.approx([scale(v) for v in (2.0, 2.0, 0.0, 0.0)], abs=0.05)
+    assert chart.count("<circle") == 3
+    assert charts.progress_chart("p", [math.nan]) == ""
+
+
+def test_drawn_atoms_are_the_periodic_ones():
+    drawn = report.drawing(shown("a", 0))
+    symbols = [atom["symbol"] for atom in drawn["atoms"]]
+    assert symbols.count("Na") == 8 + 6  # corners and face centres of rock salt
+    assert symbols.count("Cl") == 12 + 1  # edges and the centre
+    assert len(drawn["edges"]) == 12
+    lengths = [np.linalg.norm(np.subtract(*edge)) for edge in drawn["edges"]]
+    np.testing.assert_allclose(lengths, 5.64, atol=2e-3)
+    place = np.array([atom["p"] for atom in drawn["atoms"]])
+    bonds = np.array(drawn["bonds"])
+    np.testing.assert_allclose(np.linalg.norm(place[bonds[:, 0]] - place[bonds[:, 1]], axis=1), 2.82, atol=2e-3)
+    assert len(bonds) == 54  # nearest neighbours within the closed cell: 3 axes, 3 x 3 lines of 2 bonds
+
+
+def test_quantities_carry_units():
+    assert report.quantity("band_gap_ev") == ("band gap", "eV")
+    assert report.quantity("formation_energy_ev_per_atom") == ("formation energy", "eV/atom")
+    assert report.quantity("bulk_modulus_gpa") == ("bulk modulus", "GPa")
+    assert report.quantity("mag_density") == ("mag density", "")
+
+
+def browser():
+    found = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+    return found or pytest.skip("no chromium on this machine: the report is not opened in a browser")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_opens_in_a_browser(tmp_path, scheme):
+    chromium, file = browser(), tmp_path / "report.html"
+    file.write_text(page(), encoding="utf-8")
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --hide-scrollbars --virtual-time-budget=3000"
+    flags += " --enable-logging=stderr --window-size=1100,2400" + (" --force-dark-mode" if scheme == "dark" else "")
+    shot = tmp_path / "shot.png"
+    command = [chromium, *flags.split(), f"--user-data-dir={tmp_path}/profile", f"--screenshot={shot}", file.as_uri()]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"TZ": "UTC"})
+    assert "CONSOLE" not in run.stderr, run.stderr  # no script error, no warning
+    dom = subprocess.run(
+        [*command[:-2], "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    assert 'data-ready="3"' in dom  # all three structures were drawn
+    image = pytest.importorskip("matplotlib.image").imread(shot)[..., :3]
+    background = 1.0 if scheme == "light" else 0x17 / 255
+    assert abs(np.median(image[:, :20]) - background) < 0.05
+    assert (np.ptp(image, axis=2) > 0.3).mean() > 0.005  # coloured bars, dots and atoms
