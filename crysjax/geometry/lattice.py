@@ -2,13 +2,12 @@
 
 Polar decomposition writes a lattice of rows a, b, c as `L = S Q`, with `S = (L L^T)^(1/2)` symmetric positive and `Q`
 a rotation. `log S` is a symmetric matrix, six numbers that no rotation of the crystal changes (DiffCSP++, Jiao et al.
-2024, section 4.1; CrystalFlow, Luo et al. 2024). We take them along an orthonormal basis, so that isotropic noise on the six
-numbers is isotropic noise on `log S`, and count the volume along the last one per atom.
+2024, section 4.1; CrystalFlow, Luo et al. 2024). We take them along an orthonormal basis, so that isotropic noise on
+the six numbers is isotropic noise on `log S`, and count the volume along the last one per atom.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -97,9 +96,22 @@ def decode(coordinates: Array, atoms: Array) -> Array:
     return exp * edge[..., None, None]
 
 
-def polar(lattice: Array) -> tuple[Array, Array]:
-    """`L = S Q`: the symmetric positive factor in Å and the rotation: (..., 3, 3) -> (..., 3, 3) twice."""
-    values, vectors = jnp.linalg.eigh(metric(lattice))
-    root = jnp.sqrt(jnp.maximum(values, 1e-12))[..., None, :]
-    transposed = jnp.swapaxes(vectors, -1, -2)
-    return (vectors * root) @ transposed, (vectors / root) @ transposed @ lattice
+def inverse(lattice: Array) -> Array:
+    """The inverse matrix in closed form, whose columns are the reciprocal vectors (no 2 pi): (..., 3, 3)."""
+    a, b, c = lattice[..., 0, :], lattice[..., 1, :], lattice[..., 2, :]
+    columns = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], -1)
+    return columns / jnp.sum(a * columns[..., 0], -1)[..., None, None]
+
+
+def polar(lattice: Array, iterations: int = 12) -> tuple[Array, Array]:
+    """`L = S Q`: the symmetric positive factor in Å and the rotation (with a reflection if L is left-handed).
+
+    (..., 3, 3) -> (..., 3, 3) twice. Newton's iteration `Q <- (Q + Q^-T) / 2` (Higham 1986, eq. 3.4) from the cell of
+    unit volume: it needs no eigenvectors, so the derivative is smooth for cubic cells too. The error is float32
+    rounding while the longest and the shortest principal axis are within a factor 500.
+    """
+    q = lattice / jnp.cbrt(volume(lattice))[..., None, None]
+    for _ in range(iterations):
+        q = (q + jnp.swapaxes(inverse(q), -1, -2)) / 2
+    s = lattice @ jnp.swapaxes(q, -1, -2)
+    return (s + jnp.swapaxes(s, -1, -2)) / 2, q
