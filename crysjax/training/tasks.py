@@ -1,0 +1,72 @@
+"""What is trained: the loss and the stream of batches of a generator and of property heads, for `loop.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from crysjax.base import Condition, Generator, Pack
+from crysjax.data import batching
+from crysjax.data.batching import Capacity
+from crysjax.data.datasets import Dataset
+from crysjax.geometry import lattice as lattices
+
+
+def stream(dataset: Dataset, shape: Capacity, tiles: int, seed: int, names: tuple[str, ...]) -> Callable:
+    """`stream(k)` yields `(pack, labels)` from step k on, over endless shuffled epochs; labels are (t, b, properties).
+
+    A crystal's place depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one would have seen.
+    """
+
+    def from_step(step: int) -> Iterator[tuple[Pack, np.ndarray]]:
+        epoch = 0
+        while True:
+            total = steps_in(epoch)
+            if step < total:
+                for batch in batching.batches(dataset, shape, tiles, seed, epoch, skip=step):
+                    yield batch.pack, batching.targets(dataset, names, batch.index)
+            step, epoch = max(step - total, 0), epoch + 1
+
+    def steps_in(epoch: int) -> int:
+        order = np.random.default_rng((seed, epoch)).permutation(len(dataset))
+        return len(batching.assign(dataset.num_atoms[order], shape)) // tiles
+
+    return lambda step: batching.prefetch(from_step(step))
+
+
+def generator_loss(generator: Generator, names: tuple[str, ...]) -> Callable:
+    """The generator's loss with labels as its condition; the label "space_group", where present, is the group."""
+    group = names.index("space_group") if "space_group" in names else None
+    columns = [k for k, name in enumerate(names) if name != "space_group"]
+
+    def loss(params, key: Array, pack: Pack, labels: Array) -> tuple[Array, dict]:
+        found = jnp.zeros(labels.shape[:-1]) if group is None else jnp.nan_to_num(labels[..., group])
+        condition = Condition(labels[..., jnp.asarray(columns, jnp.int32)], found.astype(jnp.int32))
+        return generator.loss(params, key, pack, condition)
+
+    return loss
+
+
+def lattice_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the six lattice coordinates: one for the five shapes, one for the volume.
+
+    A set of one shape (cubic perovskites) has no spread in five of them; the floor of 0.05 keeps the noise on them
+    visible to a network.
+    """
+    coordinates = np.asarray(jax.jit(lattices.encode)(dataset.lattice, dataset.num_atoms.astype(np.float32)))
+    center = np.append(np.zeros(5), coordinates[:, 5].mean())
+    scale = np.append(np.full(5, coordinates[:, :5].std()), coordinates[:, 5].std())
+    return center.round(4).tolist(), np.maximum(scale, 0.05).round(4).tolist()
+
+
+def property_statistics(dataset: Dataset, names: tuple[str, ...]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each property over the crystals that have it."""
+    for name in names:
+        if name not in dataset.properties or not np.isfinite(dataset.properties[name]).any():
+            raise ValueError(f"property {name!r}: no crystal has a value; the data set has {sorted(dataset.properties)}")
+    values = [dataset.properties[name] for name in names]
+    return [float(np.nanmean(v)) for v in values], [float(max(np.nanstd(v), 1e-6)) for v in values]
