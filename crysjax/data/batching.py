@@ -10,13 +10,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crysjax.base import NUM_SPECIES, Crystal, Pack
+from crysjax.base import NUM_SPECIES, UNKNOWN, Crystal, Pack
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
 
@@ -74,11 +75,13 @@ def assign(num_atoms: np.ndarray, shape: Capacity, open_packs: int = 8) -> list[
 
 
 def pack_rows(dataset: Dataset, members: np.ndarray, shape: Capacity) -> Pack:
-    """The crystals `members` of a data set as one pack of host arrays."""
+    """The crystals `members` of a data set as one pack of host arrays; atomic number 0 is a site of any element."""
     sites, count = datasets.site_index(dataset, members), dataset.num_atoms[members]
     total = len(sites)
     occupancy = np.zeros((shape.sites, NUM_SPECIES), np.float32)
-    occupancy[np.arange(total), dataset.numbers[sites].astype(np.int64) - 1] = 1
+    numbers = dataset.numbers[sites].astype(np.int64)
+    occupancy[np.arange(total), numbers - 1] = 1
+    occupancy[:total][numbers == 0] = UNKNOWN
     frac = np.zeros((shape.sites, 3), np.float32)
     frac[:total] = dataset.frac[sites]
     lattice = np.tile(np.eye(3, dtype=np.float32), (shape.crystals, 1, 1))
@@ -205,6 +208,19 @@ def unpack(pack: Pack) -> list[Crystal]:
     owner = np.where(pack.occupancy.sum(-1) > 0, pack.owner, -1)
     members = [np.flatnonzero(owner == k) for k in range(len(pack.lattice))]
     return [Crystal(pack.occupancy[m], pack.frac[m], pack.lattice[k]) for k, m in enumerate(members) if len(m)]
+
+
+def scatter_rows(dataset: Dataset, index: np.ndarray, packs: Pack) -> Dataset:
+    """The data set with the species, positions and lattices of stacked packs put back to the rows they came from."""
+    numbers, frac = dataset.numbers.copy(), np.array(dataset.frac, np.float32)
+    lattice = np.array(dataset.lattice, np.float32)
+    for rows, pack in zip(index, (Pack(*leaves) for leaves in zip(*(np.asarray(leaf) for leaf in packs)))):
+        rows = rows[rows >= 0]
+        sites = datasets.site_index(dataset, rows)
+        numbers[sites] = pack.occupancy[: len(sites)].argmax(-1) + 1
+        frac[sites] = pack.frac[: len(sites)]
+        lattice[rows] = pack.lattice[: len(rows)]
+    return replace(dataset, numbers=numbers, frac=frac, lattice=lattice)
 
 
 def targets(dataset: Dataset, names: tuple[str, ...], index: np.ndarray) -> np.ndarray:
