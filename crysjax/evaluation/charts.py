@@ -46,7 +46,7 @@ def goal_chart(title: str, marks: Sequence[Mark], window: tuple[float, float]) -
     sides = [side for side in window if math.isfinite(side)]
     scale = Scale.over([*lows, *highs, *sides])
     step = (WIDTH - LEFT - RIGHT) / max(len(marks), 1)
-    parts = [_window(scale, window), _axis(scale)]
+    parts = [_axis(scale), _window(scale, window)]
     every = math.ceil(len(marks) / 32)
     for place, mark in enumerate(marks):
         x = LEFT + (place + 0.5) * step

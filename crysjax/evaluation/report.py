@@ -72,7 +72,7 @@ def render(
     goals = [goal(name, window, candidates) for name, window in windows.items()] if candidates else []
     values = {
         "title": html.escape(title),
-        "subtitle": f"{summary['rounds']} rounds, seed {summary['seed']}, crysjax {summary['versions']['crysjax']}",
+        "subtitle": f"rounds: {summary['rounds']}, seed {summary['seed']}, crysjax {summary['versions']['crysjax']}",
         "tiles": tiles(counts, candidates, summary),
         "caveat": html.escape(caveat),
         "funnel": charts.funnel(counts),

@@ -7,20 +7,16 @@ an electronegativity fails every compound it is in, one without oxidation states
 
 SMACT enumerates the product of all oxidation states. Here the same answer comes from cuts: in order of
 electronegativity, whatever lies up to the cut is not negative and whatever lies above it is not positive, and within
-a cut only the set of reachable charges matters. Two forms, one on the host and one traced, share the tables.
+a cut only the set of reachable charges matters. `gates` has the form for use inside `jit`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from crysjax.base import NUM_SPECIES
 from crysjax.data import elements
@@ -83,43 +79,6 @@ def _neutral(composition: tuple[tuple[int, int], ...], positive: np.ndarray) -> 
         allowed = [q for q in states if (q >= 0 if up else q <= 0)]
         reach = {total + count * q for total in reach for q in allowed}
     return 0 in reach
-
-
-def smact_gate(*, max_atoms: int, max_elements: int = 8) -> Callable[[Array], Array]:
-    """The same test for use inside `jit`: atom counts (NUM_SPECIES,) float -> bool.
-
-    A composition of more than `max_elements` elements or `max_atoms` atoms, or of no atom, fails.
-    """
-    table = oxidation_table()
-    states, known, metal = jnp.asarray(table.states), jnp.asarray(table.known), jnp.asarray(table.metal)
-    scale = jnp.asarray(np.nan_to_num(table.electronegativity, nan=-1.0))
-    span = int(np.abs(table.states).max()) * max_atoms
-    charge = jnp.arange(-span, span + 1)
-
-    def gate(counts: Array) -> Array:
-        count, row = jax.lax.top_k(jnp.round(counts).astype(jnp.int32), max_elements)
-        used = count > 0
-        shift = count[:, None] * states[row]
-
-        def add(reach: Array, item: tuple[Array, Array, Array]) -> tuple[Array, None]:
-            shifts, allowed, present = item
-            source = charge[None, :] - shifts[:, None] + span
-            inside = (source >= 0) & (source <= 2 * span) & allowed[:, None]
-            moved = (reach[jnp.clip(source, 0, 2 * span)] & inside).any(0)
-            return jnp.where(present, moved, reach), None
-
-        def neutral(cut: Array) -> Array:
-            up = (scale[row] <= cut)[:, None]
-            sign = jnp.where(up, states[row] >= 0, states[row] <= 0)
-            reach, _ = jax.lax.scan(add, charge == 0, (shift, known[row] & sign, used))
-            return reach[span]
-
-        balanced = jax.vmap(neutral)(scale[row]) & used
-        compound = balanced.any() & (~used | (scale[row] >= 0)).all()
-        fits = (count.sum() <= max_atoms) & (jnp.round(counts).sum() == count.sum().astype(counts.dtype)) & used.any()
-        return fits & ((used.sum() == 1) | (~used | metal[row]).all() | compound)
-
-    return gate
 
 
 def min_distance(frac: np.ndarray, lattice: np.ndarray) -> float:

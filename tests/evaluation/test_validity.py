@@ -2,12 +2,9 @@
 
 import itertools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crysjax.base import NUM_SPECIES
 from crysjax.data.datasets import Dataset
 from crysjax.evaluation import validity
 
@@ -45,10 +42,6 @@ def random_compositions(count):
         yield draw.choice(94, kinds, replace=False), draw.integers(1, 6, kinds)
 
 
-def as_counts(rows, counts):
-    return np.bincount(rows, weights=counts, minlength=NUM_SPECIES).astype(np.float32)
-
-
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_compositions(name):
     numbers, counts, expected = KNOWN[name]
@@ -58,24 +51,6 @@ def test_known_compositions(name):
 def test_cuts_equal_enumeration():
     for rows, counts in random_compositions(600):
         assert validity.smact_valid(np.repeat(rows + 1, counts)) == enumerated(rows, counts), (rows, counts)
-
-
-def test_traced_gate_equals_host():
-    compositions = list(random_compositions(2000))
-    gate = jax.jit(jax.vmap(validity.smact_gate(max_atoms=20)))
-    traced = np.asarray(gate(jnp.asarray(np.stack([as_counts(r, c) for r, c in compositions]))))
-    host = np.array([validity.smact_valid(np.repeat(r + 1, c)) for r, c in compositions])
-    assert 0.1 < host.mean() < 0.9
-    np.testing.assert_array_equal(traced, host)
-
-
-def test_traced_gate_refuses_what_it_cannot_hold():
-    gate = jax.jit(validity.smact_gate(max_atoms=4, max_elements=2))
-    salt = jnp.zeros(NUM_SPECIES).at[jnp.array([10, 16])].set(1.0)
-    assert gate(salt) and gate(2 * salt)
-    assert not gate(3 * salt)  # 6 atoms
-    assert not gate(salt.at[2].set(1.0))  # 3 elements
-    assert not gate(0 * salt)
 
 
 def test_distances_equal_pymatgen():
