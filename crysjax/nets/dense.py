@@ -35,6 +35,7 @@ def dense(
     geometry: int = 16,
     edge_depth: int = 2,
     self_edges: bool = True,
+    pair_head: bool = True,
     scan_layers: bool = False,
     dtype: str = "float32",
 ) -> Network:
@@ -47,10 +48,11 @@ def dense(
         geometry: radial features of the minimum-image distance up to 8 Å; 0 leaves them out.
         edge_depth: layers of the edge network, 1 or 2 (the paper's: 2).
         self_edges: whether a site sends a message to itself, as in the paper.
+        pair_head: read displacements off pairs as well as off sites; the paper's network does the latter alone.
         scan_layers: run the layers under one `scan`: compiles faster, trains slower on CPUs.
         dtype: "float32" or "bfloat16" operands of the matrix products; sums and outputs stay float32.
     """
-    settings = dict(width=width, frequencies=frequencies, geometry=geometry, edge_depth=edge_depth)
+    settings = dict(pair_head=pair_head, width=width, frequencies=frequencies, geometry=geometry, edge_depth=edge_depth)
     module = _Dense(
         layers=layers, unroll=1 if scan_layers else layers, self_edges=self_edges, dtype=jnp.dtype(dtype), **settings
     )
@@ -167,6 +169,7 @@ class _Dense(nn.Module):
     geometry: int
     edge_depth: int
     self_edges: bool
+    pair_head: bool
     unroll: int
     dtype: Any
 
@@ -181,7 +184,12 @@ class _Dense(nn.Module):
         h = h + _Linear(self.width, jnp.float32, name="context")(context)[pack.owner]
         h = _Linear(self.width, self.dtype, name="embed")(nn.silu(h))
         h = self._passes(h, shared)
-        return _Heads(self.width, name="heads")(nn.LayerNorm()(h), pack)
+        h = nn.LayerNorm()(h)
+        prediction = _Heads(self.width, name="heads")(h, pack)
+        if self.pair_head:
+            moves = _PairHead(self.width, self.dtype, name="pair_head")(h, pack, even, odd) / count
+            prediction = prediction._replace(frac=prediction.frac + moves)
+        return prediction
 
     def _passes(self, h: Array, shared: tuple) -> Array:
         arguments = dict(width=self.width, edge_depth=self.edge_depth, self_edges=self.self_edges, dtype=self.dtype)
@@ -194,6 +202,34 @@ class _Dense(nn.Module):
             unroll=self.unroll,
         )
         return stacked(**arguments, name="layers")(h, shared)[0]
+
+
+class _PairHead(nn.Module):
+    """Displacements as sums over pairs of `sin(2 pi k (f_j - f_i))`, weighted by what the pair is: (n, 3).
+
+    A direction is read off the pair itself; without this the site features have to carry it through the layers.
+    """
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, h: Array, pack: Pack, even: Array, odd: Array) -> Array:
+        d, dtype = self.width, self.dtype
+        i, j = pack.pairs[:, 0], pack.pairs[:, 1]
+        receive = _Linear(d, dtype, name="receive")(h)
+        send = _Linear(d, dtype, bias=False, name="send")(h)
+        same = _Linear(d, dtype, bias=False, name="even")(even)
+        sign = _Linear(d, dtype, bias=False, name="odd")(odd)
+        weigh = _Linear(odd.shape[1], dtype, init=nn.initializers.zeros, name="weigh")
+
+        def pull(z: Array) -> Array:  # harmonics come as (k, axis) pairs
+            terms = (weigh(nn.silu(z)) * odd).reshape(len(odd), -1, 3)
+            return terms.sum(1) * pack.pair_mask[:, None]
+
+        forth = jax.ops.segment_sum(pull(receive[i] + send[j] + same + sign), i, h.shape[0])
+        back = jax.ops.segment_sum(pull(receive[j] + send[i] + same - sign), j, h.shape[0])
+        return forth - back
 
 
 class _Heads(nn.Module):
