@@ -39,3 +39,40 @@ def info(path: Path = typer.Argument(help="A data set file, or anything that `pr
     from crysjax.data import datasets, io
 
     typer.echo(json.dumps(datasets.info(io.read(path)), indent=1))
+
+
+@app.command()
+def split(
+    path: Path = typer.Argument(help="A data set file."),
+    out: Path = typer.Option(..., help="The data set file to write (.npz)."),
+    by: str = typer.Option("composition", help="random, composition, element or prototype."),
+    fractions: str = typer.Option("train=0.8,val=0.1,test=0.1", help="Shares of the new splits."),
+    only: str = typer.Option("", help="Divide these splits alone, such as train,val; the others stay as they are."),
+    seed: int = typer.Option(0, help="Of the division."),
+) -> None:
+    """Divide a data set anew, so that groups never straddle two splits."""
+    import numpy as np
+
+    from crysjax.data import datasets, splits
+
+    divide = {"random": splits.random, "composition": splits.by_composition,
+              "element": splits.by_element, "prototype": splits.by_prototype}  # fmt: skip
+    if by not in divide:
+        raise ValueError(f"--by {by}: expected one of {', '.join(divide)}")
+    dataset = datasets.load(path)
+    chosen = np.isin(dataset.split, only.split(",")) if only else np.ones(len(dataset), bool)
+    if not chosen.any():
+        known = sorted(set(dataset.split.tolist()))
+        raise ValueError(f"--only {only}: no crystal is in these; the data set has {known}")
+    divided = divide[by](datasets.take(dataset, chosen), seed=seed, fractions=_fractions(fractions))
+    whole = datasets.concatenate([divided, datasets.take(dataset, ~chosen)]) if not chosen.all() else divided
+    datasets.save(whole, out)
+    names, count = np.unique(whole.split, return_counts=True)
+    typer.echo(f"{out}: " + ", ".join(f"{n} {c}" for n, c in zip(names, count)))
+
+
+def _fractions(text: str) -> dict[str, float]:
+    try:
+        return {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise ValueError(f"--fractions {text}: expected NAME=SHARE,NAME=SHARE") from None
