@@ -71,6 +71,26 @@ def split(
     typer.echo(f"{out}: " + ", ".join(f"{n} {c}" for n, c in zip(names, count)))
 
 
+@app.command("space-groups")
+def space_groups(
+    path: Path = typer.Argument(help="A data set file."),
+    out: Path = typer.Option(..., help="The data set file to write (.npz)."),
+    symprec_angstrom: float = typer.Option(0.1, help="spglib's tolerance."),
+) -> None:
+    """Add the property `space_group` (1..230), which a generator can be conditioned on."""
+    from dataclasses import replace
+
+    from crysjax.data import datasets, splits
+
+    dataset = datasets.load(path)
+    found = splits.space_groups(dataset, symprec_angstrom=symprec_angstrom)
+    provenance = dataset.provenance | {"space_group": f"spglib, symprec {symprec_angstrom} Å"}
+    dataset = replace(dataset, properties=dataset.properties | {"space_group": found}, provenance=provenance)
+    typer.echo(
+        f"{datasets.save(dataset, out)}: {len(set(found.tolist()))} different groups, {(found == 1).mean():.1%} P1"
+    )
+
+
 def _fractions(text: str) -> dict[str, float]:
     try:
         return {name: float(share) for name, share in (part.split("=") for part in text.split(","))}

@@ -50,8 +50,9 @@ def made(role: str, name: str, factories: Mapping[str, Any], settings: Mapping[s
 def networks() -> dict[str, Any]:
     """Backbones by name."""
     from crysjax.nets.dense import dense
+    from crysjax.nets.equivariant import equivariant
 
-    return {"dense": dense}
+    return {"dense": dense, "equivariant": equivariant}
 
 
 FIELDS = ("frac", "lattice", "species")
@@ -70,6 +71,25 @@ def build_generator(settings: Mapping[str, Any]) -> Any:
         return iterative(network, **checked(iterative, nested["generator"] | fields))
     except ValueError as error:
         raise ValueError(f"generator.{error}") from None
+
+
+def build_heads(settings: Mapping[str, Any]) -> Any:
+    """Property heads from flat settings: network, `heads.*`, and `ensemble.*` where there is more than one member."""
+    from crysjax.properties import ensembles
+    from crysjax.properties import heads as single
+
+    plain, nested = sections(settings, ("network", "heads", "ensemble"))
+    network = made("network", plain["network"], networks(), nested["network"])
+    try:
+        head = single.heads(network, **checked(single.heads, nested["heads"]))
+    except ValueError as error:
+        raise ValueError(f"heads.{error}") from None
+    if not nested["ensemble"]:
+        return head
+    try:
+        return ensembles.ensemble(head, **checked(ensembles.ensemble, nested["ensemble"]))
+    except ValueError as error:
+        raise ValueError(f"ensemble.{error}") from None
 
 
 def model_path(name: str) -> Path:
@@ -105,6 +125,11 @@ def load_model(name: str, kind: str, overrides: Mapping[str, Any] | None = None)
     return Model(build, checkpoint.read_params(path), config)
 
 
+def _elements(part: Any) -> list[int]:
+    """Atomic numbers that occur."""
+    return sorted(set(part.numbers.tolist()))
+
+
 class Task(NamedTuple):
     """What `crysjax train` needs to know of a kind of model."""
 
@@ -124,22 +149,37 @@ def generator_task(settings: Mapping[str, Any], part: Any, names: tuple[str, ...
     from crysjax.training import tasks
 
     center, scale = tasks.lattice_statistics(part)
-    property_center, property_scale = tasks.property_statistics(part, names)
+    scalars = tuple(name for name in names if name != "space_group")  # a label of its own, not a number
+    property_center, property_scale = tasks.property_statistics(part, scalars)
     found = {"lattice_center": center, "lattice_scale": scale}
     found |= {"property_center": property_center, "property_scale": property_scale}
     settings = {f"generator.{k}": v for k, v in found.items()} | dict(settings)
     generator = build_generator(settings)
     sizes, count = np.unique(part.num_atoms, return_counts=True)
-    about = {"properties": list(names), "sizes": {int(n): int(c) for n, c in zip(sizes, count)}}
-    about["elements"] = np.unique(part.numbers).tolist()
+    about = {"properties": list(scalars), "sizes": {int(n): int(c) for n, c in zip(sizes, count)}}
+    about["elements"] = _elements(part)
 
     def init(key: Any, pack: Any, labels: Any) -> Any:
         crystals = pack.lattice.shape[0]
-        nothing = Condition(jnp.full((crystals, len(names)), jnp.nan), jnp.zeros(crystals, jnp.int32))
+        nothing = Condition(jnp.full((crystals, len(scalars)), jnp.nan), jnp.zeros(crystals, jnp.int32))
         return generator.init(key, pack, nothing)
 
     return Task(init, tasks.generator_loss(generator, names), names, settings, about)
 
 
-BUILDERS = {"generator": build_generator}
-TASKS = {"generator": generator_task}
+def heads_task(settings: Mapping[str, Any], part: Any, names: tuple[str, ...]) -> Task:
+    """Property heads on the labels `names`."""
+    from crysjax.training import tasks
+
+    if not names:
+        raise ValueError("properties: []; expected at least one property to predict")
+    center, scale = tasks.property_statistics(part, names)
+    found = {"heads.names": list(names), "heads.center": center, "heads.scale": scale}
+    settings = dict(settings) | found
+    heads = build_heads(settings)
+    about = {"properties": list(names), "elements": _elements(part)}
+    return Task(lambda key, pack, labels: heads.init(key, pack), heads.loss, names, settings, about)
+
+
+BUILDERS = {"generator": build_generator, "heads": build_heads}
+TASKS = {"generator": generator_task, "heads": heads_task}

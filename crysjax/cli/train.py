@@ -15,7 +15,7 @@ import typer
 from crysjax.campaign.settings import checked, choice, read_yaml
 from crysjax.cli import registry
 
-SECTIONS = ("network", "generator", "heads", "frac", "lattice", "species", "optimizer")
+SECTIONS = ("network", "generator", "heads", "ensemble", "frac", "lattice", "species", "optimizer")
 
 
 class Run(NamedTuple):
@@ -156,7 +156,12 @@ def evaluate(loss: Callable, params: Any, key: Any, packs: Any, labels: Any) -> 
     items = [jax.tree.map(lambda leaf, i=i: leaf[i], (keys, packs, labels)) for i in range(len(labels))]
     values = [jitted(params, *item) for item in items]
     means = jax.tree.map(lambda *leaves: float(sum(map(float, leaves)) / len(leaves)), *values)
-    return {"loss": means[0], **means[1]}
+    found = {"loss": means[0], **means[1]}
+    if any(name.startswith("count/") for name in found):
+        from crysjax.properties.heads import mean_absolute_errors
+
+        return {"loss": found["loss"]} | {f"mae/{k}": v for k, v in mean_absolute_errors(found).items()}
+    return found
 
 
 def card(run: Run, dataset: Any, part: Any, params: Any, metrics: dict, seconds: float) -> dict[str, Any]:
