@@ -102,6 +102,20 @@ def grouped(dataset: Dataset, labels, *, seed: int, fractions: Mapping[str, floa
     return _with(dataset, split, {"kind": kind, "seed": seed, "fractions": fractions})
 
 
+def space_groups(dataset: Dataset, *, symprec_angstrom: float = 0.1) -> np.ndarray:
+    """International number of each crystal's space group by spglib; NaN where none is found: (m,) float32."""
+    import spglib
+
+    found = np.full(len(dataset), np.nan, np.float32)
+    for i, row in enumerate(entries(dataset)):
+        cell = (np.asarray(row.lattice, float), np.asarray(row.frac, float), np.asarray(row.numbers, int))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            symmetry = spglib.get_symmetry_dataset(cell, symprec=symprec_angstrom)
+        found[i] = symmetry.number if symmetry else np.nan
+    return found
+
+
 def prototype(row: Entry, *, symprec_angstrom: float = 0.1) -> str:
     """Structure type as far as stoichiometry and symmetry tell: such as `ABC3_221_5`; 0 where no group is found."""
     import spglib

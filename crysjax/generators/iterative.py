@@ -52,9 +52,9 @@ def iterative(
     known_fraction: float = 0.5,
     drop_condition: float = 0.2,
     guidance: float = 0.0,
-    frac_weight: float = 1.0,
+    frac_weight: float = 10.0,
     lattice_weight: float = 1.0,
-    species_weight: float = 1.0,
+    species_weight: float = 0.2,
 ) -> Generator:
     """A generator that denoises positions, lattice and species together.
 
@@ -67,7 +67,8 @@ def iterative(
         known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
         drop_condition: share of training crystals that lose their properties, which guidance needs.
         guidance: weight w of classifier-free guidance, `(1 + w) conditional - w unconditional` (Ho & Salimans 2022).
-        frac_weight, lattice_weight, species_weight: of the three errors in the loss.
+        frac_weight, lattice_weight, species_weight: of the three errors in the loss: squared cell lengths (0.067 for
+            no knowledge), squared standard deviations (1) and nats (about 4).
     """
     centre, scale = jnp.asarray(lattice_center, jnp.float32)[None], jnp.asarray(lattice_scale, jnp.float32)[None]
     processes = Fields(frac, lattice, species)
