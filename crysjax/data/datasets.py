@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def load(path: str | Path) -> Dataset:
         with np.load(path, allow_pickle=False) as file:
             meta = json.loads(bytes(file["meta"]).decode())
             arrays = {name: file[name] for name in file.files if name != "meta"}
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a crysjax data set ({error}); make one with `crysjax data prepare`") from None
     if meta["format"] != FORMAT:
         raise ValueError(f"{path}: data format {meta['format']}, this version reads format {FORMAT}")

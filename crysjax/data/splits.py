@@ -23,7 +23,7 @@ def given(dataset: Dataset, split_of: Mapping[str, str] | None = None) -> Datase
     split = dataset.split if split_of is None else np.array([split_of.get(i, "") for i in dataset.ids.tolist()])
     if (split == "").any():
         missing = dataset.ids[split == ""]
-        raise ValueError(f"split given: {len(missing)} crystals have none, the first is {missing[0]!r}")
+        raise ValueError(f"split given: {len(missing)} crystals have none, the first is {str(missing[0])!r}")
     return _with(dataset, split, {"kind": "given"})
 
 
