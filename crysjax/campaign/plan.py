@@ -41,6 +41,7 @@ class Plan(NamedTuple):
     sample_steps: int
     relax_steps: int
     exploration: float
+    novel: bool
     generator: str
     heads: str
     potential: str
@@ -62,8 +63,9 @@ def plan(
     sample_steps: int = 20,
     relax_steps: int = 100,
     exploration: float = 1.0,
-    generator: str = "mp_20",
-    heads: str = "mp_20",
+    novel: bool = False,
+    generator: str = "mp_20_generator",
+    heads: str = "mp_20_heads",
     potential: str = "student",
     seed: int = 0,
 ) -> Plan:
@@ -82,6 +84,7 @@ def plan(
         sample_steps: steps of the generator's sampler.
         relax_steps: most steps of a relaxation.
         exploration: standard deviations of optimism in the choice of what to validate.
+        novel: whether compositions of the generator's training data are left out.
         generator, heads, potential: name of a shipped model, or a path.
         seed: of everything random.
     """

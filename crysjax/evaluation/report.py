@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from crysjax.data.elements import SYMBOLS, counts
 from crysjax.evaluation import charts, ledger
 
 HERE = Path(__file__).parent
@@ -216,6 +217,13 @@ def drawing(shown: Shown) -> dict[str, Any]:
     ]  # fmt: skip
     ends = [[((c - 0.5) @ shown.lattice).round(3).tolist() for c in edge] for edge in edges]
     return {"atoms": atoms, "bonds": np.stack([i, j], -1).tolist(), "edges": ends}
+
+
+def usual_formula(numbers: np.ndarray) -> str:
+    """The reduced formula in the usual order, cations first."""
+    from pymatgen.core import Composition
+
+    return Composition({SYMBOLS[z - 1]: n for z, n in counts(numbers).items()}).reduced_formula
 
 
 def _formula(text: str) -> str:

@@ -1,0 +1,97 @@
+"""A target as numbers: what is minimised, and what a candidate with uncertain properties is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from crysjax.base import Estimate
+from crysjax.campaign.plan import Goal
+from crysjax.surrogates import acquisition
+
+
+class Goals(NamedTuple):
+    """Target properties in the order of the heads' columns that they are read from, in units of `scale`."""
+
+    names: tuple[str, ...]
+    column: np.ndarray  # (k,) int: their columns in the heads
+    low: np.ndarray  # (k,) windows; infinite for what is minimised or maximised
+    high: np.ndarray
+    sign: np.ndarray  # (k,) +1 minimise, -1 maximise, 0 window
+    scale: np.ndarray  # (k,) the spread of each property in the heads' training data
+
+
+def goals(target: dict[str, Goal], names: Sequence[str], scale: Sequence[float]) -> Goals:
+    """The target in terms of the properties `names` that the heads predict; an unknown one is an error."""
+    for name in target:
+        if name not in names:
+            raise ValueError(f"target.{name}: the heads do not predict it; expected one of {', '.join(names)}")
+    column = np.array([list(names).index(name) for name in target])
+    sign = {"window": 0.0, "minimise": 1.0, "maximise": -1.0}
+    fields = zip(*((goal.low, goal.high, sign[goal.kind]) for goal in target.values()))
+    low, high, signs = (np.array(values, np.float32) for values in fields)
+    return Goals(tuple(target), column, low, high, signs, np.asarray(scale, np.float32)[column])
+
+
+def misses(goals: Goals, values: Array) -> Array:
+    """How far values (..., k) lie outside their windows, in units of the scale; 0 for what has no window."""
+    xp = np if isinstance(values, np.ndarray) else jnp
+    shape = (1,) * (values.ndim - 1) + (-1,)
+    low, high, scale = (a.reshape(shape) for a in (goals.low, goals.high, goals.scale))
+    return xp.maximum(xp.maximum(low - values, values - high), 0) / scale
+
+
+def objective(goals: Goals, values: Array) -> Array:
+    """What is minimised: distances outside the windows, plus what shall be low, minus what shall be high.
+
+    Values (..., k) in the order of the goals -> (...). Everything counts in units of the property's spread.
+    """
+    shape = (1,) * (values.ndim - 1) + (-1,)
+    sign, scale = (a.reshape(shape) for a in (goals.sign, goals.scale))
+    return (misses(goals, values) + sign * values / scale).sum(-1)
+
+
+def meets(goals: Goals, values: np.ndarray) -> np.ndarray:
+    """Whether values (..., k) lie inside every window."""
+    return (misses(goals, values) == 0).all(-1)
+
+
+def worth(goals: Goals, estimate: Estimate, best: Array, exploration: Array) -> Array:
+    """Log-acquisition of uncertain values (b, k): higher is better.
+
+    The log-probability of every window (independent Gaussians), plus the log-expected improvement of the sum of what
+    is minimised or maximised over `best` (in units of the scale). Standard deviations count `exploration` times;
+    `exploration` -> 0 is greedy.
+    """
+    std = jnp.maximum(estimate.std * exploration, 1e-3 * goals.scale[None])
+    inside = acquisition.log_window_probability(estimate.value, std, goals.low[None], goals.high[None])
+    windowed = jnp.where(goals.sign[None] == 0, inside, 0.0).sum(-1)
+    slope = jnp.asarray(goals.sign / goals.scale)[None]
+    mean, spread = (slope * estimate.value).sum(-1), jnp.sqrt(jnp.square(slope * std).sum(-1))
+    if not goals.sign.any():
+        return windowed
+    return windowed + acquisition.log_expected_improvement(mean, jnp.maximum(spread, 1e-6), best)
+
+
+def wanted(goals: Goals, names: Sequence[str], center: Sequence[float], scale: Sequence[float]) -> np.ndarray:
+    """Condition values (k,) for a generator with properties `names`: the middle of a window, or 1.5 spreads down or up.
+
+    A half-open window asks for a spread inside its bound; what the target does not speak of is NaN.
+    """
+    asked = np.full(len(names), np.nan, np.float32)
+    for i, (name, mean, spread) in enumerate(zip(names, center, scale)):
+        if name not in goals.names:
+            continue
+        k = goals.names.index(name)
+        low, high, sign = float(goals.low[k]), float(goals.high[k]), float(goals.sign[k])
+        if sign:
+            asked[i] = mean - 1.5 * sign * spread
+        elif np.isfinite(low) and np.isfinite(high):
+            asked[i] = (low + high) / 2
+        else:
+            asked[i] = low + spread if np.isfinite(low) else high - spread
+    return asked

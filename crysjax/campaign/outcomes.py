@@ -1,0 +1,92 @@
+"""What a campaign has learned so far: every validated candidate, with what was predicted and what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from crysjax.campaign import store
+from crysjax.campaign.goals import Goals, meets, objective
+from crysjax.data.datasets import Dataset, concatenate, take
+
+STATE = "state.npz"
+CRYSTALS = ("ids", "num_atoms", "numbers", "frac", "lattice")
+
+
+class Outcomes(NamedTuple):
+    """Validated candidates in the order they were made; host arrays with a row a crystal."""
+
+    rounds: int  # that are finished
+    calls: dict[str, int]  # oracle -> calls
+    seconds: dict[str, float]  # part -> wall time
+    crystals: Dataset | None  # relaxed; None: not one yet
+    features: np.ndarray  # (m, d) before relaxation
+    raw: np.ndarray  # (m, k) what the heads said
+    predicted: np.ndarray  # (m, k) that, corrected by the surrogate
+    predicted_std: np.ndarray  # (m, k)
+    validated: np.ndarray  # (m, k)
+    validated_std: np.ndarray  # (m, k)
+    energy: np.ndarray  # (m,) eV/atom
+    max_force: np.ndarray  # (m,) eV/Å
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+
+COLUMNS = ("features", "raw", "predicted", "predicted_std", "validated", "validated_std", "energy", "max_force")
+
+
+def empty(targets: int, features: int) -> Outcomes:
+    """Before the first round."""
+    table, none = np.zeros((0, targets), np.float32), np.zeros(0, np.float32)
+    return Outcomes(0, {}, {}, None, np.zeros((0, features), np.float32), *[table] * 5, none, none)
+
+
+def extend(outcomes: Outcomes, crystals: Dataset, **columns: np.ndarray) -> Outcomes:
+    """With further rows at the end."""
+    if not len(crystals):
+        return outcomes
+    joined = {name: np.concatenate([getattr(outcomes, name), columns[name]]) for name in COLUMNS}
+    crystals = crystals if outcomes.crystals is None else concatenate([outcomes.crystals, crystals])
+    return outcomes._replace(crystals=crystals, **joined)
+
+
+def save(outcomes: Outcomes, folder: Path, plan: dict) -> None:
+    """One state file, whole or not at all."""
+    arrays = {name: getattr(outcomes, name) for name in COLUMNS}
+    if outcomes.crystals is not None:
+        arrays |= {name: getattr(outcomes.crystals, name) for name in CRYSTALS}
+    meta = {"plan": plan, "rounds": outcomes.rounds, "calls": outcomes.calls, "seconds": outcomes.seconds}
+    store.save_state(folder / STATE, arrays, meta)
+
+
+def load(folder: Path, plan: dict) -> Outcomes | None:
+    """The state in a folder if there is one; an error if another plan made it."""
+    if not (folder / STATE).exists():
+        return None
+    arrays, meta = store.load_state(folder / STATE)
+    store.check_same_plan(folder, meta["plan"], plan)
+    crystals = None
+    if "ids" in arrays:
+        blank = np.full(len(arrays["ids"]), "")
+        crystals = Dataset(*(arrays[name] for name in CRYSTALS), {}, blank, {})
+    columns = (arrays[name] for name in COLUMNS)
+    return Outcomes(meta["rounds"], meta["calls"], meta["seconds"], crystals, *columns)
+
+
+def ranked(outcomes: Outcomes, goals: Goals, group: np.ndarray) -> np.ndarray:
+    """Rows from best to worst: inside all windows first, then by objective; of equal crystals only the best.
+
+    `group` (m,) names the cluster of equal crystals that a row belongs to.
+    """
+    value = objective(goals, outcomes.validated)
+    order = np.lexsort((value, ~meets(goals, outcomes.validated)))
+    _, first = np.unique(group[order], return_index=True)
+    return order[np.sort(first)]
+
+
+def best(outcomes: Outcomes, rows: np.ndarray) -> Dataset:
+    """The crystals of these rows."""
+    return take(outcomes.crystals, rows)

@@ -1,0 +1,125 @@
+"""What a campaign hands over: ranked structures, a summary and the report, next to the ledger that it kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crysjax.campaign import store
+from crysjax.campaign.goals import Goals, meets, objective
+from crysjax.campaign.outcomes import Outcomes, ranked
+from crysjax.campaign.plan import Plan, as_settings
+from crysjax.data import datasets, io
+from crysjax.data.datasets import Dataset, Entry, entries
+from crysjax.data.elements import formula
+from crysjax.evaluation import ledger, matching, report
+from crysjax.evaluation.report import Shown
+
+CAVEAT = (
+    "Validated means: relaxed with {potential}, a machine-learned potential, and judged on the relaxed structure by "
+    "{judges}. No density functional theory was done: take these as candidates for it, not as results."
+)
+
+
+def write(folder: Path, plan: Plan, goals: Goals, outcomes: Outcomes, *, models: dict[str, str], judges: str) -> dict:
+    """Write all outputs and return the summary. Everything but the ledger is made anew from the outcomes."""
+    rows = ledger.read(folder / "ledger.jsonl")
+    order = best_first(outcomes, goals)
+    candidates = [shown(outcomes, goals, row, place, len(order)) for place, row in enumerate(order)]
+    structures(folder, outcomes, goals, order)
+    summary = summarise(plan, outcomes, rows, candidates, models)
+    store.write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    page = report.render(
+        title=f"crysjax design: {folder.name}", plan=json.dumps(as_settings(plan), indent=1),
+        windows={name: (float(a), float(b)) for name, a, b in zip(goals.names, goals.low, goals.high)},
+        rows=rows, candidates=candidates, history=objective(goals, outcomes.validated).tolist(), summary=summary,
+        caveat=CAVEAT.format(potential=models["potential"], judges=judges),
+    )  # fmt: skip
+    store.write_atomically(folder / "report.html", page.encode())
+    return summary
+
+
+def best_first(outcomes: Outcomes, goals: Goals) -> np.ndarray:
+    """Rows from best to worst, equal crystals once."""
+    if outcomes.crystals is None:
+        return np.zeros(0, int)
+    return ranked(outcomes, goals, matching.groups(outcomes.crystals, processes=1))
+
+
+def structures(folder: Path, outcomes: Outcomes, goals: Goals, order: np.ndarray) -> None:
+    """`candidates.extxyz` and `candidates/NN_ID_FORMULA.cif`, best first; files of a former run go away."""
+    shutil.rmtree(folder / "candidates", ignore_errors=True)
+    (folder / "candidates").mkdir()
+    if not len(order):
+        (folder / "candidates.extxyz").write_text("")
+        return
+    properties = {name: outcomes.validated[order, k] for k, name in enumerate(goals.names)}
+    properties |= {f"{name}_std": outcomes.validated_std[order, k] for k, name in enumerate(goals.names)}
+    properties |= {
+        "objective": objective(goals, outcomes.validated[order]),
+        "potential_ev_per_atom": outcomes.energy[order],
+    }
+    crystals = datasets.take(outcomes.crystals, order)
+    named = Dataset(*(getattr(crystals, f) for f in ("ids", "num_atoms", "numbers", "frac", "lattice")), properties,
+                    crystals.split, {})  # fmt: skip
+    io.write_crystals(named, folder / "candidates.extxyz")
+    for place, entry in enumerate(entries(named)):
+        io.write_crystals([entry], folder / file_name(entry, place, len(order)))
+
+
+def file_name(entry: Entry, place: int, count: int) -> str:
+    """`candidates/03_1-0042_MgO.cif`: rank, id, formula."""
+    return f"candidates/{place + 1:0{len(str(count))}d}_{entry.id}_{formula(entry.numbers)}.cif"
+
+
+def shown(outcomes: Outcomes, goals: Goals, row: int, place: int, count: int) -> Shown:
+    """A candidate as the report shows it."""
+    (entry,) = entries(datasets.take(outcomes.crystals, np.array([row])))
+
+    def pairs(value: np.ndarray, std: np.ndarray) -> dict[str, tuple[float, float]]:
+        return {name: (float(value[row, k]), float(std[row, k])) for k, name in enumerate(goals.names)}
+
+    return Shown(
+        entry.id, report.usual_formula(entry.numbers), space_group(entry), file_name(entry, place, count), entry.numbers, entry.frac,
+        entry.lattice, float(objective(goals, outcomes.validated[row])), bool(meets(goals, outcomes.validated[row])),
+        pairs(outcomes.predicted, outcomes.predicted_std), pairs(outcomes.validated, outcomes.validated_std),
+        float(outcomes.energy[row]),
+    )  # fmt: skip
+
+
+def space_group(entry: Entry, symprec_angstrom: float = 0.1) -> str:
+    """Symbol and number by spglib at 0.1 Å, the tolerance for relaxed structures; "P1 (1)" where it finds none."""
+    import spglib
+
+    found = spglib.get_symmetry_dataset((entry.lattice, entry.frac, entry.numbers), symprec=symprec_angstrom)
+    return "P1 (1)" if found is None else f"{found.international} ({found.number})"
+
+
+def summarise(
+    plan: Plan, outcomes: Outcomes, rows: list[ledger.Row], candidates: list[Shown], models: dict[str, str]
+) -> dict[str, Any]:
+    """What `summary.json` holds."""
+    price = {}
+    for row in rows:
+        price[row.stage] = price.get(row.stage, 0.0) + row.cost
+    parts = {"generator": "sampled", "heads": "scored", "potential": "relaxed"}
+    calls = {k: {"calls": n, "seconds": round(price.get(parts[k], 0.0), 3)} for k, n in outcomes.calls.items()}
+    return {
+        "rounds": outcomes.rounds,
+        "seed": plan.seed,
+        "stages": ledger.counts(rows),
+        "reasons": ledger.reasons(rows),
+        "candidates": len(candidates),
+        "meet_the_target": sum(c.meets for c in candidates),
+        "best": [{"id": c.id, "formula": c.formula, "objective": c.objective, "file": c.file} for c in candidates[:5]],
+        "oracle_calls": calls,
+        "seconds": round(sum(outcomes.seconds.values()), 2),
+        "seconds_by_part": {k: round(v, 2) for k, v in outcomes.seconds.items()},
+        "models": models,
+        "versions": report.installed_versions(),
+        "plan": as_settings(plan),
+    }

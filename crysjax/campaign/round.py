@@ -1,0 +1,238 @@
+"""One design round, read top to bottom, and the campaign that repeats it.
+
+    sample -> guide -> screen -> score with uncertainty -> select under a budget -> relax and validate -> feed back
+
+Every stage writes its rows to the ledger before the next begins. A finished round is written as one state file, and a
+round is a function of the plan, that state and its number, so an interrupted campaign goes on exactly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crysjax.base import Condition, Params, Surrogate
+from crysjax.campaign import goals as targets
+from crysjax.campaign import outcomes as memory
+from crysjax.campaign import propose, sampling
+from crysjax.campaign.goals import Goals
+from crysjax.campaign.outcomes import Outcomes
+from crysjax.campaign.plan import Plan, as_settings
+from crysjax.campaign.propose import Learned, Predictor, Proposal
+from crysjax.campaign.rows import of_goals, rows
+from crysjax.campaign.validate import Judged, Relaxed
+from crysjax.data import batching, datasets
+from crysjax.data.batching import Capacity
+from crysjax.data.datasets import Dataset, entries
+from crysjax.data.elements import formula
+from crysjax.evaluation import gates, ledger, matching
+from crysjax.surrogates.acquisition import select_batch
+
+LEAST_OUTCOMES = 4  # validated candidates before the surrogate has a say
+PAIRS = 2048  # of a pack: what fits the cache
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+class Tools(NamedTuple):
+    """The models of a campaign behind plain functions; the command line makes them from the names in the plan."""
+
+    goals: Goals
+    propose: Callable[..., Proposal]
+    generator: Params
+    predictor: Predictor
+    surrogate: Surrogate
+    sizes: dict[int, int]  # number of atoms -> crystals in the generator's data
+    condition: np.ndarray  # (k,) what the generator is asked for; NaN = nothing
+    relax: Callable[[Dataset, Progress], Relaxed]
+    judge: Callable[[Dataset, np.ndarray], Judged]  # (relaxed crystals, eV/atom) -> target properties
+    known: frozenset[str]  # reduced formulas of the generator's data that may not come again
+    draws: int  # network samples behind one candidate: a pool, or the steps of a search
+
+
+class Drawn(NamedTuple):
+    """All candidates of a round before validation: host arrays, a row a crystal."""
+
+    crystals: Dataset
+    proposal: Proposal  # without its packs
+
+
+def run(plan: Plan, tools: Tools, folder: Path, *, resume: bool, progress: Progress) -> Outcomes:
+    """All rounds; what a former run of the same plan left in `folder` is kept and not computed again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    book, settings = folder / "ledger.jsonl", as_settings(plan)
+    fresh = memory.empty(len(tools.goals.names), tools.predictor.width)
+    outcomes = (memory.load(folder, settings) if resume else None) or fresh
+    passed = ledger.passed_stages(ledger.keep_rounds(book, outcomes.rounds))
+    for _ in range(outcomes.rounds, plan.rounds):
+        outcomes, passed = design_round(plan, tools, outcomes, passed, book, progress)
+        memory.save(outcomes, folder, settings)
+    return outcomes
+
+
+def design_round(
+    plan: Plan, tools: Tools, outcomes: Outcomes, passed: dict[str, int], book: Path, progress: Progress
+) -> tuple[Outcomes, dict[str, int]]:
+    """One round: what was learned before in, with this round's outcomes added out."""
+    number, goals, clock = outcomes.rounds, tools.goals, Clock()
+    key_learn, key_draw = jax.random.split(jax.random.fold_in(jax.random.key(plan.seed), number))
+
+    def record(stage: str, ids: np.ndarray, reason: np.ndarray, **found) -> np.ndarray:
+        nonlocal passed
+        passed = ledger.append(book, rows(stage, number, plan.seed, ids, reason, **found), passed)
+        return np.flatnonzero(reason == "")
+
+    learned = learn(plan, tools, outcomes, key_learn)
+    clock("learn")
+    drawn = draw(plan, tools, key_draw, number, learned, progress)
+    ids, said = drawn.crystals.ids, drawn.proposal
+    clock("sample, guide and predict")
+    finite = np.where(np.isfinite(said.gated.volume_per_atom), "", "not finite")
+    alive = record("sampled", ids, finite, quantity="atoms", unit="", value=drawn.crystals.num_atoms)
+    why = screen(drawn, alive, outcomes, tools.known)
+    alive = alive[record("screened", ids[alive], why, **measured(said.gated, alive))]
+    hopeless = np.where(np.isfinite(said.worth[alive]), "", "no prediction")
+    estimate = of_goals(goals, said.estimate.value[alive], said.estimate.std[alive])
+    alive = alive[record("scored", ids[alive], hopeless, **estimate)]
+    chosen = select(plan, number, said, alive)
+    budget = np.where(np.isin(alive, chosen), "", "outside the budget")
+    record("selected", ids[alive], budget, quantity="log-acquisition", unit="", value=said.worth[alive])
+    clock("screen and select")
+    relaxed = tools.relax(datasets.take(drawn.crystals, np.sort(chosen)), progress)
+    clock("relax")
+    good = record(
+        "relaxed", relaxed.crystals.ids, relaxed.reason, quantity="potential energy", unit="eV/atom",
+        value=relaxed.energy, calls=relaxed.evaluations,
+        properties={"max_force_ev_per_angstrom": (relaxed.max_force, None)},
+    )  # fmt: skip
+    kept, source = datasets.take(relaxed.crystals, good), np.sort(chosen)[good]
+    judged = tools.judge(kept, relaxed.energy[good])
+    unknown = np.where(judged.valid, "", "no value")
+    true = record("validated", kept.ids, unknown, **of_goals(goals, judged.value, judged.std))
+    clock("validate")
+    source, good = source[true], good[true]
+    outcomes = memory.extend(
+        outcomes, datasets.take(kept, true), features=said.features[source], raw=said.raw.value[source],
+        predicted=said.estimate.value[source], predicted_std=said.estimate.std[source],
+        validated=judged.value[true], validated_std=judged.std[true], energy=relaxed.energy[good],
+        max_force=relaxed.max_force[good],
+    )  # fmt: skip
+    calls = {"generator": plan.candidates * tools.draws, "heads": plan.candidates * tools.draws + len(kept)}
+    calls["potential"] = int(relaxed.evaluations.sum())
+    return outcomes._replace(
+        rounds=number + 1, calls=added(outcomes.calls, calls), seconds=added(outcomes.seconds, clock.seconds)
+    ), passed
+
+
+def learn(plan: Plan, tools: Tools, outcomes: Outcomes, key: jax.Array) -> Learned:
+    """The surrogate fitted to how validation changed predictions, and the best value reached so far."""
+    goals, room = tools.goals, plan.validations - len(outcomes)
+    features = np.pad(outcomes.features, ((0, room), (0, 0)))
+    change = np.pad(outcomes.validated - outcomes.raw, ((0, room), (0, 0)), constant_values=np.nan)
+    slope = goals.sign / goals.scale
+    inside = targets.meets(goals, outcomes.validated)
+    reached = (outcomes.validated @ slope)[inside]
+    center = np.asarray(tools.predictor.center, np.float32)[goals.column]
+    best = float(reached.min()) if len(reached) else float(center @ slope)
+    trust = float(len(outcomes) >= LEAST_OUTCOMES)
+    return propose.learn(tools.surrogate, key, jnp.asarray(features), jnp.asarray(change), trust, best)
+
+
+def draw(plan: Plan, tools: Tools, key: jax.Array, number: int, learned: Learned, progress: Progress) -> Drawn:
+    """Candidates of sizes that the generator knows: sampled, steered, gated, predicted and weighed, pack by pack."""
+    sizes = {n: c for n, c in tools.sizes.items() if plan.min_atoms <= n <= plan.max_atoms}
+    drawn_sizes = np.sort(sampling.draw_sizes(plan.seed + 7919 * number, sizes, plan.candidates))
+    templates = replace(
+        sampling.blank(drawn_sizes), ids=np.array([f"{number}-{i:04d}" for i in range(plan.candidates)])
+    )
+    batch = batching.pack_dataset(templates, pack_shape(sizes))
+    packs, (tiles, slots) = sampling.restrict(batch.pack, plan.elements), batch.index.shape
+    asked = jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1))
+    condition, found = Condition(asked, jnp.zeros(slots, jnp.int32)), []
+    for k, one in enumerate(jax.random.split(key, tiles)):
+        progress("sample", k, tiles)
+        template = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), packs)
+        proposal = tools.propose(tools.generator, tools.predictor.params, one, template, condition, learned)
+        found.append(jax.tree.map(np.asarray, proposal))
+    progress("sample", tiles, tiles)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    used = batch.index >= 0
+    order = np.argsort(batch.index[used])
+    table = jax.tree.map(lambda leaf: leaf[used][order], stacked._replace(pack=None))
+    return Drawn(batching.scatter_rows(templates, batch.index, stacked.pack), table)
+
+
+def pack_shape(sizes: dict[int, int]) -> Capacity:
+    """One shape for all packs of a campaign: it follows from the histogram of sizes, not from what was drawn."""
+    common = np.repeat(list(sizes), np.maximum(1, np.array(list(sizes.values())) * 64 // sum(sizes.values())))
+    return batching.capacity(common, PAIRS)
+
+
+def screen(drawn: Drawn, alive: np.ndarray, outcomes: Outcomes, known: frozenset[str]) -> np.ndarray:
+    """Why a candidate of `alive` is not worth a prediction, "" for those that are: gates, novelty, uniqueness."""
+    gated = drawn.proposal.gated
+    why = np.full(len(alive), "", dtype="<U80")
+    for name in reversed(gates.REASONS):  # the first that fails is the one that is named
+        why[~getattr(gated, name)[alive]] = gates.SAID[name]
+    crystals = datasets.take(drawn.crystals, alive)
+    familiar = np.array([formula(entry.numbers) in known for entry in entries(crystals)], bool)
+    why[familiar & (why == "")] = "composition is in the training data"
+    return unique(crystals, why, outcomes)
+
+
+def unique(crystals: Dataset, why: np.ndarray, outcomes: Outcomes) -> np.ndarray:
+    """`why` with candidates that equal an earlier one (of this round, or validated before) named as such."""
+    place = np.flatnonzero(why == "")
+    if not len(place):
+        return why
+    before = [] if outcomes.crystals is None else [outcomes.crystals]
+    both = datasets.concatenate([*before, datasets.take(crystals, place)])
+    first = matching.groups(both, processes=1)
+    offset, why = len(both) - len(place), why.copy()
+    twins = np.flatnonzero(first[offset:] != np.arange(offset, len(both)))
+    why[place[twins]] = [f"equals {both.ids[first[offset + t]]}" for t in twins]
+    return why
+
+
+def select(plan: Plan, number: int, said: Proposal, alive: np.ndarray) -> np.ndarray:
+    """Candidates worth their validation, high in acquisition and unlike each other, within this round's share."""
+    share = plan.validations // plan.rounds + (number < plan.validations % plan.rounds)
+    if not len(alive):
+        return alive
+    features = said.features[alive]
+    features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
+    length = 0.1 * np.sqrt(features.shape[1])
+    picked = select_batch(jnp.asarray(said.worth[alive]), jnp.asarray(features), min(share, len(alive)), length)
+    return alive[np.asarray(picked)]
+
+
+def measured(gated: gates.Gated, index: np.ndarray) -> dict:
+    """What the gates measured, for the ledger."""
+    found = {"volume_a3_per_atom": (gated.volume_per_atom[index], None), "closeness": (gated.closeness[index], None)}
+    shortest = gated.distance_angstrom[index]
+    return {"quantity": "shortest distance", "unit": "Å", "value": shortest, "properties": found}
+
+
+def added(total: dict, more: dict) -> dict:
+    """Sums key by key."""
+    return {k: total.get(k, 0) + more.get(k, 0) for k in total | more}
+
+
+class Clock:
+    """Wall time by part: each call ends a part and begins the next."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def __call__(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now

@@ -1,0 +1,78 @@
+"""Validation of a batch: relax it with a potential, then ask again what its properties are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crysjax.campaign.goals import Goals
+from crysjax.campaign.propose import Predictor
+from crysjax.data import batching
+from crysjax.data.batching import Capacity
+from crysjax.data.datasets import Dataset, entries
+
+FORMATION_ENERGY = "formation_energy_ev_per_atom"
+
+
+class Relaxed(NamedTuple):
+    """A batch after relaxation; a row a crystal."""
+
+    crystals: Dataset
+    energy: np.ndarray  # (m,) eV/atom
+    max_force: np.ndarray  # (m,) eV/Å
+    evaluations: np.ndarray  # (m,) of energy, forces and stress
+    reason: np.ndarray  # (m,) str, "" where it worked
+
+
+class Judged(NamedTuple):
+    """Target properties after relaxation."""
+
+    value: np.ndarray  # (m, k)
+    std: np.ndarray  # (m, k)
+    valid: np.ndarray  # (m,) bool
+
+
+class Reference(NamedTuple):
+    """What turns a potential's energy into a formation energy: fitted energies of the elements, and the error left."""
+
+    element_ev: np.ndarray  # (s,) eV an atom; NaN where unknown
+    std_ev_per_atom: float  # root mean square error on held-out crystals
+
+
+def judge(
+    goals: Goals, predictor: Predictor, shape: Capacity, reference: Reference | None
+) -> Callable[[Dataset, np.ndarray], Judged]:
+    """`(relaxed crystals, potential energy in eV/atom) -> Judged`.
+
+    Properties come from the heads, on the relaxed structure. A formation energy comes from the potential where its
+    `reference` is known: it was not what candidates were steered and chosen by, so it is an independent opinion.
+    """
+    predict = jax.jit(predictor.predict)
+
+    def ask(crystals: Dataset, energy: np.ndarray) -> Judged:
+        k = len(goals.names)
+        if not len(crystals):
+            return Judged(np.zeros((0, k), np.float32), np.zeros((0, k), np.float32), np.zeros(0, bool))
+        batch = batching.pack_dataset(crystals, shape)
+        packs = [jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack) for t in range(len(batch.index))]
+        said = [jax.tree.map(np.asarray, predict(predictor.params, pack)) for pack in packs]
+        used = batch.index >= 0
+        order = np.argsort(batch.index[used])
+        value, std, valid = (np.stack(leaves)[used][order] for leaves in zip(*said))
+        value, std = value[:, goals.column].copy(), std[:, goals.column].copy()
+        if reference is not None and FORMATION_ENERGY in goals.names:
+            column = goals.names.index(FORMATION_ENERGY)
+            value[:, column] = energy - element_energy(crystals, reference)
+            std[:, column] = reference.std_ev_per_atom
+        return Judged(value, std, valid.all(-1) & np.isfinite(value).all(-1))
+
+    return ask
+
+
+def element_energy(crystals: Dataset, reference: Reference) -> np.ndarray:
+    """Mean energy of the elements of each crystal, eV/atom: (m,)."""
+    return np.array([reference.element_ev[entry.numbers - 1].mean() for entry in entries(crystals)], np.float32)

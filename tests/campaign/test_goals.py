@@ -1,0 +1,70 @@
+"""Targets as numbers: objectives against hand calculation, the acquisition against Monte Carlo."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crysjax.base import Estimate
+from crysjax.campaign import goals as targets
+from crysjax.campaign.plan import Goal
+
+INF = float("inf")
+TARGET = {"gap": Goal("window", 1.0, 2.0), "energy": Goal("minimise"), "modulus": Goal("maximise")}
+NAMES, SCALE = ("energy", "other", "gap", "modulus"), (0.5, 9.0, 2.0, 50.0)
+GOALS = targets.goals(TARGET, NAMES, SCALE)
+WORTH = jax.jit(lambda estimate, best, exploration: targets.worth(GOALS, estimate, best, exploration))
+
+
+def test_columns_follow_the_heads():
+    assert GOALS.names == ("gap", "energy", "modulus")
+    assert GOALS.column.tolist() == [2, 0, 3]
+    assert GOALS.scale.tolist() == [2.0, 0.5, 50.0]
+    with pytest.raises(ValueError, match=r"target\.mass: the heads do not predict it; expected one of energy, other"):
+        targets.goals({"mass": Goal("minimise")}, NAMES, SCALE)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_objective_by_hand(xp):
+    values = xp.asarray(np.array([[1.5, -1.0, 100.0], [0.5, -1.0, 100.0], [3.0, 0.0, 0.0]], np.float32))
+    np.testing.assert_allclose(targets.objective(GOALS, values), [-2 - 2, -4 + 0.25, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(targets.misses(GOALS, values)[:, 0], [0, 0.25, 0.5], rtol=1e-6)
+    assert targets.meets(GOALS, np.asarray(values)).tolist() == [True, False, False]
+
+
+def test_half_open_windows():
+    goals = targets.goals({"gap": Goal("window", -INF, 2.0)}, NAMES, SCALE)
+    assert targets.objective(goals, np.array([[-50.0], [3.0]])).tolist() == [0.0, 0.5]
+    assert targets.wanted(goals, ("gap",), (1.0,), (0.5,)).tolist() == [1.5]
+
+
+def test_worth_is_window_probability_times_expected_improvement():
+    value, std = np.array([[1.4, -0.3, 60.0]], np.float32), np.array([[0.6, 0.4, 30.0]], np.float32)
+    estimate, best = Estimate(value, std, np.array([True])), jnp.float32(-1.5)
+    found = WORTH(estimate, best, jnp.float32(1.0))
+    draws = np.random.default_rng(0).normal(value, std, (400_000, 3))
+    inside = ((draws[:, 0] > 1) & (draws[:, 0] < 2)).mean()
+    gain = np.maximum(-1.5 - (draws[:, 1] / 0.5 - draws[:, 2] / 50), 0)
+    error = gain.std() / np.sqrt(len(gain)) / gain.mean() + np.sqrt((1 - inside) / inside / len(gain))
+    assert float(found[0]) == pytest.approx(np.log(inside * gain.mean()), abs=4 * error)
+
+
+def test_worth_without_a_minimum_is_the_windows_alone():
+    goals = targets.goals({"gap": Goal("window", 1.0, 2.0)}, NAMES, SCALE)
+    estimate = Estimate(jnp.array([[1.5], [9.0]]), jnp.array([[0.5], [0.5]]), jnp.array([True, True]))
+    worth = jax.jit(lambda e: targets.worth(goals, e, jnp.float32(0.0), jnp.float32(1.0)))(estimate)
+    assert float(worth[0]) == pytest.approx(np.log(0.6826895), abs=1e-5)  # one standard deviation either side
+    assert np.isfinite(worth[1]) and worth[1] < -90
+
+
+def test_no_exploration_is_greedy():
+    estimate = Estimate(jnp.array([[1.5, -1.0, 0.0], [1.5, -1.2, 0.0]]), jnp.array([[0.1, 5.0, 1.0], [0.1, 0.1, 1.0]]),
+                        jnp.array([True, True]))  # fmt: skip
+    bold = WORTH(estimate, jnp.float32(-2.0), jnp.float32(1.0))
+    greedy = WORTH(estimate, jnp.float32(-2.0), jnp.float32(0.0))
+    assert bold[0] > bold[1] and greedy[1] > greedy[0]
+
+
+def test_what_a_generator_is_asked_for():
+    asked = targets.wanted(GOALS, ("energy", "gap", "mass", "modulus"), (-1.0, 1.0, 0.0, 80.0), (1.0, 1.5, 1.0, 40.0))
+    np.testing.assert_allclose(asked, [-2.5, 1.5, np.nan, 140.0])
