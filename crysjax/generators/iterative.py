@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from crysjax.base import (
@@ -70,15 +71,18 @@ def iterative(
         frac_weight, lattice_weight, species_weight: of the three errors in the loss: squared cell lengths (0.067 for
             no knowledge), squared standard deviations (1) and nats (about 4).
     """
-    centre, scale = jnp.asarray(lattice_center, jnp.float32)[None], jnp.asarray(lattice_scale, jnp.float32)[None]
+    centre, scale = np.asarray(lattice_center)[None], np.asarray(lattice_scale)[None]
     processes = Fields(frac, lattice, species)
     weights = Fields(frac_weight, lattice_weight, species_weight)
 
     def encode(pack: Pack) -> Fields:
-        return Fields(pack.frac, (lattices.encode(pack.lattice, num_sites(pack)) - centre) / scale, pack.occupancy)
+        coordinates = lattices.encode(pack.lattice, num_sites(pack))
+        standard = (coordinates - jnp.asarray(centre, coordinates.dtype)) / jnp.asarray(scale, coordinates.dtype)
+        return Fields(pack.frac, standard, pack.occupancy)
 
     def assemble(x: Fields, pack: Pack) -> Pack:
-        coordinates = jnp.clip(x.lattice, -6.0, 6.0) * scale + centre
+        dtype = x.lattice.dtype
+        coordinates = jnp.clip(x.lattice, -6.0, 6.0) * jnp.asarray(scale, dtype) + jnp.asarray(centre, dtype)
         return pack._replace(occupancy=x.species, frac=x.frac, lattice=lattices.decode(coordinates, num_sites(pack)))
 
     def context(t: Array, condition: Condition) -> Array:

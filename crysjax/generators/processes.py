@@ -58,7 +58,7 @@ def torus_diffusion(*, sigma_min: float = 0.005, sigma_max: float = 0.5, churn: 
         return sigma_min * (sigma_max / sigma_min) ** t
 
     def rms(t: Array) -> Array:
-        return jnp.exp(jnp.interp(t, jnp.linspace(0.0, 1.0, 64), table)).astype(t.dtype)
+        return jnp.exp(jnp.interp(t, jnp.linspace(0.0, 1.0, 64, dtype=t.dtype), table.astype(t.dtype)))
 
     def prior(key: Array, like: Array, pack: Pack) -> Array:
         return jax.random.uniform(key, like.shape, like.dtype)

@@ -4,7 +4,7 @@ Every pair of sites of a crystal exchanges messages that depend on the two sites
 sines and cosines (so on the torus, whatever the image), and on the inner products of the lattice vectors. The outputs
 are equivariant to permutations, invariant to translations of all sites and to rotations of the lattice.
 
-What differs from the paper's network: nothing in the function of the default settings with `geometry=0`, all in the arithmetic.
+With `geometry=0, edge_depth=2, pair_head=False` the function is the paper's; what differs is the arithmetic:
 * The first layer of the edge network is linear in (h_i, h_j, lattice, difference): the parts of the sites and of the
   lattice are computed once a site, not once an edge.
 * Both directions of a pair share one product: cos(-x) = cos(x), sin(-x) = -sin(x).
@@ -51,7 +51,8 @@ def dense(
         self_edges: whether a site sends a message to itself, as in the paper.
         pair_head: read displacements off pairs as well as off sites; the paper's network does the latter alone.
         scan_layers: run the layers under one `scan`: compiles faster, trains slower on CPUs.
-        dtype: "float32" or "bfloat16" operands of the matrix products; sums and outputs stay float32.
+        dtype: "float32" or "bfloat16" operands of the matrix products, with float32 sums and outputs; "float64"
+            (which needs 64-bit JAX) for checks against finite differences.
     """
     settings = dict(pair_head=pair_head, width=width, frequencies=frequencies, geometry=geometry, edge_depth=edge_depth)
     module = _Dense(
@@ -67,8 +68,13 @@ def dense(
     return Network(init, apply)
 
 
+def _wide(dtype: Any) -> Any:
+    """The type of sums and outputs: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class _Linear(nn.Module):
-    """`x @ w + b` with operands in `dtype` and a float32 result."""
+    """`x @ w + b` with operands in `dtype` and a result of at least float32."""
 
     features: int
     dtype: Any
@@ -78,7 +84,7 @@ class _Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.init, (x.shape[-1], self.features))
-        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=_wide(self.dtype))
         return y + self.param("bias", nn.initializers.zeros, (self.features,))[None] if self.bias else y
 
 
@@ -116,7 +122,7 @@ def harmonics(difference: Array, count: int) -> tuple[Array, Array]:
 
 
 def radial(pack: Pack, difference: Array, i: Array, count: int, reach: float = 8.0) -> Array:
-    """Gaussians of the distance in Å between the nearest images (along each axis), through `L L^T`: (p,) -> (p, count)."""
+    """Gaussians of the distance in Å between the images nearest along each axis, from `L L^T`: (p, count)."""
     g = lattices.metric(pack.lattice)[pack.owner[i]]
     squared = jnp.sum(difference[:, :, None] * g * difference[:, None, :], (1, 2))
     distance = jnp.sqrt(jnp.maximum(squared, 1e-6))
@@ -138,7 +144,7 @@ class _Layer(nn.Module):
         pack, even, odd, at_zero, cell, count = shared
         d, dtype = self.width, self.dtype
         i, j = pack.pairs[:, 0], pack.pairs[:, 1]
-        normed = nn.LayerNorm(dtype=jnp.float32)(h)
+        normed = nn.LayerNorm(dtype=_wide(self.dtype))(h)
         receive = (
             _Linear(d, dtype, name="edge_receive")(normed)
             + _Linear(d, dtype, bias=False, name="edge_cell")(cell)[pack.owner]
@@ -181,12 +187,12 @@ class _Dense(nn.Module):
         cell = cell_features(pack)
         count = jnp.maximum(num_sites(pack)[pack.owner] - (0 if self.self_edges else 1), 1)[:, None]
         shared = (pack, even, odd, at_zero[None].astype(even.dtype), cell, count)
-        h = _Linear(self.width, jnp.float32, name="species")(pack.occupancy)
-        h = h + _Linear(self.width, jnp.float32, name="context")(context)[pack.owner]
+        h = _Linear(self.width, _wide(self.dtype), name="species")(pack.occupancy)
+        h = h + _Linear(self.width, _wide(self.dtype), name="context")(context)[pack.owner]
         h = _Linear(self.width, self.dtype, name="embed")(nn.silu(h))
         h = self._passes(h, shared)
         h = nn.LayerNorm()(h)
-        prediction = _Heads(self.width, name="heads")(h, pack)
+        prediction = _Heads(self.dtype, name="heads")(h, pack)
         if self.pair_head:
             moves = _PairHead(self.width, self.dtype, name="pair_head")(h, pack, even, odd) / count
             prediction = prediction._replace(frac=prediction.frac + moves)
@@ -236,12 +242,12 @@ class _PairHead(nn.Module):
 class _Heads(nn.Module):
     """Linear read-outs; the crystal's are means over its sites."""
 
-    width: int
+    dtype: Any
 
     @nn.compact
     def __call__(self, h: Array, pack: Pack) -> Prediction:
         def linear(features: int, name: str) -> _Linear:
-            return _Linear(features, jnp.float32, init=nn.initializers.zeros, name=name)
+            return _Linear(features, _wide(self.dtype), init=nn.initializers.zeros, name=name)
 
         h = h * site_mask(pack.occupancy)[:, None]
         mean = mean_by_crystal(h, pack)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import ml_dtypes
@@ -69,7 +70,7 @@ def read_config(path: str | Path) -> dict:
     try:
         with np.load(path, allow_pickle=False) as file:
             config = json.loads(bytes(file["config"]).decode())
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path}: not a crysjax model ({error})") from None
     if config.get("format") != FORMAT:
         raise ValueError(f"{path}: model format {config.get('format')}, this version reads format {FORMAT}")

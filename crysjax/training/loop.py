@@ -1,7 +1,7 @@
 """The one training loop: any pure loss over packs, with EMA, exact resume and data-parallel devices.
 
 A batch is a few packs. The gradient is accumulated pack by pack (a `scan`), which keeps memory at one pack and the
-working set in cache; across devices the packs of a batch are shared out and the gradients averaged.
+working set in cache; across devices the packs of a batch are shared out and the gradients summed.
 """
 
 from __future__ import annotations
@@ -55,30 +55,44 @@ def initial(params, optimizer: optax.GradientTransformation, key: Array) -> Stat
     return State(jnp.zeros((), jnp.int32), params, copy, optimizer.init(params), jax.random.key_data(key))
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.999) -> Callable:
-    """`(state, batch) -> (state, metrics)`, one compiled program; `batch = (pack, labels)`, leaves (tiles, ...)."""
+def make_step(
+    loss: Loss, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.999, devices: list | None = None
+) -> Callable:
+    """`(state, batch) -> (state, metrics)`, one compiled program; `batch = (pack, labels)`, leaves (tiles, ...).
+
+    The tiles are shared out over `devices` (default: all); their number must divide by the number of devices. A step
+    whose loss or gradient is not finite leaves the state as it was.
+    """
+    mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), ("data",))
+    shared, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
 
     def tile(params, key: Array, item: tuple) -> tuple:
-        return jax.value_and_grad(loss, has_aux=True)(params, key, *item)
+        return jax.value_and_grad(loss, has_aux=True)(params, jax.random.wrap_key_data(key), *item)
+
+    def total(params, keys: Array, batch: tuple) -> tuple:
+        def add(so_far, this):
+            return jax.tree.map(jnp.add, so_far, tile(params, *this)), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], (keys, batch))
+        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(tile, params, *first))
+        return jax.lax.psum(jax.lax.scan(add, zero, (keys, batch))[0], "data")
+
+    spread = jax.shard_map(total, mesh=mesh, in_specs=(shared, split, split), out_specs=shared, check_vma=False)
 
     def step(state: State, batch: tuple) -> tuple[State, dict]:
         tiles = jax.tree.leaves(batch)[0].shape[0]
         keys = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), tiles)
-
-        def add(total, this):
-            return jax.tree.map(jnp.add, total, tile(state.params, *this)), None
-
-        first = jax.tree.map(lambda leaf: leaf[0], (keys, batch))
-        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(tile, state.params, *first))
-        ((value, metrics), gradient), _ = jax.lax.scan(add, zero, (keys, batch))
-        gradient = jax.tree.map(lambda g: g / tiles, gradient)
+        sums = spread(state.params, jax.random.key_data(keys), batch)
+        (value, metrics), gradient = jax.tree.map(lambda leaf: leaf / tiles, sums)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))  # follows closely at first
         ema = optax.incremental_update(params, state.ema, 1 - decay)
-        logged = {"loss": value / tiles, "grad_norm": optax.global_norm(gradient)}
-        logged |= {k: v / tiles for k, v in metrics.items()}
-        return State(state.step + 1, params, ema, optimizer_state, state.key), logged
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        moved = State(state.step + 1, params, ema, optimizer_state, state.key)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        return kept, {"loss": value, "grad_norm": norm} | metrics
 
     return jax.jit(step, donate_argnums=0)
 
@@ -106,28 +120,26 @@ def fit(
         on_log: called with every logged row.
 
     Raises:
-        NonFiniteLoss: after saving the offending batch as `folder/bad_batch.npz` and the last good state.
+        NonFiniteLoss: after saving the offending batch as `folder/bad_batch.npz`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.restore(folder, state) if checkpoint.exists(folder) else state
-    first, began, pending = int(state.step), time.perf_counter(), []
-    place = _placement()
+    first, began, pending, last = int(state.step), time.perf_counter(), [], None
     with (folder / "metrics.jsonl").open("a") as log:
-        for batch in stream(first):
-            if int(state.step) >= steps:
+        for done, batch in enumerate(stream(first), first + 1):
+            if done > steps:
                 break
-            state, metrics = step(state, place(batch))
+            state, metrics = step(state, batch)
+            if last is not None:
+                _check(*last, folder)  # one step late: the device is already busy with this one
+            last = (done, metrics, batch)
             pending.append(metrics)
-            done = int(state.step)
+            if done % log_every == 0 or done % save_every == 0 or done == steps:
+                _check(*last, folder)
             if done % log_every == 0 or done == steps:
                 row = _summary(pending, done, (time.perf_counter() - began) / (done - first))
                 pending = []
-                if not np.isfinite(row["loss"]):
-                    _save_bad(folder, batch)
-                    raise NonFiniteLoss(
-                        f"loss is {row['loss']} near step {done}; batch saved in {folder}/bad_batch.npz"
-                    )
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 on_log(row)
@@ -136,21 +148,17 @@ def fit(
     return state
 
 
+def _check(step: int, metrics: dict, batch: tuple, folder: Path) -> None:
+    if np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]):
+        return
+    leaves = {f"leaf_{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(batch))}
+    np.savez_compressed(folder / "bad_batch.npz", **leaves)
+    raise NonFiniteLoss(
+        f"step {step}: loss {float(metrics['loss'])}, gradient norm {float(metrics['grad_norm'])}; the batch is saved "
+        f"as {folder / 'bad_batch.npz'} and the newest checkpoint in {folder} is kept"
+    )
+
+
 def _summary(rows: list[dict], step: int, seconds: float) -> dict:
     names = rows[0]
     return {"step": step, "seconds_a_step": seconds} | {k: float(np.mean([float(r[k]) for r in rows])) for k in names}
-
-
-def _save_bad(folder: Path, batch: tuple) -> None:
-    leaves = {f"leaf_{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(batch))}
-    np.savez_compressed(folder / "bad_batch.npz", **leaves)
-
-
-def _placement() -> Callable:
-    """Put a batch on the devices: its packs shared out over all of them when there are several."""
-    devices = jax.devices()
-    if len(devices) == 1:
-        return lambda batch: batch
-    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    return lambda batch: jax.device_put(batch, sharding)

@@ -67,6 +67,8 @@ def property_statistics(dataset: Dataset, names: tuple[str, ...]) -> tuple[list[
     """Mean and standard deviation of each property over the crystals that have it."""
     for name in names:
         if name not in dataset.properties or not np.isfinite(dataset.properties[name]).any():
-            raise ValueError(f"property {name!r}: no crystal has a value; the data set has {sorted(dataset.properties)}")
+            raise ValueError(
+                f"property {name!r}: no crystal has a value; the data set has {sorted(dataset.properties)}"
+            )
     values = [dataset.properties[name] for name in names]
     return [float(np.nanmean(v)) for v in values], [float(max(np.nanstd(v), 1e-6)) for v in values]
