@@ -35,7 +35,7 @@ BACKBONES = {
 }
 SIZES = (3, 1, 5)
 SHAPE = batching.Capacity(sites=12, pairs=16, crystals=4)
-TOLERANCE = 1e-4  # of outputs of order one, in float32
+TOLERANCE = 1e-4  # relative to the largest entry of an output, in float32
 
 
 def draw_crystals() -> list[Crystal]:
@@ -64,7 +64,7 @@ def context_of(crystals: int) -> jax.Array:
 
 
 class Case(NamedTuple):
-    predict: object  # (pack, context) -> Prediction with every leaf of order one
+    predict: object  # (pack, context) -> Prediction of host arrays
     row: Row
     crystals: list[Crystal]
     reference: Prediction
@@ -74,18 +74,20 @@ class Case(NamedTuple):
 def case(request) -> Case:
     row, crystals = BACKBONES[request.param], draw_crystals()
     pack, context = make_pack(crystals), context_of(SHAPE.crystals)
-    params = jax.jit(row.network.init)(jax.random.key(0), pack, context)
-    leaves, tree = jax.tree.flatten(params)  # heads start at zero, where every symmetry is trivial
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    params = jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)])
-    apply = jax.jit(row.network.apply)
+    # random everywhere: heads start at zero, where every symmetry is trivial
+    shapes = jax.eval_shape(row.network.init, jax.random.key(0), pack, context)
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype), shapes)
+    apply = jax.jit(
+        row.network.apply, compiler_options={"xla_backend_optimization_level": 0}
+    )  # compiles in half the time
 
     def predict(pack: Pack, context) -> Prediction:
         return jax.tree.map(np.asarray, apply(params, pack, context))
 
     reference = predict(pack, context)
     for name, value in reference._asdict().items():
-        assert np.std(value) > 1e-2, f"{name} is too small to show anything"
+        assert np.std(value) > 1e-3, f"{name} is too small to show anything"
     return Case(predict, row, crystals, reference)
 
 
@@ -94,7 +96,7 @@ def agree(found: Prediction, expected: Prediction, sites: int = sum(SIZES), crys
     for name in Prediction._fields:
         count = crystals if name in ("lattice", "crystal") else sites
         a, b = getattr(found, name)[:count], getattr(expected, name)[:count]
-        np.testing.assert_allclose(a, b, atol=TOLERANCE * max(1, np.abs(b).max()), rtol=0, err_msg=name)
+        np.testing.assert_allclose(a, b, atol=TOLERANCE * np.abs(b).max(), rtol=0, err_msg=name)
 
 
 def changed(case: Case, change) -> Prediction:
