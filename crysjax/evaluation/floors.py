@@ -8,6 +8,7 @@ property `found` is 1, or 0 where the floor has nothing to offer (the row then c
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import defaultdict
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -140,7 +141,9 @@ def _radius_cubed() -> np.ndarray:
 
 def _radius(element: PeriodicElement) -> float:
     """Atomic radius in Å, NaN where neither a measured nor a calculated one is known."""
-    return float(element.atomic_radius or element.atomic_radius_calculated or np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen warns for each element without one
+        return float(element.atomic_radius or element.atomic_radius_calculated or np.nan)
 
 
 def _substituted(row: Entry, template: Entry, mapping: dict[int, int]) -> Entry:
