@@ -84,8 +84,9 @@ def shown(outcomes: Outcomes, goals: Goals, row: int, place: int, count: int) ->
         return {name: (float(value[row, k]), float(std[row, k])) for k, name in enumerate(goals.names)}
 
     return Shown(
-        entry.id, report.usual_formula(entry.numbers), space_group(entry), file_name(entry, place, count), entry.numbers, entry.frac,
-        entry.lattice, float(objective(goals, outcomes.validated[row])), bool(meets(goals, outcomes.validated[row])),
+        entry.id, report.usual_formula(entry.numbers), space_group(entry), file_name(entry, place, count),
+        entry.numbers, entry.frac, entry.lattice,
+        float(objective(goals, outcomes.validated[row])), bool(meets(goals, outcomes.validated[row])),
         pairs(outcomes.predicted, outcomes.predicted_std), pairs(outcomes.validated, outcomes.validated_std),
         float(outcomes.energy[row]),
     )  # fmt: skip

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crysjax.base import Estimate, Pack, Params
 from crysjax.campaign.goals import Goals
 from crysjax.campaign.propose import Predictor
 from crysjax.data import batching
@@ -57,20 +58,27 @@ def judge(
         k = len(goals.names)
         if not len(crystals):
             return Judged(np.zeros((0, k), np.float32), np.zeros((0, k), np.float32), np.zeros(0, bool))
-        batch = batching.pack_dataset(crystals, shape)
-        packs = [jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack) for t in range(len(batch.index))]
-        said = [jax.tree.map(np.asarray, predict(predictor.params, pack)) for pack in packs]
-        used = batch.index >= 0
-        order = np.argsort(batch.index[used])
-        value, std, valid = (np.stack(leaves)[used][order] for leaves in zip(*said))
-        value, std = value[:, goals.column].copy(), std[:, goals.column].copy()
+        said = estimate(predict, predictor.params, crystals, shape)
+        value, std = said.value[:, goals.column].copy(), said.std[:, goals.column].copy()
         if reference is not None and FORMATION_ENERGY in goals.names:
             column = goals.names.index(FORMATION_ENERGY)
             value[:, column] = energy - element_energy(crystals, reference)
             std[:, column] = reference.std_ev_per_atom
-        return Judged(value, std, valid.all(-1) & np.isfinite(value).all(-1))
+        return Judged(value, std, said.valid.all(-1) & np.isfinite(value).all(-1))
 
     return ask
+
+
+def estimate(
+    predict: Callable[[Params, Pack], Estimate], params: Params, crystals: Dataset, shape: Capacity
+) -> Estimate:
+    """What heads say of a data set: host arrays (m, k)."""
+    batch, predict = batching.pack_dataset(crystals, shape), jax.jit(predict)
+    packs = [jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack) for t in range(len(batch.index))]
+    said = [jax.tree.map(np.asarray, predict(params, pack)) for pack in packs]
+    used = batch.index >= 0
+    order = np.argsort(batch.index[used])
+    return Estimate(*(np.stack(leaves)[used][order] for leaves in zip(*said)))
 
 
 def element_energy(crystals: Dataset, reference: Reference) -> np.ndarray:

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from crysjax import __version__
-from crysjax.cli import data, train
+from crysjax.cli import data, evaluate, models, train
 
 app = typer.Typer(
     help="Inverse design of inorganic crystals. `crysjax COMMAND --help` tells more; --debug shows tracebacks.",
@@ -18,6 +18,10 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("sample")(models.sample)
+app.command("predict")(models.predict)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(models.app, name="models")
 
 
 def _version(asked: bool) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from crysjax.data.datasets import Dataset
 
 app = typer.Typer(help="Prepare, describe and audit data sets.", no_args_is_help=True)
 
@@ -96,3 +100,29 @@ def _fractions(text: str) -> dict[str, float]:
         return {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
     except ValueError:
         raise ValueError(f"--fractions {text}: expected NAME=SHARE,NAME=SHARE") from None
+
+
+@app.command()
+def audit(
+    path: Path = typer.Argument(help="A data set file with splits."),
+    out: Path | None = typer.Option(None, help="Write the full report as JSON."),
+    limit: int = typer.Option(300, min=1, help="Rows a pair of splits that StructureMatcher compares."),
+    seed: int = typer.Option(0, help="Of the choice of these rows."),
+) -> None:
+    """Find what leaks between splits: repeats, near duplicates, compositions, and twins with exchanged species."""
+    from crysjax.data import audit as leaks
+    from crysjax.data import datasets
+
+    report = leaks.audit(datasets.load(path), limit=limit, seed=seed)
+    typer.echo(leaks.text(report))
+    if out is not None:
+        out.write_text(json.dumps(report, indent=1))
+
+
+def read_part(text: str) -> Dataset:
+    """A data set, or anything that `prepare` reads; `PATH:SPLIT` is that split of it."""
+    from crysjax.data import datasets, io
+
+    path, split = _with_split(text)
+    dataset = io.read(path)
+    return datasets.where_split(dataset, split) if split else dataset

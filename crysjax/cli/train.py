@@ -14,6 +14,7 @@ import typer
 
 from crysjax.campaign.settings import checked, choice, read_yaml
 from crysjax.cli import registry
+from crysjax.cli.show import bar
 
 SECTIONS = ("network", "generator", "heads", "ensemble", "frac", "lattice", "species", "optimizer")
 
@@ -129,10 +130,11 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     config = {"kind": run.kind, "settings": task.settings, **task.about}
     state = loop.initial(params, optimizer, key_run)
     begun = time.perf_counter()
-    with _progress(run.steps) as on_log:
+    step = loop.make_step(task.loss, optimizer, ema_decay=run.ema_decay)
+    with bar("train") as advance:
         state = loop.fit(
-            state, loop.make_step(task.loss, optimizer, ema_decay=run.ema_decay), stream, out, steps=run.steps,
-            log_every=run.log_every, save_every=run.save_every, on_log=on_log, metadata=config,
+            state, step, stream, out, steps=run.steps, log_every=run.log_every, save_every=run.save_every,
+            on_log=lambda row: advance(row["step"], run.steps, _say(row)), metadata=config,
         )  # fmt: skip
     test = batching.pack_dataset(held_out, shape)
     metrics = evaluate(task.loss, state.ema, key_test, test.pack, batching.targets(held_out, task.names, test.index))
@@ -192,26 +194,5 @@ def _commit() -> str:
         return "unknown"
 
 
-class _progress:
-    """A bar with the loss and the time left; plain lines where the output is not a terminal."""
-
-    def __init__(self, steps: int):
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-                            TimeRemainingColumn())  # fmt: skip
-        self.task = self.bar.add_task("", total=steps)
-
-    def __enter__(self) -> Callable[[dict], None]:
-        if self.bar.console.is_terminal:
-            self.bar.start()
-        return self.log
-
-    def __exit__(self, *error) -> None:
-        self.bar.stop()
-
-    def log(self, row: dict) -> None:
-        text = f"loss {row['loss']:.4f}" if math.isfinite(row["loss"]) else "loss is not finite"
-        self.bar.update(self.task, completed=row["step"], description=text)
-        if not self.bar.console.is_terminal:
-            typer.echo(f"step {row['step']} {text} ({row['seconds_a_step']:.3f} s a step)")
+def _say(row: dict) -> str:
+    return f"loss {row['loss']:.4f}" if math.isfinite(row["loss"]) else "loss is not finite"

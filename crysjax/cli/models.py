@@ -1,0 +1,117 @@
+"""`crysjax sample`, `predict`, `relax` and `models`: trained models on crystals, and where models come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from crysjax.cli import pull, registry
+from crysjax.cli.data import read_part
+from crysjax.cli.show import bar
+
+app = typer.Typer(help="List the models that are here, and get more.", no_args_is_help=True)
+app.command("pull")(pull.pull)
+
+
+def sample(
+    model: str = typer.Argument(help="A generator: name of a shipped model, or a path."),
+    out: Path = typer.Option(..., help="Where samples go: .npz, .extxyz, .cif, or a folder of CIFs."),
+    count: int = typer.Option(100, "--count", "-n", min=1, help="How many, without --like."),
+    like: str = typer.Option("", help="PATH[:SPLIT]: one sample with the composition of each of these crystals."),
+    elements: str = typer.Option("", help="Only these elements, such as Li,Fe,P,O."),
+    max_atoms: int | None = typer.Option(None, min=1, help="Largest cell."),
+    want: list[str] = typer.Option([], "--property", help="NAME=VALUE to ask for, such as band_gap_ev=1.5."),
+    steps: int | None = typer.Option(None, min=1, help="Steps of the sampler."),
+    guidance: float | None = typer.Option(None, min=0, help="Weight of classifier-free guidance."),
+    seed: int = typer.Option(0, help="Of all draws."),
+) -> None:
+    """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""
+    import jax
+    import numpy as np
+
+    from crysjax.campaign import sampling
+    from crysjax.data import datasets, io
+    from crysjax.data import elements as periodic
+
+    changed = {"generator.steps": steps, "generator.guidance": guidance}
+    loaded = registry.load_model(model, "generator", {k: v for k, v in changed.items() if v is not None})
+    allowed = tuple(periodic.atomic_number(s.strip()) for s in elements.split(",")) if elements else None
+    if like:
+        given = read_part(like)
+        templates = sampling.blank(given.num_atoms, given.numbers)
+        templates = datasets.Dataset(given.ids, *(getattr(templates, f) for f in _AFTER_IDS))
+    else:
+        templates = sampling.blank(sampling.draw_sizes(seed, _sizes(loaded), count, max_atoms))
+    asked = np.tile(_asked(want, loaded.config["properties"]), (len(templates), 1))
+    with bar("sample") as advance:
+        drawn = sampling.sample(
+            loaded.build, loaded.params, jax.random.key(seed), templates, asked, elements=allowed, on_pack=advance
+        )
+    datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)
+    typer.echo(f"{out}: {len(drawn)} crystals")
+
+
+_AFTER_IDS = ("num_atoms", "numbers", "frac", "lattice", "properties", "split", "provenance")
+
+
+def _sizes(loaded: registry.Model) -> dict[int, int]:
+    return {int(n): c for n, c in loaded.config["sizes"].items()}
+
+
+def _asked(texts: list[str], names: list[str]) -> Any:
+    import numpy as np
+
+    asked = np.full(len(names), np.nan, np.float32)
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in names:
+            raise ValueError(f"--property {text}: expected {registry.choice(name, names)}")
+        try:
+            asked[names.index(name)] = float(value)
+        except ValueError:
+            raise ValueError(f"--property {text}: expected NAME=NUMBER") from None
+    return asked
+
+
+def predict(
+    crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
+    model: str = typer.Option("mp_20_heads", help="Property heads: name of a shipped model, or a path."),
+    out: Path | None = typer.Option(None, help="CSV to write; left out, rows are printed."),
+) -> None:
+    """Predict properties with uncertainty."""
+    import numpy as np
+
+    from crysjax.campaign.validate import estimate
+    from crysjax.data import batching
+
+    loaded, dataset = registry.load_model(model, "heads"), read_part(crystals)
+    found = estimate(loaded.build.predict, loaded.params, dataset, batching.capacity(dataset.num_atoms))
+    head = ["id", *(f"{name}{end}" for name in loaded.config["properties"] for end in ("", "_std"))]
+    numbers = np.stack([found.value, found.std], -1).reshape(len(dataset), -1)
+    lines = [",".join(head)]
+    lines += [",".join([str(i), *(f"{v:.5g}" for v in row)]) for i, row in zip(dataset.ids, numbers)]
+    if out is None:
+        typer.echo("\n".join(lines))
+    else:
+        out.write_text("\n".join(lines) + "\n")
+        typer.echo(f"{out}: {len(dataset)} crystals")
+
+
+@app.command("list")
+def show() -> None:
+    """Names of the models that are here, and of those that `pull` gets."""
+    for name in registry.installed():
+        typer.echo(f"{name:24s}{registry.model_path(name)}")
+    for name in sorted(set(pull.PUBLISHED) - set(registry.installed())):
+        typer.echo(f"{name:24s}not here: crysjax models pull {name}")
+
+
+@app.command()
+def card(name: str = typer.Argument(help="A model that is here.")) -> None:
+    """Print what is known of the making of a model."""
+    from crysjax.training import checkpoint
+
+    typer.echo(json.dumps(checkpoint.read_config(registry.model_path(name)).get("card", {}), indent=1))

@@ -1,0 +1,38 @@
+"""Progress on the terminal: a bar where there is one, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+QUIET_SECONDS = 5.0  # between plain lines
+
+Advance = Callable[..., None]  # (done, total, what = "")
+
+
+@contextmanager
+def bar(name: str) -> Iterator[Advance]:
+    """A progress display; call what it gives with (done, total, text)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeRemainingColumn(), disable=not _is_terminal()) as display:
+        task, last = display.add_task("", total=None, name=name), [-QUIET_SECONDS, ""]
+
+        def advance(done: int, total: int, what: str = "", part: str = name) -> None:
+            display.update(task, completed=done, total=total, description=what, name=part)
+            now = time.monotonic()
+            if display.disable and (done == total or now - last[0] > QUIET_SECONDS or part != last[1]):
+                last[:] = now, part
+                typer.echo(f"{part} {done}/{total} {what}".rstrip())
+
+        yield advance
+
+
+def _is_terminal() -> bool:
+    from rich.console import Console
+
+    return Console().is_terminal
