@@ -70,7 +70,7 @@ def dense(
 
 def _wide(dtype: Any) -> Any:
     """The type of sums and outputs: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
 
 
 class _Linear(nn.Module):
@@ -83,9 +83,11 @@ class _Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.init, (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.init, (x.shape[-1], self.features), _wide(self.dtype))
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=_wide(self.dtype))
-        return y + self.param("bias", nn.initializers.zeros, (self.features,))[None] if self.bias else y
+        return (
+            y + self.param("bias", nn.initializers.zeros, (self.features,), _wide(self.dtype))[None] if self.bias else y
+        )
 
 
 def pair_features(pack: Pack, frequencies: int, geometry: int) -> tuple[Array, Array]:
@@ -144,7 +146,7 @@ class _Layer(nn.Module):
         pack, even, odd, at_zero, cell, count = shared
         d, dtype = self.width, self.dtype
         i, j = pack.pairs[:, 0], pack.pairs[:, 1]
-        normed = nn.LayerNorm(dtype=_wide(self.dtype))(h)
+        normed = nn.LayerNorm(dtype=_wide(self.dtype), param_dtype=_wide(self.dtype))(h)
         receive = (
             _Linear(d, dtype, name="edge_receive")(normed)
             + _Linear(d, dtype, bias=False, name="edge_cell")(cell)[pack.owner]
@@ -191,7 +193,7 @@ class _Dense(nn.Module):
         h = h + _Linear(self.width, _wide(self.dtype), name="context")(context)[pack.owner]
         h = _Linear(self.width, self.dtype, name="embed")(nn.silu(h))
         h = self._passes(h, shared)
-        h = nn.LayerNorm()(h)
+        h = nn.LayerNorm(dtype=_wide(self.dtype), param_dtype=_wide(self.dtype))(h)
         prediction = _Heads(self.dtype, name="heads")(h, pack)
         if self.pair_head:
             moves = _PairHead(self.width, self.dtype, name="pair_head")(h, pack, even, odd) / count

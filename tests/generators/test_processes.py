@@ -37,7 +37,7 @@ def test_wrapped_score_is_the_derivative_of_the_explicit_sum(sigma):
 
 @pytest.mark.parametrize("sigma", [0.02, 0.15, 0.6])
 def test_wrapped_log_prob_integrates_to_one(sigma):
-    x = (jnp.arange(20000) + 0.5) / 20000
+    x = (jnp.arange(20000.0) + 0.5) / 20000
     density = jnp.exp(torus.wrapped_normal_log_prob(x, jnp.full_like(x, sigma)))
     assert abs(float(density.mean()) - 1) < 1e-4
 
