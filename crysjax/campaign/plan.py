@@ -38,10 +38,11 @@ class Plan(NamedTuple):
     guidance: str
     guidance_strength: float
     guidance_steps: int
+    guidance_rate: float
     sample_steps: int
     relax_steps: int
     exploration: float
-    novel: bool
+    novel_to: str
     generator: str
     heads: str
     potential: str
@@ -60,10 +61,11 @@ def plan(
     guidance: str = "resample",
     guidance_strength: float = 2.0,
     guidance_steps: int = 4,
+    guidance_rate: float = 0.02,
     sample_steps: int = 20,
     relax_steps: int = 100,
     exploration: float = 1.0,
-    novel: bool = False,
+    novel_to: str = "",
     generator: str = "mp_20_generator",
     heads: str = "mp_20_heads",
     potential: str = "student",
@@ -72,7 +74,8 @@ def plan(
     """A campaign.
 
     Args:
-        target: property -> `[low, high]` (null leaves a side open), "minimise" or "maximise".
+        target: property -> `[low, high]` (null leaves a side open), "minimise" or "maximise"; in YAML one line each,
+            `target.band_gap_ev: [1, 2]`.
         elements: symbols that may occur.
         min_atoms, max_atoms: atoms in the cell.
         rounds: design rounds; each learns from the ones before.
@@ -81,10 +84,11 @@ def plan(
         guidance: how samples are steered towards the target: one of `GUIDANCE`.
         guidance_strength: inverse temperature of the steering; the sampled law is p(x) exp(-strength * objective).
         guidance_steps: pool a drawn crystal is resampled from, or steps of the search.
+        guidance_rate: step size of the search.
         sample_steps: steps of the generator's sampler.
         relax_steps: most steps of a relaxation.
         exploration: standard deviations of optimism in the choice of what to validate.
-        novel: whether compositions of the generator's training data are left out.
+        novel_to: a data set whose compositions are left out.
         generator, heads, potential: name of a shipped model, or a path.
         seed: of everything random.
     """
@@ -100,6 +104,7 @@ def plan(
     _require(candidates * rounds >= validations, "validations", validations, "no more than candidates * rounds")
     _require(guidance in GUIDANCE, "guidance", guidance, choice(guidance, GUIDANCE))
     _require(0 <= guidance_strength < math.inf, "guidance_strength", guidance_strength, "a finite number from 0 on")
+    _require(0 < guidance_rate < math.inf, "guidance_rate", guidance_rate, "a finite number above 0")
     _require(0 <= exploration < math.inf, "exploration", exploration, "a finite number from 0 on")
     _require(0 <= seed < 2**32, "seed", seed, "a whole number from 0 to 4294967295")
     _require(bool(target), "target", target, "at least one property with its goal")
@@ -142,6 +147,10 @@ def _goal(name: str, value: Any) -> Goal:
 def read_plan(path: str | Path, **overrides: Any) -> Plan:
     """The plan in a YAML file; `overrides` that are not None win."""
     settings = read_yaml(path) | {k: v for k, v in overrides.items() if v is not None}
+    flat = {k.removeprefix("target."): v for k, v in settings.items() if k.startswith("target.")}
+    settings = {k: v for k, v in settings.items() if not k.startswith("target.")}
+    if flat and isinstance(settings.get("target", {}), dict):
+        settings["target"] = settings.get("target", {}) | flat
     arguments = checked(plan, settings, str(path))
     try:
         return plan(**arguments)

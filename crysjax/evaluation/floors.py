@@ -23,17 +23,30 @@ if TYPE_CHECKING:
 
 
 def random_template(train: Dataset, test: Dataset, *, seed: int = 0) -> Dataset:
-    """A random training structure with as many atoms; the row's species on its sites in random order."""
+    """A random training structure of the same stoichiometry and size, its species substituted at random.
+
+    Elements are substituted by elements of equal count. Where no training structure has the row's stoichiometry, any
+    of the same size carries the row's atoms in random order.
+    """
     rng = np.random.default_rng(seed)
-    templates, sizes = entries(train), defaultdict(list)
-    for i, count in enumerate(train.num_atoms.tolist()):
-        sizes[count].append(i)
+    templates, same = entries(train), defaultdict(list)
+    for i, row in enumerate(templates):
+        same[_pattern(row)].append(i)
+        same[len(row.numbers)].append(i)
     rows = []
     for row in entries(test):
-        same = sizes.get(len(row.numbers))
-        template = templates[same[rng.integers(len(same))]] if same else None
-        rows.append(_candidate(row, template, rng.permutation(row.numbers)))
+        index = same.get(_pattern(row)) or same.get(len(row.numbers))
+        template = templates[index[rng.integers(len(index))]] if index else None
+        rows.append(_drawn(row, template, rng))
     return from_entries(rows, provenance={"floor": "random template", "seed": seed})
+
+
+def _drawn(row: Entry, template: Entry | None, rng: np.random.Generator) -> Entry:
+    """The template with the row's species: by elements of equal count, or else atom by atom."""
+    if template is None or _pattern(template) != _pattern(row):
+        return _candidate(row, template, rng.permutation(row.numbers))
+    orders = _orders(_species(row), _pattern(row))
+    return _substituted(row, template, dict(zip(_species(template), orders[rng.integers(len(orders))])))
 
 
 def twin(train: Dataset, test: Dataset) -> Dataset:

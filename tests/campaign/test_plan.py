@@ -9,7 +9,8 @@ from crysjax.campaign import plan as plans
 from crysjax.campaign.plan import Goal
 
 GOOD = """
-target: {band_gap_ev: [1, 2.5], formation_energy_ev_per_atom: minimise}
+target.band_gap_ev: [1, 2.5]
+target.formation_energy_ev_per_atom: minimise
 elements: [O, Ti, Sr]
 """
 
@@ -28,6 +29,12 @@ def test_a_good_plan(tmp_path):
     assert plan.guidance_strength == 3.0 and isinstance(plan.guidance_strength, float)
     open_side = read(tmp_path, GOOD.replace("[1, 2.5]", "[null, 2.5]"))
     assert open_side.target["band_gap_ev"] == Goal("window", -math.inf, 2.5)
+
+
+def test_one_mapping_is_the_same_target(tmp_path):
+    nested = "target: {formation_energy_ev_per_atom: minimise, band_gap_ev: [1, 2.5]}\nelements: [O, Ti, Sr]\n"
+    assert read(tmp_path, nested) == read(tmp_path, GOOD)
+    assert read(tmp_path, GOOD + "guidance_rate: 1e-3\n").guidance_rate == 1e-3  # YAML 1.1 reads it as text
 
 
 def test_settings_make_the_same_plan(tmp_path):
@@ -52,8 +59,10 @@ BAD = {
     "guidance: resampel": r"guidance: 'resampel'; expected one of none, .*did you mean resample\?",
     "max_atoms: 1": r"max_atoms: 1; expected at least min_atoms = 2",
     "seed: -1": r"seed: -1; expected a whole number from 0",
+    "guidance_rate: 1e-2x": r"guidance_rate: '1e-2x'; expected a number",
+    "target.gap_ev: low": r"target\.gap_ev: 'low'; expected \[low, high\]",
     "guidance_strength: .nan": r"guidance_strength: nan; expected a finite number",
-    "elements: [O]": r"line 4, column 1: key 'elements' is given twice",
+    "elements: [O]": r"line 5, column 1: key 'elements' is given twice",
 }
 
 
