@@ -72,7 +72,7 @@ class Estimate(NamedTuple):
 
 
 class Oracle(NamedTuple):
-    """A property with its price. `batch` maps a stacked `Crystal` (leading axis m, common slot count) to m estimates."""
+    """A property with its price. `batch` maps a stacked `Crystal` (leading axis m, common slot count) to estimates."""
 
     name: str
     unit: str

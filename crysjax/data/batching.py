@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crysjax.base import NUM_SPECIES, UNKNOWN, Crystal, Pack
+from crysjax.base import NUM_SPECIES, UNKNOWN, Crystal, Pack, site_mask
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
 
@@ -55,15 +55,22 @@ def _round_up(value: float, step: int) -> int:
     return int(-(-value // step) * step)
 
 
-def assign(num_atoms: np.ndarray, shape: Capacity, open_packs: int = 8) -> list[list[int]]:
-    """Which crystals (positions in `num_atoms`) share a pack: first fit, in order, over a few open packs."""
+def assign(
+    num_atoms: np.ndarray, shape: Capacity, open_packs: int = 8, edges: np.ndarray | None = None, max_edges: int = 0
+) -> list[list[int]]:
+    """Which crystals (positions in `num_atoms`) share a pack: first fit, in order, over a few open packs.
+
+    With `edges`, each crystal's number of edges of a radius graph, a pack also holds `max_edges` of them at most.
+    """
     done: list[list[int]] = []
     bins: list[tuple[list[int], np.ndarray]] = []
-    limit = np.array([shape.sites, shape.pairs, shape.crystals])
-    for i, n in enumerate(np.asarray(num_atoms, np.int64)):
-        need = np.array([n, n * (n - 1) // 2, 1])
+    limit = np.array([shape.sites, shape.pairs, shape.crystals, max_edges])
+    edges = np.zeros(len(num_atoms), np.int64) if edges is None else edges
+    for i, (n, e) in enumerate(zip(np.asarray(num_atoms, np.int64), edges)):
+        need = np.array([n, n * (n - 1) // 2, 1, e])
         if (need > limit).any():
-            raise ValueError(f"crystal {i} has {n} sites; a pack holds {shape.sites} sites and {shape.pairs} pairs")
+            held = f"{shape.sites} sites, {shape.pairs} pairs" + (f" and {max_edges} edges" if e else "")
+            raise ValueError(f"crystal {i} has {n} sites" + (f" and {e} edges" if e else "") + f"; a pack holds {held}")
         slot = next((k for k, (_, used) in enumerate(bins) if (used + need <= limit).all()), None)
         if slot is None:
             if len(bins) == open_packs:
@@ -120,18 +127,13 @@ def stack(dataset: Dataset, groups: list[list[int]], shape: Capacity) -> Batch:
     return Batch(Pack(*(np.stack(leaves) for leaves in zip(*packs))), index)
 
 
-def batches(dataset: Dataset, shape: Capacity, tiles: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-    """One epoch of shuffled batches of `tiles` packs each, a function of (seed, epoch) alone.
-
-    A batch has a fixed number of full packs, not of crystals: nothing is padded and a step compiles once. The packs
-    left over at the end of an epoch are dropped. `skip` batches are passed over, which is how a run resumes.
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(len(dataset))
-    groups = [[int(order[i]) for i in g] for g in assign(dataset.num_atoms[order], shape)]
-    if len(groups) < tiles:
-        raise ValueError(f"batch: {tiles} packs a batch, but the data set fills only {len(groups)}; lower tiles")
-    for start in range(skip * tiles, len(groups) - tiles + 1, tiles):
-        yield stack(dataset, groups[start : start + tiles], shape)
+def shuffled_groups(
+    num_atoms: np.ndarray, shape: Capacity, seed: int, epoch: int, edges: np.ndarray | None = None, max_edges: int = 0
+) -> list[list[int]]:
+    """Which crystals share a pack in one epoch, a function of (seed, epoch) alone; see `assign`."""
+    order = np.random.default_rng((seed, epoch)).permutation(len(num_atoms))
+    in_order = None if edges is None else edges[order]
+    return [[int(order[i]) for i in g] for g in assign(num_atoms[order], shape, edges=in_order, max_edges=max_edges)]
 
 
 def prefetch(iterator: Iterator, ahead: int = 2) -> Iterator:
@@ -173,8 +175,7 @@ def prefetch(iterator: Iterator, ahead: int = 2) -> Iterator:
 def pack_one(crystal: Crystal) -> Pack:
     """The pack of one crystal; traceable."""
     owner, pairs, _ = topology(np.array([crystal.frac.shape[0]]), _one(crystal.frac.shape[0]))
-    occupied = (jax.lax.stop_gradient(crystal.occupancy).sum(-1) > 0).astype(crystal.frac.dtype)
-    mask = occupied[pairs[:, 0]] * occupied[pairs[:, 1]]
+    mask = _pair_mask(crystal.occupancy, pairs).astype(crystal.frac.dtype)
     return Pack(crystal.occupancy, crystal.frac, crystal.lattice[None], jnp.asarray(owner), jnp.asarray(pairs), mask)
 
 
@@ -184,8 +185,7 @@ def pack_stacked(crystals: Crystal) -> Pack:
     one = topology(np.array([n]), _one(n))[1]
     pairs = (one[None] + n * np.arange(m, dtype=np.int32)[:, None, None]).reshape(-1, 2)
     flat = crystals.occupancy.reshape(m * n, -1)
-    occupied = (jax.lax.stop_gradient(flat).sum(-1) > 0).astype(crystals.frac.dtype)
-    mask = occupied[pairs[:, 0]] * occupied[pairs[:, 1]]
+    mask = _pair_mask(flat, pairs).astype(crystals.frac.dtype)
     owner = jnp.repeat(jnp.arange(m, dtype=jnp.int32), n)
     return Pack(flat, crystals.frac.reshape(m * n, 3), crystals.lattice, owner, jnp.asarray(pairs), mask)
 
@@ -194,6 +194,12 @@ def unpack_stacked(pack: Pack) -> Crystal:
     """The inverse of `pack_stacked` (every crystal owns the same number of slots); traceable."""
     m = pack.lattice.shape[0]
     return Crystal(pack.occupancy.reshape(m, -1, pack.occupancy.shape[-1]), pack.frac.reshape(m, -1, 3), pack.lattice)
+
+
+def _pair_mask(occupancy: jax.Array, pairs: np.ndarray) -> jax.Array:
+    """1 for pairs of two occupied slots; a crystal of one slot has room for a pair, but its site is no pair."""
+    occupied = site_mask(occupancy)
+    return occupied[pairs[:, 0]] * occupied[pairs[:, 1]] * (pairs[:, 0] != pairs[:, 1]).astype(occupied.dtype)
 
 
 def _one(n: int) -> Capacity:

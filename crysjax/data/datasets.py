@@ -6,7 +6,7 @@ import itertools
 import json
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,10 @@ import numpy as np
 from crysjax.data.elements import SYMBOLS, formula
 
 FORMAT = 1
+
+ENERGY, FORCES = "energy_ev_per_atom", "forces_ev_per_a"
+STRESS = tuple(f"stress_{ij}_ev_per_a3" for ij in ("xx", "yy", "zz", "yz", "xz", "xy"))
+"""Names of what interatomic potentials learn from; stress is dE/dstrain a volume, ASE's sign and order."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Dataset:
     properties: dict[str, np.ndarray]  # name -> (m,) float32, NaN = missing; the name carries the unit
     split: np.ndarray  # (m,) str: "train", "val", "test" or ""
     provenance: dict  # where each part came from, which entries were skipped and why
+    site_properties: dict[str, np.ndarray] = field(default_factory=dict)  # name -> (sites, ...) float32, NaN = missing
 
     def __len__(self) -> int:
         return len(self.num_atoms)
@@ -42,6 +47,7 @@ class Entry(NamedTuple):
     frac: np.ndarray  # (n, 3)
     lattice: np.ndarray  # (3, 3) rows a, b, c in Å
     properties: dict[str, float]  # missing = NaN or left out
+    site_properties: dict[str, np.ndarray] = {}  # noqa: RUF012 (never changed)  # name -> (n, ...)
 
 
 def checked(entry: Entry) -> Entry:
@@ -71,6 +77,7 @@ def from_entries(entries: Iterable[Entry], *, split: str | list[str] = "", prove
         raise ValueError("a data set needs at least one crystal, got none")
     names = sorted({name for entry in entries for name in entry.properties})
     properties = {k: np.array([e.properties.get(k, np.nan) for e in entries], np.float32) for k in names}
+    of_sites = _joined_sites([entry.site_properties for entry in entries], [len(e.numbers) for e in entries])
     return Dataset(
         ids=np.array([entry.id for entry in entries]),
         num_atoms=np.array([len(entry.numbers) for entry in entries], np.int32),
@@ -80,7 +87,19 @@ def from_entries(entries: Iterable[Entry], *, split: str | list[str] = "", prove
         properties=properties,
         split=np.array([split] * len(entries) if isinstance(split, str) else split),
         provenance=provenance or {},
+        site_properties=of_sites,
     )
+
+
+def _joined_sites(parts: list[dict[str, np.ndarray]], sizes: list[int]) -> dict[str, np.ndarray]:
+    """Site properties of several parts, one after another; where a part lacks one its sites are NaN."""
+    like = {name: np.asarray(values) for part in parts for name, values in part.items()}
+    columns = {}
+    for name, example in like.items():
+        rest = example.shape[1:]
+        rows = [part.get(name, np.full((n, *rest), np.nan)) for part, n in zip(parts, sizes)]
+        columns[name] = np.concatenate(rows).astype(np.float32)
+    return columns
 
 
 def entries(dataset: Dataset) -> list[Entry]:
@@ -94,6 +113,7 @@ def entries(dataset: Dataset) -> list[Entry]:
             dataset.frac[s],
             dataset.lattice[i],
             {k: float(v[i]) for k, v in dataset.properties.items()},
+            {k: v[s] for k, v in dataset.site_properties.items()},
         )
         for i, s in enumerate(sites)
     ]
@@ -117,8 +137,9 @@ def take(dataset: Dataset, index: np.ndarray) -> Dataset:
     index = np.flatnonzero(index) if index.dtype == bool else index
     sites = site_index(dataset, index)
     properties = {k: v[index] for k, v in dataset.properties.items()}
+    of_sites = {k: v[sites] for k, v in dataset.site_properties.items()}
     return Dataset(dataset.ids[index], dataset.num_atoms[index], dataset.numbers[sites], dataset.frac[sites],
-                   dataset.lattice[index], properties, dataset.split[index], dataset.provenance)  # fmt: skip
+                   dataset.lattice[index], properties, dataset.split[index], dataset.provenance, of_sites)  # fmt: skip
 
 
 def where_split(dataset: Dataset, split: str) -> Dataset:
@@ -139,12 +160,14 @@ def concatenate(parts: list[Dataset]) -> Dataset:
         np.concatenate([getattr(p, f) for p in parts]) for f in ("ids", "num_atoms", "numbers", "frac", "lattice")
     )
     provenance = {"parts": [part.provenance for part in parts]}
-    return Dataset(*fields, properties, np.concatenate([p.split for p in parts]), provenance)
+    of_sites = _joined_sites([p.site_properties for p in parts], [len(p.numbers) for p in parts])
+    return Dataset(*fields, properties, np.concatenate([p.split for p in parts]), provenance, of_sites)
 
 
 def save(dataset: Dataset, path: str | Path) -> Path:
     """Write one compressed `.npz`; nothing in it needs unpickling."""
     arrays = {f"property/{k}": v for k, v in dataset.properties.items()}
+    arrays |= {f"site/{k}": v for k, v in dataset.site_properties.items()}
     arrays |= {f: getattr(dataset, f) for f in ("ids", "num_atoms", "numbers", "frac", "lattice", "split")}
     meta = json.dumps({"format": FORMAT, "provenance": dataset.provenance})
     path = Path(path)
@@ -165,9 +188,12 @@ def load(path: str | Path) -> Dataset:
         raise ValueError(f"{path}: not a crysjax data set ({error}); make one with `crysjax data prepare`") from None
     if meta["format"] != FORMAT:
         raise ValueError(f"{path}: data format {meta['format']}, this version reads format {FORMAT}")
-    properties = {k.removeprefix("property/"): v for k, v in arrays.items() if k.startswith("property/")}
+    of_crystals, of_sites = (
+        {name.removeprefix(kind): a for name, a in arrays.items() if name.startswith(kind)}
+        for kind in ("property/", "site/")
+    )
     core = (arrays[f] for f in ("ids", "num_atoms", "numbers", "frac", "lattice"))
-    return Dataset(*core, properties, arrays["split"], meta["provenance"])
+    return Dataset(*core, of_crystals, arrays["split"], meta["provenance"], of_sites)
 
 
 def info(dataset: Dataset) -> dict:
@@ -183,6 +209,7 @@ def info(dataset: Dataset) -> dict:
         "elements": {SYMBOLS[z - 1]: int(c) for z, c in zip(found, sites)},
         "compositions": len({formula(entry.numbers) for entry in entries(dataset)}),
         "properties": {k: _range(v) for k, v in dataset.properties.items()},
+        "site_properties": {k: _range(v) for k, v in dataset.site_properties.items()},
         "provenance": dataset.provenance,
     }
 

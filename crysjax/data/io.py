@@ -18,7 +18,19 @@ import numpy as np
 
 from crysjax.base import NUM_SPECIES, Crystal
 from crysjax.data import cif, layouts
-from crysjax.data.datasets import Dataset, Entry, checked, concatenate, entries, from_entries, load, save
+from crysjax.data.datasets import (
+    ENERGY,
+    FORCES,
+    STRESS,
+    Dataset,
+    Entry,
+    checked,
+    concatenate,
+    entries,
+    from_entries,
+    load,
+    save,
+)
 from crysjax.data.layouts import IDS, Lazy, collect, numeric
 
 if TYPE_CHECKING:
@@ -242,9 +254,14 @@ def _from_ase(atoms: Atoms, name: str) -> Entry:
         raise ValueError("sites with partial occupancy are not read yet")
     name = str(next((atoms.info[k] for k in IDS if k in atoms.info), name))
     properties = numeric(atoms.info.items())
-    if atoms.calc is not None and "energy" in atoms.calc.results:
-        properties["energy_ev_per_atom"] = float(atoms.calc.results["energy"]) / len(atoms)
-    return Entry(name, atoms.numbers, atoms.get_scaled_positions(wrap=False), np.asarray(atoms.cell), properties)
+    found = {} if atoms.calc is None else atoms.calc.results
+    if "energy" in found:
+        properties[ENERGY] = float(found["energy"]) / len(atoms)
+    if "stress" in found:
+        properties |= dict(zip(STRESS, np.asarray(found["stress"], float)))  # ASE's Voigt order is ours
+    forces = {FORCES: found["forces"]} if "forces" in found else {}
+    frac, cell = atoms.get_scaled_positions(wrap=False), np.asarray(atoms.cell)
+    return Entry(name, atoms.numbers, frac, cell, properties, forces)
 
 
 def write_crystals(materials: Dataset | list[Crystal | Entry], path: str | Path) -> list[Path]:

@@ -54,25 +54,29 @@ def test_padding_adds_nothing_to_sums():
     np.testing.assert_array_equal(sum_by_crystal(jnp.ones_like(pack.owner, jnp.float32), pack), expected)
 
 
-def test_an_epoch_is_a_function_of_seed_and_epoch_and_can_be_entered_anywhere():
+def test_an_epoch_is_a_function_of_seed_and_epoch_and_holds_every_crystal_once():
     dataset = random_dataset(200)
     shape = batching.capacity(dataset.num_atoms, pairs=128)
-    whole = list(batching.batches(dataset, shape, 2, seed=3, epoch=1))
-    tail = list(batching.batches(dataset, shape, 2, seed=3, epoch=1, skip=2))
-    assert len(whole) > 4 and len(tail) == len(whole) - 2
-    jax.tree.map(np.testing.assert_array_equal, whole[2:], tail)
-    other = next(batching.batches(dataset, shape, 2, seed=3, epoch=2))
-    assert not np.array_equal(other.index, whole[0].index)
-    seen = np.concatenate([b.index[b.index >= 0] for b in whole])
-    assert len(set(seen.tolist())) == len(seen) > 0.9 * len(dataset)
+    groups = batching.shuffled_groups(dataset.num_atoms, shape, seed=3, epoch=1)
+    assert groups == batching.shuffled_groups(dataset.num_atoms, shape, seed=3, epoch=1)
+    assert groups != batching.shuffled_groups(dataset.num_atoms, shape, seed=3, epoch=2)
+    assert sorted(i for g in groups for i in g) == list(range(len(dataset)))
 
 
 def test_packs_are_full():
     """Mixed sizes leave less than 15 % of the pair slots unused over an epoch."""
     dataset = random_dataset(2000)
     shape = batching.capacity(dataset.num_atoms, pairs=512)
-    used = [b.pack.pair_mask.mean() for b in batching.batches(dataset, shape, 1, seed=0, epoch=0)]
-    assert np.mean(used) > 0.85
+    batch = batching.stack(dataset, batching.shuffled_groups(dataset.num_atoms, shape, seed=0, epoch=0), shape)
+    assert batch.pack.pair_mask.mean() > 0.85
+
+
+def test_a_pack_holds_no_more_edges_than_it_has_room_for():
+    sizes, edges = np.full(30, 2), np.arange(1, 31)
+    groups = batching.assign(sizes, batching.Capacity(60, 60, 30), edges=edges, max_edges=40)
+    assert max(edges[g].sum() for g in groups) <= 40 and sorted(i for g in groups for i in g) == list(range(30))
+    with pytest.raises(ValueError, match="31 edges"):
+        batching.assign(np.array([2]), batching.Capacity(60, 60, 30), edges=np.array([31]), max_edges=30)
 
 
 def test_one_crystal_is_a_pack_of_one_and_empty_slots_make_no_pairs():
@@ -84,6 +88,13 @@ def test_one_crystal_is_a_pack_of_one_and_empty_slots_make_no_pairs():
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), crystal)
     back = batching.unpack_stacked(batching.pack_stacked(stacked))
     jax.tree.map(np.testing.assert_array_equal, stacked, back)
+
+
+def test_a_single_site_is_no_pair():
+    crystal = Crystal(one_hot(jnp.array([3])), jnp.zeros((1, 3)), jnp.eye(3))
+    assert batching.pack_one(crystal).pair_mask.sum() == 0
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), crystal)
+    assert batching.pack_stacked(stacked).pair_mask.sum() == 0
 
 
 def test_missing_properties_are_nan_and_unknown_ones_are_named():
