@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ LEAST_OUTCOMES = 4  # validated candidates before the surrogate has a say
 PAIRS = 2048  # of a pack: what fits the cache
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
+RoundProgress = Callable[[int, str, int, int], None]  # the same, after the number of the round
 
 
 class Tools(NamedTuple):
@@ -53,7 +55,7 @@ class Tools(NamedTuple):
     condition: np.ndarray  # (k,) what the generator is asked for; NaN = nothing
     relax: Callable[[Dataset, Progress], Relaxed]
     judge: Callable[[Dataset, np.ndarray], Judged]  # (relaxed crystals, eV/atom) -> target properties
-    known: frozenset[str]  # reduced formulas of the generator's data that may not come again
+    known: frozenset[str]  # reduced formulas that are not asked for
     draws: int  # network samples behind one candidate: a pool, or the steps of a search
 
 
@@ -64,15 +66,15 @@ class Drawn(NamedTuple):
     proposal: Proposal  # without its packs
 
 
-def run(plan: Plan, tools: Tools, folder: Path, *, resume: bool, progress: Progress) -> Outcomes:
+def run(plan: Plan, tools: Tools, folder: Path, *, resume: bool, progress: RoundProgress) -> Outcomes:
     """All rounds; what a former run of the same plan left in `folder` is kept and not computed again."""
     folder.mkdir(parents=True, exist_ok=True)
     book, settings = folder / "ledger.jsonl", as_settings(plan)
     fresh = memory.empty(len(tools.goals.names), tools.predictor.width)
     outcomes = (memory.load(folder, settings) if resume else None) or fresh
     passed = ledger.passed_stages(ledger.keep_rounds(book, outcomes.rounds))
-    for _ in range(outcomes.rounds, plan.rounds):
-        outcomes, passed = design_round(plan, tools, outcomes, passed, book, progress)
+    for number in range(outcomes.rounds, plan.rounds):
+        outcomes, passed = design_round(plan, tools, outcomes, passed, book, partial(progress, number))
         memory.save(outcomes, folder, settings)
     return outcomes
 
@@ -183,7 +185,7 @@ def screen(drawn: Drawn, alive: np.ndarray, outcomes: Outcomes, known: frozenset
         why[~getattr(gated, name)[alive]] = gates.SAID[name]
     crystals = datasets.take(drawn.crystals, alive)
     familiar = np.array([formula(entry.numbers) in known for entry in entries(crystals)], bool)
-    why[familiar & (why == "")] = "composition is in the training data"
+    why[familiar & (why == "")] = "composition is known already"
     return unique(crystals, why, outcomes)
 
 

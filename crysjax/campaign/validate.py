@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -12,9 +13,11 @@ import numpy as np
 from crysjax.base import Estimate, Pack, Params
 from crysjax.campaign.goals import Goals
 from crysjax.campaign.propose import Predictor
-from crysjax.data import batching
+from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
+from crysjax.potentials.mlip import Potential
+from crysjax.potentials.relax_dataset import relax_dataset
 
 FORMATION_ENERGY = "formation_energy_ev_per_atom"
 
@@ -27,6 +30,23 @@ class Relaxed(NamedTuple):
     max_force: np.ndarray  # (m,) eV/Å
     evaluations: np.ndarray  # (m,) of energy, forces and stress
     reason: np.ndarray  # (m,) str, "" where it worked
+
+
+def relaxer(potential: Potential, params: Params, *, steps: int) -> Callable[[Dataset, Callable], Relaxed]:
+    """`(crystals, progress) -> Relaxed`: positions and cells by FIRE, at most `steps` evaluations a crystal."""
+
+    def relax(crystals: Dataset, progress: Callable[[str, int, int], None]) -> Relaxed:
+        if not len(crystals):
+            none = np.zeros(0, np.float32)
+            return Relaxed(crystals, none, none, np.zeros(0, int), np.zeros(0, "<U80"))
+        found = relax_dataset(
+            potential.energy_forces_stress, params, crystals, cutoff_angstrom=potential.cutoff_angstrom,
+            max_steps=steps, progress=lambda done, total: progress("relax", done, total),
+        )  # fmt: skip
+        wrapped = replace(found.crystals, frac=datasets.wrap(found.crystals.frac))
+        return Relaxed(wrapped, found.energy / crystals.num_atoms, found.fmax, found.steps, found.reason)
+
+    return relax
 
 
 class Judged(NamedTuple):

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from crysjax import __version__
-from crysjax.cli import data, evaluate, models, train
+from crysjax.cli import data, design, evaluate, models, train
 
 app = typer.Typer(
     help="Inverse design of inorganic crystals. `crysjax COMMAND --help` tells more; --debug shows tracebacks.",
@@ -20,6 +20,8 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("sample")(models.sample)
 app.command("predict")(models.predict)
+app.command("relax")(models.relax)
+app.command("design")(design.design)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 

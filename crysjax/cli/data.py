@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from crysjax.cli.show import bar
+
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset
 
@@ -93,6 +95,33 @@ def space_groups(
     typer.echo(
         f"{datasets.save(dataset, out)}: {len(set(found.tolist()))} different groups, {(found == 1).mean():.1%} P1"
     )
+
+
+@app.command()
+def label(
+    path: str = typer.Argument(help="PATH[:SPLIT] of crystals."),
+    out: Path = typer.Option(..., help="The data set file to write (.npz)."),
+    potential: str = typer.Option(..., help="A potential: name of a model that is here, or a path."),
+) -> None:
+    """Add energies, forces and stresses of a potential: what another potential can learn from."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from crysjax.cli import registry
+    from crysjax.data import datasets
+    from crysjax.potentials.label import label as labelled
+    from crysjax.potentials.mlip import load_potential
+
+    source = registry.model_path(potential)
+    teacher, params = load_potential(source)
+    dataset = read_part(path)
+    with bar("label") as advance:
+        found = labelled(dataset, teacher, params, progress=advance)
+    known = np.isfinite(found.properties[datasets.ENERGY])
+    found = replace(found, provenance=found.provenance | {"labelled_by": source.name})
+    datasets.save(datasets.take(found, known), out)
+    typer.echo(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: the potential has no answer")
 
 
 def _fractions(text: str) -> dict[str, float]:

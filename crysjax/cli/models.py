@@ -100,6 +100,42 @@ def predict(
         typer.echo(f"{out}: {len(dataset)} crystals")
 
 
+def relax(
+    crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
+    out: Path = typer.Option(..., help="Relaxed crystals: .npz, .extxyz, .cif, or a folder of CIFs."),
+    potential: str = typer.Option("student", help="A potential: name of a model that is here, or a path."),
+    steps: int = typer.Option(200, min=1, help="Most steps a crystal."),
+    fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),
+    pressure_gpa: float = typer.Option(0.0, help="Outer pressure."),
+    cell: bool = typer.Option(True, help="Whether the cell moves."),
+) -> None:
+    """Relax positions and cells by a machine-learned potential, many crystals at once."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from crysjax.data import datasets, io
+    from crysjax.potentials.mlip import load_potential
+    from crysjax.potentials.relax import Fire
+    from crysjax.potentials.relax_dataset import relax_dataset
+
+    engine, params = load_potential(registry.model_path(potential))
+    dataset = read_part(crystals)
+    settings = Fire(fmax_ev_angstrom=fmax, pressure_gpa=pressure_gpa, move_cell=cell)
+    with bar("relax") as advance:
+        found = relax_dataset(
+            engine.energy_forces_stress, params, dataset, cutoff_angstrom=engine.cutoff_angstrom, settings=settings,
+            max_steps=steps, progress=advance,
+        )  # fmt: skip
+    answers = {"potential_ev_per_atom": found.energy / dataset.num_atoms, "fmax_ev_per_angstrom": found.fmax}
+    answers |= {"converged": found.converged.astype(np.float32), "valid": found.valid.astype(np.float32)}
+    relaxed = replace(found.crystals, frac=datasets.wrap(found.crystals.frac), properties=dataset.properties | answers)
+    datasets.save(relaxed, out) if out.suffix == ".npz" else io.write_crystals(relaxed, out)
+    typer.echo(f"{out}: {len(dataset)} crystals, {found.converged.sum()} converged, {(~found.valid).sum()} failed")
+    for name, reason in zip(dataset.ids[~found.valid], found.reason[~found.valid]):
+        typer.echo(f"{name}: {reason}", err=True)
+
+
 @app.command("list")
 def show() -> None:
     """Names of the models that are here, and of those that `pull` gets."""

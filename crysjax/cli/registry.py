@@ -125,61 +125,28 @@ def load_model(name: str, kind: str, overrides: Mapping[str, Any] | None = None)
     return Model(build, checkpoint.read_params(path), config)
 
 
-def _elements(part: Any) -> list[int]:
-    """Atomic numbers that occur."""
-    return sorted(set(part.numbers.tolist()))
-
-
-class Task(NamedTuple):
-    """What `crysjax train` needs to know of a kind of model."""
-
-    init: Any  # (key, pack, labels) -> params
-    loss: Any  # (params, key, pack, labels) -> (scalar, metrics)
-    names: tuple[str, ...]  # the labels
-    settings: dict[str, Any]  # all that rebuilds the model
-    about: dict[str, Any]  # further entries of the model's config
-
-
-def generator_task(settings: Mapping[str, Any], part: Any, names: tuple[str, ...]) -> Task:
-    """Statistics of the training part enter the settings, so that the model rebuilds itself without the data."""
+def load_predictor(name: str) -> tuple[Any, dict[str, Any]]:
+    """Property heads as the campaign uses them, and their config; features are the first member's crystal features."""
+    import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from crysjax.base import Condition
-    from crysjax.training import tasks
+    from crysjax.campaign.propose import Predictor
 
-    center, scale = tasks.lattice_statistics(part)
-    scalars = tuple(name for name in names if name != "space_group")  # a label of its own, not a number
-    property_center, property_scale = tasks.property_statistics(part, scalars)
-    found = {"lattice_center": center, "lattice_scale": scale}
-    found |= {"property_center": property_center, "property_scale": property_scale}
-    settings = {f"generator.{k}": v for k, v in found.items()} | dict(settings)
-    generator = build_generator(settings)
-    sizes, count = np.unique(part.num_atoms, return_counts=True)
-    about = {"properties": list(scalars), "sizes": {int(n): int(c) for n, c in zip(sizes, count)}}
-    about["elements"] = _elements(part)
+    model = load_model(name, "heads")
+    settings = model.config["settings"]
+    plain, nested = sections(settings, ("network",))
+    network = made("network", plain["network"], networks(), nested["network"])
+    many = any(key.startswith("ensemble.") for key in settings)
 
-    def init(key: Any, pack: Any, labels: Any) -> Any:
-        crystals = pack.lattice.shape[0]
-        nothing = Condition(jnp.full((crystals, len(scalars)), jnp.nan), jnp.zeros(crystals, jnp.int32))
-        return generator.init(key, pack, nothing)
+    def features(params: Any, pack: Any) -> Any:
+        first = jax.tree.map(lambda leaf: leaf[0], params) if many else params
+        return network.apply(first["network"], pack, jnp.ones((pack.lattice.shape[0], 1), pack.frac.dtype)).crystal
 
-    return Task(init, tasks.generator_loss(generator, names), names, settings, about)
-
-
-def heads_task(settings: Mapping[str, Any], part: Any, names: tuple[str, ...]) -> Task:
-    """Property heads on the labels `names`."""
-    from crysjax.training import tasks
-
-    if not names:
-        raise ValueError("properties: []; expected at least one property to predict")
-    center, scale = tasks.property_statistics(part, names)
-    found = {"heads.names": list(names), "heads.center": center, "heads.scale": scale}
-    settings = dict(settings) | found
-    heads = build_heads(settings)
-    about = {"properties": list(names), "elements": _elements(part)}
-    return Task(lambda key, pack, labels: heads.init(key, pack), heads.loss, names, settings, about)
+    width = int(np.shape(model.params["head"]["first"])[-2])
+    numbers = (tuple(settings[f"heads.{key}"]) for key in ("center", "scale"))
+    predictor = Predictor(tuple(settings["heads.names"]), *numbers, model.build.predict, features, width, model.params)
+    return predictor, model.config
 
 
 BUILDERS = {"generator": build_generator, "heads": build_heads}
-TASKS = {"generator": generator_task, "heads": heads_task}

@@ -15,8 +15,9 @@ import typer
 from crysjax.campaign.settings import checked, choice, read_yaml
 from crysjax.cli import registry
 from crysjax.cli.show import bar
+from crysjax.cli.tasks import TASKS
 
-SECTIONS = ("network", "generator", "heads", "ensemble", "frac", "lattice", "species", "optimizer")
+SECTIONS = ("network", "generator", "heads", "ensemble", "loss", "frac", "lattice", "species", "optimizer")
 
 
 class Run(NamedTuple):
@@ -54,7 +55,7 @@ def run_settings(
     """The keys of a training config that are not a factory's.
 
     Args:
-        kind: what is trained, "generator" or "heads".
+        kind: what is trained: "generator", "heads" or "potential".
         data: a data set file made by `crysjax data prepare`, relative to the working folder.
         steps: optimiser steps.
         properties: labels: a generator's conditions, or what heads predict.
@@ -68,8 +69,8 @@ def run_settings(
     for key, value in {"steps": steps, "tiles": tiles, "log_every": log_every, "save_every": save_every}.items():
         if value < 1:
             raise ValueError(f"{key}: {value}; expected a whole number of at least 1")
-    if kind not in registry.BUILDERS:
-        raise ValueError(f"kind: {kind!r}; expected {choice(kind, registry.BUILDERS)}")
+    if kind not in TASKS:
+        raise ValueError(f"kind: {kind!r}; expected {choice(kind, TASKS)}")
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay: {ema_decay}; expected a number from 0 up to, not including, 1")
     return Run(kind, data, list(properties), train_split, validation_split, steps, tiles, pairs, seed, ema_decay,
@@ -115,31 +116,26 @@ def parse(settings: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
 def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     import jax
 
-    from crysjax.data import batching, datasets
-    from crysjax.training import checkpoint, loop, tasks
+    from crysjax.data import datasets
+    from crysjax.training import loop
 
     dataset = datasets.load(run.data)
     part, held_out = (datasets.where_split(dataset, s) for s in (run.train_split, run.validation_split))
     settings, optimizer = _optimizer(settings, run.steps)
-    task = registry.TASKS[run.kind](settings, part, tuple(run.properties))
-    shape = batching.capacity(dataset.num_atoms, run.pairs)
-    stream = tasks.stream(part, shape, run.tiles, run.seed, task.names)
+    task = TASKS[run.kind](settings, run, part, held_out)
     key_init, key_run, key_test = jax.random.split(jax.random.key(run.seed), 3)
-    pack, labels = next(iter(stream(0)))
-    params = task.init(key_init, jax.tree.map(lambda leaf: leaf[0], pack), labels[0])
-    config = {"kind": run.kind, "settings": task.settings, **task.about}
+    params = task.init(key_init, *jax.tree.map(lambda leaf: leaf[0], next(iter(task.stream(0)))))
     state = loop.initial(params, optimizer, key_run)
     begun = time.perf_counter()
     step = loop.make_step(task.loss, optimizer, ema_decay=run.ema_decay)
     with bar("train") as advance:
         state = loop.fit(
-            state, step, stream, out, steps=run.steps, log_every=run.log_every, save_every=run.save_every,
-            on_log=lambda row: advance(row["step"], run.steps, _say(row)), metadata=config,
+            state, step, task.stream, out, steps=run.steps, log_every=run.log_every, save_every=run.save_every,
+            on_log=lambda row: advance(row["step"], run.steps, _say(row)), metadata=task.config,
         )  # fmt: skip
-    test = batching.pack_dataset(held_out, shape)
-    metrics = evaluate(task.loss, state.ema, key_test, test.pack, batching.targets(held_out, task.names, test.index))
-    config["card"] = card(run, dataset, part, params, metrics, time.perf_counter() - begun)
-    return checkpoint.export(out / "model.npz", config, state.ema)
+    metrics = evaluate(task.loss, state.ema, key_test, task.held_out())
+    about = card(run, dataset, part, params, metrics, time.perf_counter() - begun)
+    return task.export(out / "model.npz", about, state.ema)
 
 
 def _optimizer(settings: dict[str, Any], steps: int) -> tuple[dict[str, Any], Any]:
@@ -150,13 +146,12 @@ def _optimizer(settings: dict[str, Any], steps: int) -> tuple[dict[str, Any], An
     return plain, optimizer
 
 
-def evaluate(loss: Callable, params: Any, key: Any, packs: Any, labels: Any) -> dict[str, float]:
-    """Mean loss and metrics over the packs of a split."""
+def evaluate(loss: Callable, params: Any, key: Any, items: list[tuple]) -> dict[str, float]:
+    """Mean loss and metrics over packs with their labels; mean absolute errors where the metrics are sums."""
     import jax
 
-    jitted, keys = jax.jit(loss), jax.random.split(key, len(labels))
-    items = [jax.tree.map(lambda leaf, i=i: leaf[i], (keys, packs, labels)) for i in range(len(labels))]
-    values = [jitted(params, *item) for item in items]
+    jitted, keys = jax.jit(loss), jax.random.split(key, len(items))
+    values = [jitted(params, k, *item) for k, item in zip(keys, items)]
     means = jax.tree.map(lambda *leaves: float(sum(map(float, leaves)) / len(leaves)), *values)
     found = {"loss": means[0], **means[1]}
     if any(name.startswith("count/") for name in found):

@@ -1,0 +1,66 @@
+"""The ways of steering that a plan can name, each a function from an energy to a steered generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jax import Array
+
+from crysjax.base import Generator, Pack, PyTree, Search
+from crysjax.campaign.plan import Plan
+from crysjax.campaign.propose import Guide
+from crysjax.guidance.gradient import gradient_guidance
+from crysjax.guidance.resample import resample
+from crysjax.search.gradient import gradient
+from crysjax.search.langevin import psgld, sgld
+from crysjax.search.run import run
+
+
+def guide(generator: Generator, plan: Plan) -> Guide:
+    """Steering as the plan says, towards p(x) exp(-strength * objective).
+
+    "resample" picks one of `guidance_steps` samples (the reference: exact as their number grows); "sgld" and "psgld"
+    sample the same law by Langevin steps in the noise, through the whole sampler; "gradient" descends instead, which
+    narrows the law to its modes.
+    """
+
+    def steered(energy: Callable[[Pack], Array]) -> Generator:
+        def scaled(pack: Pack) -> Array:
+            return plan.guidance_strength * energy(pack)
+
+        if plan.guidance == "none":
+            return generator
+        if plan.guidance == "resample":
+            return resample(generator, scaled, particles=plan.guidance_steps)
+        return gradient_guidance(generator, scaled, minimise=_minimise(plan))
+
+    return steered
+
+
+def draws(plan: Plan) -> int:
+    """Samples that the generator makes for one candidate."""
+    return {"none": 1, "resample": plan.guidance_steps}.get(plan.guidance, plan.guidance_steps + 1)
+
+
+def _minimise(plan: Plan) -> Callable:
+    """The search over the noise: the best point of a descent, or the last one of a chain."""
+    settings = {"project": _on_torus}
+    makers: dict[str, Callable[[], Search]] = {
+        "gradient": lambda: gradient(optax.adam(plan.guidance_rate), **settings),
+        "sgld": lambda: sgld(step_size=plan.guidance_rate, **settings),
+        "psgld": lambda: psgld(step_size=plan.guidance_rate, **settings),
+    }
+    search = makers[plan.guidance]()
+
+    def minimise(objective: Callable[[PyTree], Array], key: Array, x0: PyTree) -> PyTree:
+        best, trace = run(search, objective, key, x0, plan.guidance_steps)
+        return best.x if plan.guidance == "gradient" else trace.last
+
+    return minimise
+
+
+def _on_torus(x: dict[str, Array]) -> dict[str, Array]:
+    """Fractions back to [0, 1), with the slope of the identity."""
+    return x | {"frac": x["frac"] - jax.lax.stop_gradient(jax.numpy.floor(x["frac"]))}

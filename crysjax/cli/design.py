@@ -1,0 +1,132 @@
+"""`crysjax design`: from a target in YAML to ranked, relaxed, validated crystals with a ledger and a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from crysjax.cli import registry
+from crysjax.cli.data import read_part
+from crysjax.cli.show import bar
+
+if TYPE_CHECKING:
+    from crysjax.campaign.plan import Plan
+    from crysjax.campaign.round import Tools
+    from crysjax.campaign.validate import Reference
+
+
+def design(
+    config: Path = typer.Argument(help="The plan, such as configs/quickstart.yaml."),
+    out: Path = typer.Option(..., help="Folder for everything that comes out."),
+    seed: int | None = typer.Option(None, help="Overrides the plan's."),
+    resume: bool = typer.Option(
+        True, help="Go on where an interrupted run in --out stopped; --no-resume begins again."
+    ),
+) -> None:
+    """Design crystals: rounds of sample, guide, screen, score, select, relax, validate, feed back."""
+    from crysjax.campaign import outputs, round
+    from crysjax.campaign.plan import read_plan
+
+    plan = read_plan(config, seed=seed)
+    try:
+        tools, about = assemble(plan)
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from None
+    try:
+        with bar("design") as advance:
+            outcomes = round.run(
+                plan, tools, out, resume=resume,
+                progress=lambda number, what, done, total: advance(
+                    done, total, part=f"round {number + 1}/{plan.rounds} {what}"
+                ),
+            )  # fmt: skip
+        summary = outputs.write(out, plan, tools.goals, outcomes, **about)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"finished rounds in {out} are kept; the same command goes on from there") from None
+    _say(out, summary)
+
+
+def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
+    """The plan's models behind plain functions, and how the report names them."""
+    from crysjax.campaign import goals as targets
+    from crysjax.campaign.guide import draws, guide
+    from crysjax.campaign.propose import proposer
+    from crysjax.campaign.round import Tools, pack_shape
+    from crysjax.campaign.validate import judge, relaxer
+    from crysjax.data.datasets import entries
+    from crysjax.data.elements import formula
+    from crysjax.evaluation.gates import gates
+    from crysjax.potentials.mlip import load_potential
+    from crysjax.surrogates.gp import gp
+
+    model = registry.load_model(plan.generator, "generator", {"generator.steps": plan.sample_steps})
+    predictor, heads = registry.load_predictor(plan.heads)
+    path = registry.model_path(plan.potential)
+    potential, params = load_potential(path)
+    _check_elements(plan, {"generator": model.config["elements"], "heads": heads["elements"],
+                           "potential": potential.numbers})  # fmt: skip
+    sizes = {int(n): c for n, c in model.config["sizes"].items() if plan.min_atoms <= int(n) <= plan.max_atoms}
+    if not sizes:
+        known = sorted(map(int, model.config["sizes"]))
+        raise ValueError(f"max_atoms: {plan.max_atoms}; the generator knows {known[0]} to {known[-1]} atoms")
+    goals = targets.goals(plan.target, predictor.names, predictor.scale)
+    settings = model.config["settings"]
+    centre, scale = (settings[f"generator.property_{key}"] for key in ("center", "scale"))
+    surrogate = gp(ard=False, capacity=plan.validations)
+    known = read_part(plan.novel_to) if plan.novel_to else None
+    reference = _reference(path)
+    tools = Tools(
+        goals=goals,
+        propose=proposer(guide(model.build, plan), predictor, goals, gates(max_atoms=plan.max_atoms), surrogate,
+                         exploration=plan.exploration),
+        generator=model.params, predictor=predictor, surrogate=surrogate, sizes=sizes,
+        condition=targets.wanted(goals, model.config["properties"], centre, scale),
+        relax=relaxer(potential, params, steps=plan.relax_steps),
+        judge=judge(goals, predictor, pack_shape(sizes), reference),
+        known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
+        draws=draws(plan),
+    )  # fmt: skip
+    names = {"generator": plan.generator, "heads": plan.heads, "potential": plan.potential}
+    judges = f"the property heads {plan.heads}, which also steered the sampling"
+    if reference is not None:
+        judges += ", except the formation energy, which is that of the potential"
+    return tools, {"models": names, "judges": judges}
+
+
+def _check_elements(plan: Plan, known: dict[str, Any]) -> None:
+    from crysjax.data.elements import SYMBOLS
+
+    for model, numbers in known.items():
+        strange = [SYMBOLS[z - 1] for z in plan.elements if z not in set(numbers)]
+        if strange:
+            raise ValueError(f"elements: {strange[0]}; the {model} {getattr(plan, model)} was not trained on it")
+
+
+def _reference(path: Path) -> Reference | None:
+    """Element energies that turn the potential's energies into formation energies, if they were fitted."""
+    import numpy as np
+
+    from crysjax.base import NUM_SPECIES
+    from crysjax.campaign.validate import Reference
+    from crysjax.data.elements import NUMBERS
+
+    file = path.parent / "references.json"
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text())
+    energies = np.full(NUM_SPECIES, np.nan, np.float32)
+    for symbol, value in found["element_ev"].items():
+        energies[NUMBERS[symbol] - 1] = value
+    return Reference(energies, found["std_ev_per_atom"])
+
+
+def _say(out: Path, summary: dict[str, Any]) -> None:
+    stages = ", ".join(f"{name} {count['passed']}" for name, count in summary["stages"].items())
+    typer.echo(stages)
+    for rank, best in enumerate(summary["best"], start=1):
+        typer.echo(f"  {rank}. {best['formula']:16s}{best['id']:10s}objective {best['objective']:.3f}")
+    met, total = summary["meet_the_target"], summary["candidates"]
+    typer.echo(f"{met} of {total} meet the target; {summary['seconds']:.0f} s; {out}/report.html")

@@ -1,0 +1,137 @@
+"""What `crysjax train` needs to know of each kind of model: its loss, its batches, and how its file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from crysjax.campaign.settings import checked
+from crysjax.cli import registry
+
+if TYPE_CHECKING:
+    from crysjax.cli.train import Run
+    from crysjax.data.datasets import Dataset
+
+
+class Task(NamedTuple):
+    """A kind of model bound to its data; a batch is `(pack, labels)`, stacked over the tiles of a step."""
+
+    init: Callable[..., Any]  # (key, pack, labels) -> params
+    loss: Callable[..., Any]  # (params, key, pack, labels) -> (scalar, metrics)
+    stream: Callable[[int], Iterator[tuple]]  # from this step on
+    held_out: Callable[[], list[tuple]]  # single packs of the validation split with their labels
+    config: dict[str, Any]  # rebuilds the model
+    export: Callable[[Path, dict, Any], Path]  # (path, card, params)
+
+
+def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:
+    """Statistics of the training part enter the settings, so that the model rebuilds itself without the data."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from crysjax.base import Condition
+    from crysjax.training import tasks
+
+    names = tuple(run.properties)
+    center, scale = tasks.lattice_statistics(part)
+    scalars = tuple(name for name in names if name != "space_group")  # a label of its own, not a number
+    property_center, property_scale = tasks.property_statistics(part, scalars)
+    found = {"lattice_center": center, "lattice_scale": scale}
+    found |= {"property_center": property_center, "property_scale": property_scale}
+    settings = {f"generator.{k}": v for k, v in found.items()} | dict(settings)
+    made = registry.build_generator(settings)
+    sizes, count = np.unique(part.num_atoms, return_counts=True)
+    about = {"properties": list(scalars), "sizes": {int(n): int(c) for n, c in zip(sizes, count)}}
+
+    def init(key: Any, pack: Any, labels: Any) -> Any:
+        crystals = pack.lattice.shape[0]
+        nothing = Condition(jnp.full((crystals, len(scalars)), jnp.nan), jnp.zeros(crystals, jnp.int32))
+        return made.init(key, pack, nothing)
+
+    return _by_properties(run, part, held_out, names, settings, about, init, tasks.generator_loss(made, names))
+
+
+def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:
+    """Property heads, one property a label."""
+    from crysjax.training import tasks
+
+    names = tuple(run.properties)
+    if not names:
+        raise ValueError("properties: []; expected at least one property to predict")
+    center, scale = tasks.property_statistics(part, names)
+    settings = dict(settings) | {"heads.names": list(names), "heads.center": center, "heads.scale": scale}
+    made = registry.build_heads(settings)
+
+    def init(key: Any, pack: Any, labels: Any) -> Any:
+        return made.init(key, pack)
+
+    return _by_properties(run, part, held_out, names, settings, {"properties": list(names)}, init, made.loss)
+
+
+def _by_properties(
+    run: Run, part: Dataset, held_out: Dataset, names: tuple[str, ...], settings: dict, about: dict,
+    init: Callable, loss: Callable,
+) -> Task:  # fmt: skip
+    """A task whose labels are columns of the data set."""
+    import numpy as np
+
+    from crysjax.data import batching
+    from crysjax.training import checkpoint, tasks
+
+    shape = batching.capacity(np.concatenate([part.num_atoms, held_out.num_atoms]), run.pairs)
+    config = {"kind": run.kind, "settings": settings, "elements": _elements(part)} | about
+
+    def packs() -> list[tuple]:
+        batch = batching.pack_dataset(held_out, shape)
+        labels = batching.targets(held_out, names, batch.index)
+        return [(type(batch.pack)(*(leaf[i] for leaf in batch.pack)), labels[i]) for i in range(len(labels))]
+
+    return Task(
+        init, loss, tasks.stream(part, shape, run.tiles, run.seed, names), packs, config,
+        lambda path, card, params: checkpoint.export(path, config | {"card": card}, params),
+    )  # fmt: skip
+
+
+def potential(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:
+    """An interatomic potential on energies, forces and stresses; it knows the elements of the training part."""
+    import numpy as np
+
+    from crysjax.data import batching, datasets
+    from crysjax.potentials import learn, mlip
+    from crysjax.training import tasks
+
+    if datasets.ENERGY not in part.properties:
+        raise ValueError(f"data: no property {datasets.ENERGY!r}; it has {sorted(part.properties)}")
+    plain, nested = registry.sections(settings, ("network", "loss"))
+    name, own = plain["network"], nested["network"]
+    if name not in mlip.NETWORKS:
+        raise ValueError(f"network: {name!r}; expected {registry.choice(name, mlip.NETWORKS)}")
+    own = checked(mlip.NETWORKS[name], {"numbers": tuple(_elements(part))} | own)
+    made = mlip.mlip(network=name, **own)
+    loss = learn.force_loss(made, **checked(learn.force_loss, nested["loss"]))
+    shape = batching.capacity(np.concatenate([part.num_atoms, held_out.num_atoms]), run.pairs)
+    edges, others = (learn.all_edges(d, made.cutoff_angstrom) for d in (part, held_out))
+    room = max(learn.room_for_edges(e, shape, d.num_atoms) for e, d in ((edges, part), (others, held_out)))
+    reference = learn.element_energies(part)
+
+    def init(key: Any, pack: Any, labels: Any) -> Any:
+        return made.init(key) | {"reference": reference[np.asarray(made.numbers) - 1]}
+
+    def packs() -> list[tuple]:
+        groups = batching.assign(held_out.num_atoms, shape, edges=others.count, max_edges=room)
+        return tasks.force_packs(held_out, others, groups, shape, room)
+
+    return Task(
+        init, loss, tasks.force_stream(part, edges, shape, room, run.tiles, run.seed), packs,
+        {"kind": "potential", "settings": made.config},
+        lambda path, card, params: mlip.save_potential(path, made, params, card=card),
+    )  # fmt: skip
+
+
+def _elements(part: Dataset) -> list[int]:
+    """Atomic numbers that occur."""
+    return sorted(set(part.numbers.tolist()))
+
+
+TASKS = {"generator": generator, "heads": heads, "potential": potential}
