@@ -34,9 +34,11 @@ class Graph(NamedTuple):
 
 
 def plane_spacings(lattice: Array) -> Array:
-    """Distance between neighbouring lattice planes along each axis, Å: (..., 3, 3) -> (..., 3)."""
+    """Distance between neighbouring lattice planes along each axis, Å; 0 without volume: (..., 3, 3) -> (..., 3)."""
     xp = np if isinstance(lattice, np.ndarray) else jnp
-    return 1 / xp.sqrt((xp.linalg.inv(lattice) ** 2).sum(-2))
+    a, b, c = lattice[..., 0, :], lattice[..., 1, :], lattice[..., 2, :]
+    faces = xp.stack([xp.cross(b, c), xp.cross(c, a), xp.cross(a, b)], -2)
+    return xp.abs((a * faces[..., 0, :]).sum(-1))[..., None] / xp.sqrt((faces**2).sum(-1))
 
 
 def needed_images(lattice: Array, cutoff: float) -> Array:

@@ -8,8 +8,11 @@ neighbours in the pack, and files hold their own settings, so that a potential r
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,36 +24,58 @@ from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, Params, site_mask, sum_by_crystal
 from crysjax.geometry.neighbors import Graph, edge_vectors
+from crysjax.potentials.classical import lennard_jones
 from crysjax.potentials.cluster import cluster
 from crysjax.potentials.nequip import nequip
 
 GPA_PER_EV_A3 = 160.21766208
 """1 eV/Å³ in GPa."""
 
+TOUCHING_ANGSTROM = 0.1
+"""Two atoms nearer than this are an error in the structure, not a state of matter."""
+
+FARTHEST_CELLS = 1e4
+"""Single precision no longer places an atom that is farther than this from the home cell."""
+
 STUDENT = Path(__file__).parents[1] / "models" / "student" / "student.npz"
-NETWORKS: dict[str, Callable] = {"nequip": nequip, "cluster": cluster}
+NEQUIX_NAMES = {
+    "atomic_numbers": "numbers",
+    "hidden_irreps": "hidden_irreps",
+    "n_layers": "layers",
+    "lmax": "lmax",
+    "cutoff": "cutoff_angstrom",
+    "radial_basis_size": "radial_basis",
+    "radial_mlp_size": "radial_width",
+    "radial_mlp_layers": "radial_layers",
+    "radial_polynomial_p": "envelope_power",
+    "avg_n_neighbors": "mean_neighbors",
+    "scale": "scale_ev",
+    "shift": "shift_ev",
+}
+NETWORKS: dict[str, Callable] = {"nequip": nequip, "cluster": cluster, "lennard_jones": lennard_jones}
 
 
 class Potential(NamedTuple):
     """Pure functions of a pack and its radius graph (made with at least `cutoff_angstrom`).
 
-    A crystal that is not finite, has no volume, holds an element that the potential does not know or whose graph
-    overflowed has NaN energy, zero forces and zero stress; the others in the pack never notice.
+    A crystal that is not finite, has no volume, has touching atoms, holds an element that the potential does not know
+    or whose graph overflowed has NaN energy, zero forces and zero stress; the others in the pack never notice.
     """
 
     init: Callable[[Array], Params]
     energy: Callable[[Params, Pack, Graph], Array]  # (b,) eV a crystal
-    energy_forces_stress: Callable[[Params, Pack, Graph], tuple[Array, Array, Array]]  # eV, (n, 3) eV/Å, (b, 3, 3) eV/Å³
+    energy_forces_stress: Callable[[Params, Pack, Graph], tuple[Array, Array, Array]]  # + eV/Å, eV/Å³
     cutoff_angstrom: float
     numbers: tuple[int, ...]  # atomic numbers it knows
     config: dict[str, Any]  # the settings that rebuild it by `mlip(**config)`
 
 
-def mlip(*, network: str = "nequip", **settings) -> Potential:
-    """A potential from the settings of its network: `nequip` (see potentials.nequip) or `cluster`."""
+def mlip(*, network: str = "nequip", numbers: tuple[int, ...], **settings) -> Potential:
+    """A potential that knows the elements `numbers`, from the settings of its network, one of `NETWORKS`."""
     if network not in NETWORKS:
         raise ValueError(f"network: {network!r} is not one of {sorted(NETWORKS)}")
-    settings["numbers"] = tuple(int(z) for z in settings["numbers"])
+    defaults = {k: p.default for k, p in inspect.signature(NETWORKS[network]).parameters.items()}
+    settings = defaults | settings | {"numbers": _checked(numbers)}  # files do not change when a default does
     init, site_energies = NETWORKS[network](**settings)
     known = np.zeros(NUM_SPECIES, bool)
     known[np.asarray(settings["numbers"]) - 1] = True
@@ -59,12 +84,20 @@ def mlip(*, network: str = "nequip", **settings) -> Potential:
     return Potential(init, energy, forces_stress, cutoff, settings["numbers"], {"network": network, **settings})
 
 
+def _checked(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    numbers = tuple(int(z) for z in numbers)
+    if not numbers or len(set(numbers)) < len(numbers) or not 1 <= min(numbers) <= max(numbers) <= NUM_SPECIES:
+        raise ValueError(f"numbers: {numbers} should be different atomic numbers from 1 to {NUM_SPECIES}")
+    return numbers
+
+
 def by_strain(site_energies: Callable, cutoff: float, known: np.ndarray) -> tuple[Callable, Callable]:
     """`energy` and `energy_forces_stress` of (params, occupancy, vectors, graph) -> site energies."""
 
     def crystals(params: Params, occupancy: Array, vectors: Array, pack: Pack, graph: Graph) -> Array:
+        inside = (graph.mask > 0) & ((vectors**2).sum(-1) < cutoff**2)
         away = jnp.asarray([cutoff, 0, 0], vectors.dtype)[None]  # where every radial function is zero
-        vectors = jnp.where(graph.mask[:, None] > 0, vectors, away)
+        vectors = jnp.where(inside[:, None], vectors, away)
         return sum_by_crystal(site_energies(params, occupancy, vectors, graph), pack)
 
     def energy(params: Params, pack: Pack, graph: Graph) -> Array:
@@ -91,78 +124,75 @@ def by_strain(site_energies: Callable, cutoff: float, known: np.ndarray) -> tupl
 
 
 def _without_broken(pack: Pack, graph: Graph, known: np.ndarray) -> tuple[Pack, Graph, Array]:
-    """The pack with unit cells in place of crystals that cannot be computed, their edges taken out, and which are sound."""
-    count = len(pack.lattice)
-    strange = ~jnp.isfinite(pack.frac).all(-1) | ((pack.occupancy > 0) & ~jnp.asarray(known)[None]).any(-1)
-    strange &= site_mask(pack.occupancy) > 0
-    volume = jnp.abs(jnp.linalg.det(pack.lattice))
-    sound = (jax.ops.segment_sum(strange.astype(jnp.int32), pack.owner, count) == 0) & ~graph.overflow
-    sound &= jnp.isfinite(pack.lattice).all((1, 2)) & (volume > 1e-6)
+    """The pack with empty unit cells in place of crystals that cannot be computed, and which can be: (b,) bool."""
+    strange = ~(jnp.abs(pack.frac) < FARTHEST_CELLS).all(-1)
+    strange |= ((pack.occupancy > 0) & ~jnp.asarray(known)[None]).any(-1)
+    strange = strange & (site_mask(pack.occupancy) > 0) | jnp.isnan(pack.occupancy).any(-1)
+    touching = (graph.mask > 0) & ~((edge_vectors(pack, graph) ** 2).sum(-1) > TOUCHING_ANGSTROM**2)
+    sound = ~graph.overflow & jnp.isfinite(pack.lattice).all((1, 2))
+    sound &= jnp.abs(jnp.linalg.det(pack.lattice)) > 1e-6
+    sound &= ~_any_of(strange, pack.owner, len(sound))
+    sound &= ~_any_of(touching, pack.owner[graph.receiver], len(sound))
     site = sound[pack.owner]
-    frac = jnp.where(site[:, None], pack.frac, 0)
+    occupancy, frac = (jnp.where(site[:, None], x, 0) for x in (pack.occupancy, pack.frac))
     lattice = jnp.where(sound[:, None, None], pack.lattice, jnp.eye(3, dtype=pack.lattice.dtype)[None])
     mask = graph.mask * site[graph.receiver].astype(graph.mask.dtype)
-    return pack._replace(frac=frac, lattice=lattice), graph._replace(mask=mask), sound
+    return pack._replace(occupancy=occupancy, frac=frac, lattice=lattice), graph._replace(mask=mask), sound
+
+
+def _any_of(flags: Array, owner: Array, count: int) -> Array:
+    """Whether any flag of each crystal is set."""
+    return jax.ops.segment_sum(flags.astype(jnp.int32), owner, count) > 0
 
 
 def load_nequix(path: str | Path) -> tuple[Potential, Params]:
     """A published Nequix potential (`*.nqx`): a line of JSON, then its arrays one after another in NumPy's format."""
-    path = Path(path)
-    with path.open("rb") as file:
-        try:
-            config = json.loads(file.readline())
-            potential = mlip(**_nequix_settings(config))
-            read = lambda shape: _read_array(file, shape, path)  # noqa: E731
-            return potential, _nequix_params(jax.eval_shape(potential.init, jax.random.key(0)), read)
-        except (KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: not a Nequix potential ({error!r})") from None
+    try:
+        with Path(path).open("rb") as file:
+            potential = mlip(**_nequix_settings(json.loads(file.readline())))
+            like = jax.eval_shape(potential.init, jax.random.key(0))
+            params = _nequix_params(like, lambda leaf: _read_array(file, leaf.shape))
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:  # scalars of Nequix's own may follow
+                raise ValueError("it holds more arrays than its settings name")
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole Nequix potential ({error})") from None
+    return potential, params
 
 
-def _nequix_settings(config: dict) -> dict:
+def _nequix_settings(config: Any) -> dict:
     """Nequix's names of the settings in ours."""
+    missing = sorted(NEQUIX_NAMES.keys() - config.keys()) if isinstance(config, dict) else sorted(NEQUIX_NAMES)
+    if missing:
+        raise ValueError(f"its settings lack {', '.join(missing)}")
     if config.get("index_weights") or not config.get("layer_norm"):
-        raise ValueError("Nequix file: only index_weights=false with layer_norm=true is known")
-    return {
-        "numbers": tuple(sorted(config["atomic_numbers"])),
-        "hidden_irreps": config["hidden_irreps"],
-        "layers": config["n_layers"],
-        "lmax": config["lmax"],
-        "cutoff_angstrom": config["cutoff"],
-        "radial_basis": config["radial_basis_size"],
-        "radial_width": config["radial_mlp_size"],
-        "radial_layers": config["radial_mlp_layers"],
-        "envelope_power": config["radial_polynomial_p"],
-        "mean_neighbors": config["avg_n_neighbors"],
-        "scale_ev": config["scale"],
-        "shift_ev": config["shift"],
-    }
+        raise ValueError("only index_weights=false with layer_norm=true is known")
+    settings = {ours: config[theirs] for theirs, ours in NEQUIX_NAMES.items()}
+    return settings | {"numbers": tuple(sorted(settings["numbers"]))}
 
 
 def _nequix_params(like: Params, read: Callable) -> Params:
     """Fill our tree in the order in which the file lists the arrays."""
-    params = {"reference": read(like["reference"].shape), "layers": []}
+    params = {"reference": read(like["reference"]), "layers": []}
     for layer in like["layers"]:
-        named = {}
-        for name in ("radial", "linear_1", "linear_2", "skip", "norm"):
-            named[name] = jax.tree.map(lambda leaf: read(leaf.shape), layer[name])
-        params["layers"].append(named)
-    return params | {"readout": read(like["readout"].shape)}
+        named = ("radial", "linear_1", "linear_2", "skip", "norm")
+        params["layers"].append({name: jax.tree.map(read, layer[name]) for name in named})
+    return params | {"readout": read(like["readout"])}
 
 
-def _read_array(file: io.BufferedReader, shape: tuple[int, ...], path: Path) -> Array:
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (EOFError, ValueError) as error:
-        raise ValueError(f"{path}: the file ends early or is damaged ({error})") from None
+def _read_array(file: io.BufferedReader, shape: tuple[int, ...]) -> Array:
+    array = np.lib.format.read_array(file, allow_pickle=False)
     if array.shape != shape:
-        raise ValueError(f"{path}: an array of shape {array.shape} where {shape} was expected")
-    return jnp.asarray(array)
+        raise ValueError(f"an array of shape {array.shape} where {shape} was expected")
+    return jnp.asarray(array, jnp.float32)
 
 
 def save_potential(path: str | Path, potential: Potential, params: Params, *, card: dict | None = None) -> Path:
     """One `.npz`: the settings, what is known of its making (`card`) and the leaves; matrices in half precision."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    arrays = {f"leaf_{i:03d}": x.astype(np.float16 if x.ndim > 1 else np.float32) for i, x in enumerate(leaves)}
+    with np.errstate(over="ignore"):  # told below
+        arrays = {f"leaf_{i:03d}": x.astype(np.float16 if x.ndim > 1 else np.float32) for i, x in enumerate(leaves)}
+    if not all(np.isfinite(x).all() for x in arrays.values()):
+        raise ValueError(f"{path}: a parameter is not a finite number of half precision")
     config = json.dumps({"format": 1, "potential": potential.config, "card": card or {}})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,14 +210,14 @@ def load_potential(path: str | Path) -> tuple[Potential, Params]:
         with np.load(path, allow_pickle=False) as file:
             config = json.loads(bytes(file["config"]).decode())
             leaves = [jnp.asarray(file[name], jnp.float32) for name in sorted(file.files) if name != "config"]
-    except (KeyError, ValueError, OSError, EOFError) as error:
+        if config["format"] != 1:
+            raise ValueError(f"potential format {config['format']}, this version reads format 1")
+        potential = mlip(**config["potential"])
+        like, tree = jax.tree.flatten(jax.eval_shape(potential.init, jax.random.key(0)))
+        if [x.shape for x in like] != [x.shape for x in leaves]:
+            raise ValueError("its arrays do not fit its own settings")
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a potential of crysjax ({error})") from None
-    if config["format"] != 1:
-        raise ValueError(f"{path}: potential format {config['format']}, this version reads format 1")
-    potential = mlip(**config["potential"])
-    like, tree = jax.tree.flatten(jax.eval_shape(potential.init, jax.random.key(0)))
-    if [x.shape for x in like] != [x.shape for x in leaves]:
-        raise ValueError(f"{path}: its arrays do not fit its own settings")
     return potential, jax.tree.unflatten(tree, leaves)
 
 

@@ -10,6 +10,7 @@ edges once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ def paths(inputs: dict[int, int], lmax: int, outputs: dict[int, int]) -> list[tu
 
 
 def bessel(r: Array, count: int, cutoff: float, p: float) -> Array:
-    """Bessel functions times the polynomial envelope of order p (Gasteiger et al. 2020, eq. 7, 8): (e,) -> (e, count)."""
+    """Bessel functions times the envelope of order p (Gasteiger et al. 2020, eq. 7 and 8): (e,) -> (e, count)."""
     wave = jnp.arange(1, count + 1, dtype=r.dtype)[None] * (np.pi / cutoff)
     x = jnp.minimum(r / cutoff, 1)[:, None]
     envelope = 1 - x**p * ((p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x**2)
@@ -84,7 +85,7 @@ def nequip(
         fan = {c: sum(wide[a] for a, _, c2 in path_lists[k] if c2 == c) for c in out}
         sizes = [radial_basis] + [radial_width] * radial_layers + [sum(fan.values())]
         return {
-            "radial": list(zip(sizes[:-1], sizes[1:])),
+            "radial": list(itertools.pairwise(sizes)),
             "linear_1": {l: (mul, mul) for l, mul in wide.items()},
             "linear_2": {l: (fan[l], out[l]) for l in out},
             "skip": {l: (mul, out[l]) for l, mul in wide.items() if l in out},

@@ -14,6 +14,8 @@ from crysjax.data import batching
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.geometry import lattice as lattices
+from crysjax.potentials import learn
+from crysjax.potentials.learn import Edges, Labels
 
 
 def stream(dataset: Dataset, shape: Capacity, tiles: int, seed: int, names: tuple[str, ...]) -> Callable:
@@ -22,18 +24,45 @@ def stream(dataset: Dataset, shape: Capacity, tiles: int, seed: int, names: tupl
     A crystal's place depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one would have seen.
     """
 
-    def from_step(step: int) -> Iterator[tuple[Pack, np.ndarray]]:
+    def build(groups: list[list[int]]) -> tuple[Pack, np.ndarray]:
+        batch = batching.stack(dataset, groups, shape)
+        return batch.pack, batching.targets(dataset, names, batch.index)
+
+    return _endless(lambda epoch: batching.shuffled_groups(dataset.num_atoms, shape, seed, epoch), build, tiles)
+
+
+def force_stream(dataset: Dataset, edges: Edges, shape: Capacity, room: int, tiles: int, seed: int) -> Callable:
+    """The same for potentials: `(pack, Labels)`, packs with their radius graphs."""
+
+    def build(groups: list[list[int]]) -> tuple[Pack, Labels]:
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *force_packs(dataset, edges, groups, shape, room))
+
+    def groups(epoch: int) -> list[list[int]]:
+        return batching.shuffled_groups(dataset.num_atoms, shape, seed, epoch, edges=edges.count, max_edges=room)
+
+    return _endless(groups, build, tiles)
+
+
+def force_packs(
+    dataset: Dataset, edges: Edges, groups: list[list[int]], shape: Capacity, room: int
+) -> list[tuple[Pack, Labels]]:
+    """A labelled pack a group of rows."""
+    return [learn.labelled_pack(dataset, edges, np.array(g), shape, room) for g in groups]
+
+
+def _endless(groups_of: Callable[[int], list], build: Callable[[list], tuple], tiles: int) -> Callable:
+    """Batches of `tiles` packs, epoch after epoch, made in a thread; the packs left over in an epoch are dropped."""
+
+    def from_step(step: int) -> Iterator[tuple]:
         epoch = 0
         while True:
-            total = steps_in(epoch)
-            if step < total:
-                for batch in batching.batches(dataset, shape, tiles, seed, epoch, skip=step):
-                    yield batch.pack, batching.targets(dataset, names, batch.index)
+            groups = groups_of(epoch)
+            total = len(groups) // tiles
+            if not total:
+                raise ValueError(f"tiles: {tiles} packs a step, but the data set fills only {len(groups)}; lower tiles")
+            for k in range(step, total):
+                yield build(groups[k * tiles : (k + 1) * tiles])
             step, epoch = max(step - total, 0), epoch + 1
-
-    def steps_in(epoch: int) -> int:
-        order = np.random.default_rng((seed, epoch)).permutation(len(dataset))
-        return len(batching.assign(dataset.num_atoms[order], shape)) // tiles
 
     return lambda step: batching.prefetch(from_step(step))
 
