@@ -18,10 +18,11 @@ import numpy as np
 from crysjax.campaign import sampling
 from crysjax.cli import registry
 from crysjax.data import datasets
+from crysjax.data.datasets import Dataset
 from crysjax.evaluation import floors, matching
 
 
-def candidates(model, test: datasets.Dataset, seed: int, tries: int, pairs: int) -> tuple[list[datasets.Dataset], float]:
+def candidates(model, test: Dataset, seed: int, tries: int, pairs: int) -> tuple[list[Dataset], float]:
     """`tries` samples of every row's composition and the seconds they took, compilation included."""
     templates = sampling.blank(test.num_atoms, test.numbers)
     properties = np.full((len(test), len(model.config["properties"])), np.nan)
@@ -70,7 +71,8 @@ def main() -> None:
     per_crystal = seconds / len(test) / arguments.tries * 1e3
     report = {"arguments": vars(arguments), "milliseconds_a_sample": per_crystal, "table": table}
     for line in table:
-        print(f"{line['name']:32s} {100 * line['match']:6.2f} ± {100 * line['plus_minus']:.2f} %   RMSE {line['rmse']:.4f}")
+        share, error = 100 * line["match"], 100 * line["plus_minus"]
+        print(f"{line['name']:32s} {share:6.2f} ± {error:.2f} %   RMSE {line['rmse']:.4f}")
     print(f"{per_crystal:.1f} ms a sample, compilation included")
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(report, indent=1) + "\n")
