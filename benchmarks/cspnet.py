@@ -178,7 +178,8 @@ def crysjax_row(args) -> dict:
 
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[args.dtype]
     size = {"width": HIDDEN, "layers": LAYERS, "frequencies": FREQUENCIES}
-    net = dense(**size, geometry=0, dtype=dtype, scan_layers=args.mode == "forward")
+    published = {"geometry": 0, "edge_depth": 2, "pair_head": False}
+    net = dense(**size, **published, dtype=dtype, scan_layers=args.mode == "forward")
     tiles = draw_tiles(args.batch, args.pairs)
     first = jax.tree.map(lambda x: x[0], tiles)
     params = jax.jit(net.init)(jax.random.key(0), first[0], first[1])

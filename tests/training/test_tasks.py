@@ -9,18 +9,25 @@ import pytest
 
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, from_entries
-from crysjax.geometry.neighbors import edge_vectors, radius_graph_host
+from crysjax.geometry.neighbors import radius_graph_host
 from crysjax.potentials import learn
-from crysjax.potentials.classical import lennard_jones
+from crysjax.potentials.mlip import mlip
 from crysjax.training import tasks
 
-SIZES = (1, 2, 3, 4)
+SIZES, EPSILON = (1, 2, 3, 4), 0.0104
+
+
+def lennard_jones(epsilon: float):
+    return mlip(network="lennard_jones", numbers=(18,), epsilon_ev=epsilon, cutoff_angstrom=6.0)
+
+
+ARGON = {"network": "lennard_jones", "numbers": (18,), "cutoff_angstrom": 6.0}
 
 
 @pytest.fixture(scope="module")
 def argon():
     """Random crystals with the energy, forces and stress of Lennard-Jones; every fourth lacks its stress."""
-    rng, potential, rows = np.random.default_rng(0), lennard_jones(cutoff_angstrom=6.0), []
+    rng, potential, rows = np.random.default_rng(0), mlip(**ARGON), []
     for i in range(24):
         n = SIZES[i % 4]
         lattice = (4.0 * np.eye(3) + rng.normal(size=(3, 3)) * 0.2) * n ** (1 / 3)
@@ -52,24 +59,22 @@ def test_a_set_smaller_than_a_batch_is_refused(argon):
 
 
 def test_labels_belong_to_their_crystals_and_the_right_potential_has_no_error(argon):
-    """Lennard-Jones makes the labels: its own loss is rounding, and that of one with twice the depth is not."""
+    """It made the labels: its own loss is rounding, and twice its depth is wrong by the labels themselves."""
     dataset, potential = argon
     edges, shape = learn.all_edges(dataset, 6.0), batching.Capacity(8, 16, 6)
     room = learn.room_for_edges(edges, shape, dataset.num_atoms)
     pack, labels = next(tasks.force_stream(dataset, edges, shape, room, 2, 0)(0))
-    scale = float(np.nanmax(np.abs(labels.forces)))
+    losses = [jax.jit(learn.force_loss(made)) for made in (potential, lennard_jones(2 * EPSILON))]
     for tile in range(2):
-        one = jax.tree.map(lambda leaf, tile=tile: leaf[tile], (pack, labels))
-        graph = radius_graph_host(one[0], 6.0)
-        assert one[1].graph.mask.sum() == graph.mask.sum()
-        assert np.isclose(np.asarray(jax.jit(edge_vectors)(one[0], one[1].graph) ** 2).sum(),
-                          np.asarray(jax.jit(edge_vectors)(one[0], graph) ** 2).sum(), rtol=1e-5)  # fmt: skip
-        value, metrics = jax.jit(learn.force_loss(potential))((), None, *one)
-        assert value < 1e-4 * scale
-        assert metrics[f"count/{FORCES}"] == (one[0].occupancy.sum(-1) > 0).sum()
-        assert metrics["count/stress_ev_per_a3"] == 6 * sum(np.isfinite(one[1].stress[:, 0]))
-        deeper = lennard_jones(epsilon_ev=2 * 0.0104, cutoff_angstrom=6.0)
-        assert jax.jit(learn.force_loss(deeper))((), None, *one)[0] > 1e-2 * scale
+        one, known = jax.tree.map(lambda leaf, tile=tile: leaf[tile], (pack, labels))
+        assert known.graph.mask.sum() == radius_graph_host(one, 6.0).mask.sum()
+        forces = np.linalg.norm(known.forces[one.occupancy.sum(-1) > 0], axis=-1)
+        whole = 20 * np.nanmean(np.abs(known.energy)) + 20 * forces.mean() + 5 * np.nanmean(np.abs(known.stress))
+        (value, metrics), (doubled, _) = (loss((), None, one, known) for loss in losses)
+        assert value < 1e-4 * whole
+        np.testing.assert_allclose(doubled, whole, rtol=1e-4)
+        assert metrics[f"count/{FORCES}"] == len(forces)
+        assert int(metrics["count/stress_ev_per_a3"]) == np.isfinite(known.stress).sum()
 
 
 def test_element_energies_of_an_additive_law_are_found():
