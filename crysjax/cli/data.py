@@ -102,6 +102,7 @@ def label(
     path: str = typer.Argument(help="PATH[:SPLIT] of crystals."),
     out: Path = typer.Option(..., help="The data set file to write (.npz)."),
     potential: str = typer.Option(..., help="A potential: name of a model that is here, or a path."),
+    max_force: float = typer.Option(float("inf"), help="Leave out crystals with a larger force on an atom, eV/Å."),
 ) -> None:
     """Add energies, forces and stresses of a potential: what another potential can learn from."""
     from dataclasses import replace
@@ -118,10 +119,12 @@ def label(
     dataset = read_part(path)
     with bar("label") as advance:
         found = labelled(dataset, teacher, params, progress=advance)
-    known = np.isfinite(found.properties[datasets.ENERGY])
+    size = np.linalg.norm(found.site_properties[datasets.FORCES], axis=-1)
+    largest = np.maximum.reduceat(size, datasets.offsets(found)[:-1])
+    known = np.isfinite(found.properties[datasets.ENERGY]) & (largest <= max_force)
     found = replace(found, provenance=found.provenance | {"labelled_by": source.name})
     datasets.save(datasets.take(found, known), out)
-    typer.echo(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: the potential has no answer")
+    typer.echo(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: no answer, or a larger force")
 
 
 def _fractions(text: str) -> dict[str, float]:
