@@ -31,9 +31,6 @@ class Outcomes(NamedTuple):
     energy: np.ndarray  # (m,) eV/atom
     max_force: np.ndarray  # (m,) eV/Å
 
-    def __len__(self) -> int:
-        return len(self.energy)
-
 
 COLUMNS = ("features", "raw", "predicted", "predicted_std", "validated", "validated_std", "energy", "max_force")
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crysjax.campaign import store
 from crysjax.campaign.goals import Goals, meets, objective
 from crysjax.campaign.outcomes import Outcomes, ranked
 from crysjax.campaign.plan import Plan, as_settings
-from crysjax.data import datasets, io
+from crysjax.data import datasets, files, io
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.elements import formula
 from crysjax.evaluation import ledger, matching, report
@@ -32,14 +31,14 @@ def write(folder: Path, plan: Plan, goals: Goals, outcomes: Outcomes, *, models:
     candidates = [shown(outcomes, goals, row, place, len(order)) for place, row in enumerate(order)]
     structures(folder, outcomes, goals, order)
     summary = summarise(plan, outcomes, rows, candidates, models)
-    store.write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    files.write(folder / "summary.json", json.dumps(summary, indent=1))
     page = report.render(
         title=f"crysjax design: {folder.name}", plan=json.dumps(as_settings(plan), indent=1),
         windows={name: (float(a), float(b)) for name, a, b in zip(goals.names, goals.low, goals.high)},
         rows=rows, candidates=candidates, history=objective(goals, outcomes.validated).tolist(), summary=summary,
-        caveat=CAVEAT.format(potential=models["potential"], judges=judges),
+        caveat=summary["nothing"] or CAVEAT.format(potential=models["potential"], judges=judges),
     )  # fmt: skip
-    store.write_atomically(folder / "report.html", page.encode())
+    files.write(folder / "report.html", page)
     return summary
 
 
@@ -51,12 +50,20 @@ def best_first(outcomes: Outcomes, goals: Goals) -> np.ndarray:
 
 
 def structures(folder: Path, outcomes: Outcomes, goals: Goals, order: np.ndarray) -> None:
-    """`candidates.extxyz` and `candidates/NN_ID_FORMULA.cif`, best first; files of a former run go away."""
-    shutil.rmtree(folder / "candidates", ignore_errors=True)
-    (folder / "candidates").mkdir()
-    if not len(order):
-        (folder / "candidates.extxyz").write_text("")
-        return
+    """`candidates.extxyz` and `candidates/NN_ID_FORMULA.cif`, best first; they take the place of a former run's."""
+    with files.whole(folder / "candidates") as partial:
+        partial.mkdir()
+        if not len(order):
+            files.write(folder / "candidates.extxyz", "")
+            return
+        named = ranked_crystals(outcomes, goals, order)
+        io.write_crystals(named, folder / "candidates.extxyz")
+        for place, entry in enumerate(entries(named)):
+            io.write_crystals([entry], partial / file_name(entry, place, len(order)))
+
+
+def ranked_crystals(outcomes: Outcomes, goals: Goals, order: np.ndarray) -> Dataset:
+    """Relaxed candidates in this order, with what validation said of them as properties."""
     properties = {name: outcomes.validated[order, k] for k, name in enumerate(goals.names)}
     properties |= {f"{name}_std": outcomes.validated_std[order, k] for k, name in enumerate(goals.names)}
     properties |= {
@@ -64,16 +71,12 @@ def structures(folder: Path, outcomes: Outcomes, goals: Goals, order: np.ndarray
         "potential_ev_per_atom": outcomes.energy[order],
     }
     crystals = datasets.take(outcomes.crystals, order)
-    named = Dataset(*(getattr(crystals, f) for f in ("ids", "num_atoms", "numbers", "frac", "lattice")), properties,
-                    crystals.split, {})  # fmt: skip
-    io.write_crystals(named, folder / "candidates.extxyz")
-    for place, entry in enumerate(entries(named)):
-        io.write_crystals([entry], folder / file_name(entry, place, len(order)))
+    return replace(crystals, properties=properties, provenance={})
 
 
 def file_name(entry: Entry, place: int, count: int) -> str:
-    """`candidates/03_1-0042_MgO.cif`: rank, id, formula."""
-    return f"candidates/{place + 1:0{len(str(count))}d}_{entry.id}_{formula(entry.numbers)}.cif"
+    """`03_1-0042_MgO.cif`: rank, id, formula."""
+    return f"{place + 1:0{len(str(count))}d}_{entry.id}_{formula(entry.numbers)}.cif"
 
 
 def shown(outcomes: Outcomes, goals: Goals, row: int, place: int, count: int) -> Shown:
@@ -83,8 +86,9 @@ def shown(outcomes: Outcomes, goals: Goals, row: int, place: int, count: int) ->
     def pairs(value: np.ndarray, std: np.ndarray) -> dict[str, tuple[float, float]]:
         return {name: (float(value[row, k]), float(std[row, k])) for k, name in enumerate(goals.names)}
 
+    file = f"candidates/{file_name(entry, place, count)}"
     return Shown(
-        entry.id, report.usual_formula(entry.numbers), space_group(entry), file_name(entry, place, count),
+        entry.id, report.usual_formula(entry.numbers), space_group(entry), file,
         entry.numbers, entry.frac, entry.lattice,
         float(objective(goals, outcomes.validated[row])), bool(meets(goals, outcomes.validated[row])),
         pairs(outcomes.predicted, outcomes.predicted_std), pairs(outcomes.validated, outcomes.validated_std),
@@ -98,6 +102,14 @@ def space_group(entry: Entry, symprec_angstrom: float = 0.1) -> str:
 
     found = spglib.get_symmetry_dataset((entry.lattice, entry.frac, entry.numbers), symprec=symprec_angstrom)
     return "P1 (1)" if found is None else f"{found.international} ({found.number})"
+
+
+def nothing(rows: list[ledger.Row]) -> str:
+    """Why there is no candidate to show."""
+    lost = [(n, stage, why) for stage, counted in ledger.reasons(rows).items() for why, n in counted.items()]
+    often, stage, why = max(lost, default=(0, "", ""))
+    sampled = ledger.counts(rows)["sampled"]["entered"]
+    return f"No candidate was validated: of {sampled} sampled, {often} failed for {why!r} (stage {stage})."
 
 
 def summarise(
@@ -115,6 +127,7 @@ def summarise(
         "stages": ledger.counts(rows),
         "reasons": ledger.reasons(rows),
         "candidates": len(candidates),
+        "nothing": "" if candidates else nothing(rows),
         "meet_the_target": sum(c.meets for c in candidates),
         "best": [{"id": c.id, "formula": c.formula, "objective": c.objective, "file": c.file} for c in candidates[:5]],
         "oracle_calls": calls,

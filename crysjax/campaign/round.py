@@ -70,8 +70,10 @@ def run(plan: Plan, tools: Tools, folder: Path, *, resume: bool, progress: Round
     """All rounds; what a former run of the same plan left in `folder` is kept and not computed again."""
     folder.mkdir(parents=True, exist_ok=True)
     book, settings = folder / "ledger.jsonl", as_settings(plan)
+    if not resume:  # before the ledger: the rounds of a state have to be in it
+        (folder / memory.STATE).unlink(missing_ok=True)
     fresh = memory.empty(len(tools.goals.names), tools.predictor.width)
-    outcomes = (memory.load(folder, settings) if resume else None) or fresh
+    outcomes = memory.load(folder, settings) or fresh
     passed = ledger.passed_stages(ledger.keep_rounds(book, outcomes.rounds))
     for number in range(outcomes.rounds, plan.rounds):
         outcomes, passed = design_round(plan, tools, outcomes, passed, book, partial(progress, number))
@@ -135,7 +137,7 @@ def design_round(
 
 def learn(plan: Plan, tools: Tools, outcomes: Outcomes, key: jax.Array) -> Learned:
     """The surrogate fitted to how validation changed predictions, and the best value reached so far."""
-    goals, room = tools.goals, plan.validations - len(outcomes)
+    goals, room = tools.goals, plan.validations - len(outcomes.energy)
     features = np.pad(outcomes.features, ((0, room), (0, 0)))
     change = np.pad(outcomes.validated - outcomes.raw, ((0, room), (0, 0)), constant_values=np.nan)
     slope = goals.sign / goals.scale
@@ -143,7 +145,7 @@ def learn(plan: Plan, tools: Tools, outcomes: Outcomes, key: jax.Array) -> Learn
     reached = (outcomes.validated @ slope)[inside]
     center = np.asarray(tools.predictor.center, np.float32)[goals.column]
     best = float(reached.min()) if len(reached) else float(center @ slope)
-    trust = float(len(outcomes) >= LEAST_OUTCOMES)
+    trust = float(len(outcomes.energy) >= LEAST_OUTCOMES)
     return propose.learn(tools.surrogate, key, jnp.asarray(features), jnp.asarray(change), trust, best)
 
 

@@ -6,52 +6,30 @@ So the state of the last finished round is all that a resumed run needs to go on
 
 from __future__ import annotations
 
-import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crysjax.data import files
+
 FORMAT = 1
-
-
-def write_atomically(path: str | Path, data: bytes) -> Path:
-    """Write a file that is never seen half done: a full disk or a kill leaves what was there before."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    return path
 
 
 def save_state(path: str | Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Path:
     """One `.npz` of arrays with a JSON description (`plan`, `rounds` done, ...)."""
     text = json.dumps({"format": FORMAT, **meta}, sort_keys=True).encode()
-    buffer = io.BytesIO()
-    np.savez(buffer, meta=np.frombuffer(text, np.uint8), **{f"array/{k}": v for k, v in arrays.items()})
-    return write_atomically(path, buffer.getvalue())
+    return files.write_npz(path, {"meta": np.frombuffer(text, np.uint8)} | {f"array/{k}": v for k, v in arrays.items()})
 
 
 def load_state(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `save_state` wrote; anything else is an error that names the file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            meta = json.loads(bytes(file["meta"]).decode())
-            arrays = {k.removeprefix("array/"): file[k] for k in file.files if k != "meta"}
-    except (KeyError, ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not the state of a campaign ({error})") from None
-    if meta.get("format") != FORMAT:
-        raise ValueError(f"{path}: state format {meta.get('format')}, this version reads format {FORMAT}")
-    return arrays, meta
+    with files.npz(path, "the state of a campaign") as file:
+        meta = json.loads(bytes(file["meta"]).decode())
+        if meta.get("format") != FORMAT:
+            raise files.Damaged(path, f"state format {meta.get('format')}, this version reads format {FORMAT}")
+        return {k.removeprefix("array/"): file[k] for k in file.files if k != "meta"}, meta
 
 
 def check_same_plan(path: str | Path, stored: dict[str, Any], now: dict[str, Any]) -> None:

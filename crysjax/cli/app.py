@@ -9,6 +9,7 @@ import typer
 
 from crysjax import __version__
 from crysjax.cli import data, design, evaluate, models, train
+from crysjax.cli.show import Stopped
 
 app = typer.Typer(
     help="Inverse design of inorganic crystals. `crysjax COMMAND --help` tells more; --debug shows tracebacks.",
@@ -37,12 +38,18 @@ def _options(version: bool = typer.Option(False, "--version", callback=_version,
     """Options before the command."""
 
 
+WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+WRONG_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.EROFS, errno.ELOOP)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
         code = app(args=[a for a in arguments if a != "--debug"], standalone_mode=False)
+        if code == 130:  # what typer makes of a KeyboardInterrupt
+            raise Stopped
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):
             raise
@@ -54,9 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def explain(error: BaseException) -> tuple[str, int]:
     """One line and the exit code of an error."""
+    if isinstance(error, typer.Abort) and error.__cause__ is not None:
+        error = error.__cause__  # what typer takes for Ctrl-C or the end of a dialogue
     if isinstance(error, SystemExit):
         return "", error.code
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
+    if isinstance(error, Stopped | KeyboardInterrupt | typer.Abort):
         kept = " ".join(str(a) for a in error.args)
         return f"stopped by Ctrl-C{'; ' + kept if kept else ''}", 130
     if hasattr(error, "format_message"):  # click's own errors: unknown option, missing argument
@@ -64,9 +73,11 @@ def explain(error: BaseException) -> tuple[str, int]:
     line = " ".join(str(error).split())
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else line
-        return what, 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else 2
+        return what, 2 if isinstance(error, WRONG_PATH) or error.errno in WRONG_PATH_NUMBERS else 1
     if isinstance(error, ValueError):
         return line, 2
     if type(error).__name__ == "NonFiniteLoss":
         return line, 1
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line:
+        return f"not enough memory: {line[:300]}", 1
     return f"internal error, {type(error).__name__}: {line[:300]}; --debug shows where", 1

@@ -26,11 +26,13 @@ def prepare(
     """Read CIF, POSCAR, extxyz, ASE databases, CDVAE's CSV and npz layouts into one compact file."""
     from crysjax.data import io
 
-    dataset = io.prepare([_with_split(text) for text in inputs], out, skip_bad=skip_bad, note=note)
-    parts = dataset.provenance.get("parts", [dataset.provenance])
-    skipped = [row for part in parts for row in part.get("skipped", [])]
+    skipped: list[dict] = []
+    dataset = io.prepare(
+        [_with_split(text) for text in inputs], out, skip_bad=skip_bad, note=note, on_skip=skipped.append
+    )
     for row in skipped:
-        typer.echo(f"skipped {row['file']}: entry {row['entry']}: {row['reason']}", err=True)
+        entry = f"entry {row['entry']}: " if row["entry"] else ""
+        typer.echo(f"skipped {row['file']}: {entry}{row['reason']}", err=True)
     typer.echo(f"{out}: {len(dataset)} crystals, {len(skipped)} skipped")
 
 
@@ -112,16 +114,16 @@ def label(
     from crysjax.cli import registry
     from crysjax.data import datasets
     from crysjax.potentials.label import label as labelled
-    from crysjax.potentials.mlip import load_potential
 
-    source = registry.model_path(potential)
-    teacher, params = load_potential(source)
+    teacher, params, source = registry.load_potential(potential)
     dataset = read_part(path)
     with bar("label") as advance:
         found = labelled(dataset, teacher, params, progress=advance)
     size = np.linalg.norm(found.site_properties[datasets.FORCES], axis=-1)
     largest = np.maximum.reduceat(size, datasets.offsets(found)[:-1])
     known = np.isfinite(found.properties[datasets.ENERGY]) & (largest <= max_force)
+    if not known.any():
+        raise ValueError(f"{path}: {potential} has an answer for none of these crystals; does it know their elements?")
     found = replace(found, provenance=found.provenance | {"labelled_by": source.name})
     datasets.save(datasets.take(found, known), out)
     typer.echo(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: no answer, or a larger force")
@@ -143,12 +145,12 @@ def audit(
 ) -> None:
     """Find what leaks between splits: repeats, near duplicates, compositions, and twins with exchanged species."""
     from crysjax.data import audit as leaks
-    from crysjax.data import datasets
+    from crysjax.data import datasets, files
 
     report = leaks.audit(datasets.load(path), limit=limit, seed=seed)
     typer.echo(leaks.text(report))
     if out is not None:
-        out.write_text(json.dumps(report, indent=1))
+        files.write(out, json.dumps(report, indent=1))
 
 
 def read_part(text: str) -> Dataset:

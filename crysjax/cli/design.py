@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import typer
 
 from crysjax.cli import registry
 from crysjax.cli.data import read_part
-from crysjax.cli.show import bar
+from crysjax.cli.show import Stopped, bar
 
 if TYPE_CHECKING:
     from crysjax.campaign.plan import Plan
@@ -45,8 +47,18 @@ def design(
             )  # fmt: skip
         summary = outputs.write(out, plan, tools.goals, outcomes, **about)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"finished rounds in {out} are kept; the same command goes on from there") from None
+        raise Stopped(_kept(out, plan.rounds, resume)) from None
     _say(out, summary)
+
+
+def _kept(out: Path, rounds: int, resume: bool) -> str:
+    from crysjax.campaign import outcomes, store
+
+    done = store.load_state(out / outcomes.STATE)[1]["rounds"] if (out / outcomes.STATE).exists() else 0
+    if not done:
+        return f"no round in {out} was finished yet; the same command begins again"
+    command = "the same command" if resume else "the same command without --no-resume"
+    return f"{done} of {rounds} rounds in {out} are kept; {command} goes on from there"
 
 
 def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
@@ -59,13 +71,14 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     from crysjax.data.datasets import entries
     from crysjax.data.elements import formula
     from crysjax.evaluation.gates import gates
-    from crysjax.potentials.mlip import load_potential
     from crysjax.surrogates.gp import gp
 
-    model = registry.load_model(plan.generator, "generator", {"generator.steps": plan.sample_steps})
-    predictor, heads = registry.load_predictor(plan.heads)
-    path = registry.model_path(plan.potential)
-    potential, params = load_potential(path)
+    with _naming("generator"):
+        model = registry.load_model(plan.generator, "generator", {"generator.steps": plan.sample_steps})
+    with _naming("heads"):
+        predictor, heads = registry.load_predictor(plan.heads)
+    with _naming("potential"):
+        potential, params, path = registry.load_potential(plan.potential)
     _check_elements(plan, {"generator": model.config["elements"], "heads": heads["elements"],
                            "potential": potential.numbers})  # fmt: skip
     sizes = {int(n): c for n, c in model.config["sizes"].items() if plan.min_atoms <= int(n) <= plan.max_atoms}
@@ -76,7 +89,8 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     settings = model.config["settings"]
     centre, scale = (settings[f"generator.property_{key}"] for key in ("center", "scale"))
     surrogate = gp(ard=False, capacity=plan.validations)
-    known = read_part(plan.novel_to) if plan.novel_to else None
+    with _naming("novel_to"):
+        known = read_part(plan.novel_to) if plan.novel_to else None
     reference = _reference(path)
     tools = Tools(
         goals=goals,
@@ -96,13 +110,22 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     return tools, {"models": names, "judges": judges}
 
 
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Errors name the key of the plan that they come from."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
 def _check_elements(plan: Plan, known: dict[str, Any]) -> None:
     from crysjax.data.elements import SYMBOLS
 
     for model, numbers in known.items():
         strange = [SYMBOLS[z - 1] for z in plan.elements if z not in set(numbers)]
         if strange:
-            raise ValueError(f"elements: {strange[0]}; the {model} {getattr(plan, model)} was not trained on it")
+            raise ValueError(f"elements: {strange[0]}; the {model} {getattr(plan, model)} does not know it")
 
 
 def _reference(path: Path) -> Reference | None:
@@ -116,11 +139,14 @@ def _reference(path: Path) -> Reference | None:
     file = path.parent / "references.json"
     if not file.exists():
         return None
-    found = json.loads(file.read_text())
     energies = np.full(NUM_SPECIES, np.nan, np.float32)
-    for symbol, value in found["element_ev"].items():
-        energies[NUMBERS[symbol] - 1] = value
-    return Reference(energies, found["std_ev_per_atom"])
+    try:
+        found = json.loads(file.read_text())
+        for symbol, value in found["element_ev"].items():
+            energies[NUMBERS[symbol] - 1] = value
+        return Reference(energies, float(found["std_ev_per_atom"]))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: expected element_ev (symbol: eV) and std_ev_per_atom ({error})") from None
 
 
 def _say(out: Path, summary: dict[str, Any]) -> None:
@@ -129,4 +155,6 @@ def _say(out: Path, summary: dict[str, Any]) -> None:
     for rank, best in enumerate(summary["best"], start=1):
         typer.echo(f"  {rank}. {best['formula']:16s}{best['id']:10s}objective {best['objective']:.3f}")
     met, total = summary["meet_the_target"], summary["candidates"]
+    if not total:
+        typer.echo(summary["nothing"])
     typer.echo(f"{met} of {total} meet the target; {summary['seconds']:.0f} s; {out}/report.html")

@@ -114,11 +114,12 @@ def _show(metrics: dict[str, Any], known: Dataset | None) -> None:
 
 
 def _write(out: Path, metrics: dict[str, Any], columns: dict[str, Any], found: Dataset | None) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    from crysjax.data import files
+
+    files.write(out / "metrics.json", json.dumps(metrics, indent=1))
     if found is None:
         return
-    with (out / "structures.csv").open("w", newline="") as file:
+    with files.whole(out / "structures.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", *columns])
         writer.writerows([name, *(_plain(c[i]) for c in columns.values())] for i, name in enumerate(found.ids))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from crysjax.cli import pull, registry
 from crysjax.cli.data import read_part
 from crysjax.cli.show import bar
+
+if TYPE_CHECKING:
+    from crysjax.data.datasets import Dataset
 
 app = typer.Typer(help="List the models that are here, and get more.", no_args_is_help=True)
 app.command("pull")(pull.pull)
@@ -34,15 +38,14 @@ def sample(
 
     from crysjax.campaign import sampling
     from crysjax.data import datasets, io
-    from crysjax.data import elements as periodic
 
     changed = {"generator.steps": steps, "generator.guidance": guidance}
     loaded = registry.load_model(model, "generator", {k: v for k, v in changed.items() if v is not None})
-    allowed = tuple(periodic.atomic_number(s.strip()) for s in elements.split(",")) if elements else None
+    allowed = _allowed(elements, loaded.config["elements"])
     if like:
         given = read_part(like)
-        templates = sampling.blank(given.num_atoms, given.numbers)
-        templates = datasets.Dataset(given.ids, *(getattr(templates, f) for f in _AFTER_IDS))
+        _warn_of_strangers(given, loaded.config["elements"])
+        templates = replace(sampling.blank(given.num_atoms, given.numbers), ids=given.ids)
     else:
         templates = sampling.blank(sampling.draw_sizes(seed, _sizes(loaded), count, max_atoms))
     asked = np.tile(_asked(want, loaded.config["properties"]), (len(templates), 1))
@@ -54,7 +57,30 @@ def sample(
     typer.echo(f"{out}: {len(drawn)} crystals")
 
 
-_AFTER_IDS = ("num_atoms", "numbers", "frac", "lattice", "properties", "split", "provenance")
+def _allowed(text: str, known: list[int]) -> tuple[int, ...] | None:
+    """Atomic numbers in `--elements`, all of which the model has to know."""
+    from crysjax.data import elements as periodic
+
+    if not text:
+        return None
+    found = []
+    for symbol in (part.strip() for part in text.split(",")):
+        number = periodic.NUMBERS.get(symbol)
+        if number is None:
+            raise ValueError(f"--elements {text}: {symbol!r} is not a chemical element from H to Fm")
+        if number not in known:
+            raise ValueError(f"--elements {text}: the model was not trained on {symbol}")
+        found.append(number)
+    return tuple(sorted(set(found)))
+
+
+def _warn_of_strangers(given: Dataset, known: list[int]) -> None:
+    from crysjax.data import elements as periodic
+
+    strange = sorted(set(given.numbers.tolist()) - set(known))
+    if strange:
+        symbols = ", ".join(periodic.SYMBOLS[z - 1] for z in strange)
+        typer.echo(f"crysjax: --like: the model was not trained on {symbols}; such samples mean little", err=True)
 
 
 def _sizes(loaded: registry.Model) -> dict[int, int]:
@@ -85,7 +111,7 @@ def predict(
     import numpy as np
 
     from crysjax.campaign.validate import estimate
-    from crysjax.data import batching
+    from crysjax.data import batching, files
 
     loaded, dataset = registry.load_model(model, "heads"), read_part(crystals)
     found = estimate(loaded.build.predict, loaded.params, dataset, batching.capacity(dataset.num_atoms))
@@ -96,7 +122,7 @@ def predict(
     if out is None:
         typer.echo("\n".join(lines))
     else:
-        out.write_text("\n".join(lines) + "\n")
+        files.write(out, "\n".join(lines) + "\n")
         typer.echo(f"{out}: {len(dataset)} crystals")
 
 
@@ -110,16 +136,13 @@ def relax(
     cell: bool = typer.Option(True, help="Whether the cell moves."),
 ) -> None:
     """Relax positions and cells by a machine-learned potential, many crystals at once."""
-    from dataclasses import replace
-
     import numpy as np
 
     from crysjax.data import datasets, io
-    from crysjax.potentials.mlip import load_potential
     from crysjax.potentials.relax import Fire
     from crysjax.potentials.relax_dataset import relax_dataset
 
-    engine, params = load_potential(registry.model_path(potential))
+    engine, params, _ = registry.load_potential(potential)
     dataset = read_part(crystals)
     settings = Fire(fmax_ev_angstrom=fmax, pressure_gpa=pressure_gpa, move_cell=cell)
     with bar("relax") as advance:
@@ -150,4 +173,6 @@ def card(name: str = typer.Argument(help="A model that is here.")) -> None:
     """Print what is known of the making of a model."""
     from crysjax.training import checkpoint
 
-    typer.echo(json.dumps(checkpoint.read_config(registry.model_path(name)).get("card", {}), indent=1))
+    path = registry.model_path(name)
+    found = pull.card(path) if path.suffix == ".nqx" else checkpoint.read_config(path).get("card", {})
+    typer.echo(json.dumps(found, indent=1))

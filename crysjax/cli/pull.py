@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import json
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -43,29 +43,34 @@ def pull(
     source: Path | None = typer.Option(None, "--from", help="Take this file instead of downloading."),
 ) -> None:
     """Get a published model: downloaded from its project's address, or taken from a file, and checked."""
+    from crysjax.data import files
+
     if name not in PUBLISHED:
         raise ValueError(f"{name!r} is not published; expected {registry.choice(name, PUBLISHED)}")
     model = PUBLISHED[name]
-    target = registry.pulled_folder() / f"{name}{Path(model.address).suffix}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        _fetch(model.address, partial) if source is None else shutil.copyfile(source, partial)
-        found = hashlib.sha256(partial.read_bytes()).hexdigest()
-        if found != model.sha256:
-            raise ValueError(
-                f"{source or model.address}: SHA-256 is {found}, expected {model.sha256}; nothing was kept"
-            )
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    data = _fetch(model.address) if source is None else source.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != model.sha256:
+        raise ValueError(f"{source or model.address}: SHA-256 is {found}, expected {model.sha256}; nothing was kept")
+    target = files.write(registry.pulled_folder() / f"{name}{Path(model.address).suffix}", data)
     typer.echo(f"{target}: {name}, licence {model.licence}")
 
 
-def _fetch(address: str, path: Path) -> None:
+def card(path: Path) -> dict:
+    """What is known of a published model: a file of Nequix begins with its settings."""
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    origin = next((m._asdict() for m in PUBLISHED.values() if m.sha256 == sha256), {"sha256": sha256})
+    with path.open("rb") as file:
+        try:
+            return origin | {"settings": json.loads(file.readline())}
+        except ValueError:
+            raise ValueError(f"{path}: not a whole Nequix potential") from None
+
+
+def _fetch(address: str) -> bytes:
     try:
-        with urllib.request.urlopen(address, timeout=60) as answer, path.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return answer.read()
     except (urllib.error.URLError, TimeoutError) as error:
         reason = getattr(error, "reason", error)
         raise ValueError(

@@ -37,14 +37,36 @@ def sections(settings: Mapping[str, Any], names: tuple[str, ...]) -> tuple[dict,
     return plain, nested
 
 
-def made(role: str, name: str, factories: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+def made(role: str, name: str | None, factories: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
     """The factory `name` called with its checked settings; errors name `role.key`."""
     if name not in factories:
-        raise ValueError(f"{role}: {name!r}; expected {choice(name, factories)}")
+        said = "missing" if name is None else repr(name)
+        raise ValueError(f"{role}: {said}; expected {choice(name, factories)}")
+    return called(role, factories[name], settings)
+
+
+def called(role: str, factory: Any, settings: Mapping[str, Any], *given: Any) -> Any:
+    """`factory(*given)` with its checked settings; errors name `role.key`, or `role` where the factory itself fails."""
+    arguments = checked_in(role, factory, settings)
     try:
-        return factories[name](**checked(factories[name], settings))
+        return factory(*given, **arguments)
+    except (TypeError, ValueError) as error:  # a TypeError is a name that JAX does not know, such as of a dtype
+        raise ValueError(f"{role}: {str(error).removeprefix(f'{role}: ')}") from None
+
+
+def checked_in(role: str, factory: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`checked` with errors that name `role.key`."""
+    try:
+        return checked(factory, settings)
     except ValueError as error:
         raise ValueError(f"{role}.{error}") from None
+
+
+def no_others(plain: Mapping[str, Any], names: tuple[str, ...], kind: str) -> None:
+    """An error for a section that a model of this kind does not have."""
+    for key in plain:
+        if key not in names:
+            raise ValueError(f"{key}: {kind} has no such setting; expected {choice(key, names)}")
 
 
 def networks() -> dict[str, Any]:
@@ -64,13 +86,11 @@ def build_generator(settings: Mapping[str, Any]) -> Any:
     from crysjax.generators.iterative import iterative
 
     plain, nested = sections(settings, ("network", "generator", *FIELDS))
-    network = made("network", plain["network"], networks(), nested["network"])
+    no_others(plain, ("network", *FIELDS), "a generator")
+    network = made("network", plain.get("network"), networks(), nested["network"])
     tables = dict(zip(FIELDS, (processes.POSITIONS, processes.LATTICE, processes.SPECIES)))
-    fields = {field: made(field, plain[field], tables[field], nested[field]) for field in FIELDS}
-    try:
-        return iterative(network, **checked(iterative, nested["generator"] | fields))
-    except ValueError as error:
-        raise ValueError(f"generator.{error}") from None
+    fields = {field: made(field, plain.get(field), tables[field], nested[field]) for field in FIELDS}
+    return called("generator", iterative, nested["generator"] | fields, network)
 
 
 def build_heads(settings: Mapping[str, Any]) -> Any:
@@ -79,17 +99,10 @@ def build_heads(settings: Mapping[str, Any]) -> Any:
     from crysjax.properties import heads as single
 
     plain, nested = sections(settings, ("network", "heads", "ensemble"))
-    network = made("network", plain["network"], networks(), nested["network"])
-    try:
-        head = single.heads(network, **checked(single.heads, nested["heads"]))
-    except ValueError as error:
-        raise ValueError(f"heads.{error}") from None
-    if not nested["ensemble"]:
-        return head
-    try:
-        return ensembles.ensemble(head, **checked(ensembles.ensemble, nested["ensemble"]))
-    except ValueError as error:
-        raise ValueError(f"ensemble.{error}") from None
+    no_others(plain, ("network",), "a model of heads")
+    network = made("network", plain.get("network"), networks(), nested["network"])
+    head = called("heads", single.heads, nested["heads"], network)
+    return called("ensemble", ensembles.ensemble, nested["ensemble"], head) if nested["ensemble"] else head
 
 
 def model_path(name: str) -> Path:
@@ -99,7 +112,8 @@ def model_path(name: str) -> Path:
             return path
     if Path(name).is_file():
         return Path(name)
-    raise ValueError(f"{name!r} is neither a file nor a model; expected a path or {choice(name, installed())}")
+    others = f" or {choice(name, installed())}" if installed() else "; no model is here by name"
+    raise ValueError(f"{name!r} is neither a file nor a model; expected a path{others}")
 
 
 def pulled_folder() -> Path:
@@ -118,11 +132,29 @@ def load_model(name: str, kind: str, overrides: Mapping[str, Any] | None = None)
     from crysjax.training import checkpoint
 
     path = model_path(name)
-    config = checkpoint.read_config(path)
-    if config.get("kind") != kind:
-        raise ValueError(f"{path}: this is a model of {config.get('kind')}, expected one of {kind}")
+    config = read_config(path, kind)
     build = BUILDERS[kind](config["settings"] | dict(overrides or {}))
     return Model(build, checkpoint.read_params(path), config)
+
+
+def read_config(path: Path, kind: str) -> dict[str, Any]:
+    """The config of a model of this kind; another kind is an error."""
+    from crysjax.training import checkpoint
+
+    config = {"kind": "potential"} if path.suffix == ".nqx" else checkpoint.read_config(path)
+    found = "potential" if "potential" in config else config.get("kind")
+    if found != kind:
+        raise ValueError(f"{path}: a model of kind {found!r}; expected one of kind {kind!r}")
+    return config
+
+
+def load_potential(name: str) -> tuple[Any, Any, Path]:
+    """An interatomic potential, its parameters, and the file that it came from."""
+    from crysjax.potentials import mlip
+
+    path = model_path(name)
+    read_config(path, "potential")
+    return *mlip.load_potential(path), path
 
 
 def load_predictor(name: str) -> tuple[Any, dict[str, Any]]:

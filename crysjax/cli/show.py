@@ -10,6 +10,11 @@ import typer
 
 QUIET_SECONDS = 5.0  # between plain lines
 
+
+class Stopped(Exception):
+    """Ctrl-C, with what is kept; typer would take a KeyboardInterrupt for itself and say nothing."""
+
+
 Advance = Callable[..., None]  # (done, total, what = "")
 
 

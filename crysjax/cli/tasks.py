@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crysjax.campaign.settings import checked
 from crysjax.cli import registry
 
 if TYPE_CHECKING:
@@ -53,8 +52,12 @@ def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
 
 
 def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:
-    """Property heads, one property a label."""
-    from crysjax.training import tasks
+    """Property heads, one property a label; their std is calibrated on the validation split."""
+    import numpy as np
+
+    from crysjax.cli.calibrate import calibrate
+    from crysjax.data import batching
+    from crysjax.training import checkpoint, tasks
 
     names = tuple(run.properties)
     if not names:
@@ -66,7 +69,15 @@ def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Datase
     def init(key: Any, pack: Any, labels: Any) -> Any:
         return made.init(key, pack)
 
-    return _by_properties(run, part, held_out, names, settings, {"properties": list(names)}, init, made.loss)
+    task = _by_properties(run, part, held_out, names, settings, {"properties": list(names)}, init, made.loss)
+
+    def export(path: Path, card: dict, params: Any) -> Path:
+        shape = batching.capacity(np.concatenate([part.num_atoms, held_out.num_atoms]), run.pairs)
+        calibrated, report = calibrate(made, params, settings, held_out, shape)
+        config = task.config | {"settings": calibrated, "card": card | {"calibration": report}}
+        return checkpoint.export(path, config, params)
+
+    return task._replace(export=export)
 
 
 def _by_properties(
@@ -104,12 +115,12 @@ def potential(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
     if datasets.ENERGY not in part.properties:
         raise ValueError(f"data: no property {datasets.ENERGY!r}; it has {sorted(part.properties)}")
     plain, nested = registry.sections(settings, ("network", "loss"))
-    name, own = plain["network"], nested["network"]
-    if name not in mlip.NETWORKS:
-        raise ValueError(f"network: {name!r}; expected {registry.choice(name, mlip.NETWORKS)}")
-    own = checked(mlip.NETWORKS[name], {"numbers": tuple(_elements(part))} | own)
-    made = mlip.mlip(network=name, **own)
-    loss = learn.force_loss(made, **checked(learn.force_loss, nested["loss"]))
+    registry.no_others(plain, ("network",), "a potential")
+    own = {"numbers": tuple(_elements(part))} | nested["network"]
+    registry.made("network", plain.get("network"), mlip.NETWORKS, own)  # for its errors alone
+    made = mlip.mlip(network=plain["network"], **own)
+    _check_numbers(made.numbers, part)
+    loss = registry.called("loss", learn.force_loss, nested["loss"], made)
     shape = batching.capacity(np.concatenate([part.num_atoms, held_out.num_atoms]), run.pairs)
     edges, others = (learn.all_edges(d, made.cutoff_angstrom) for d in (part, held_out))
     room = max(learn.room_for_edges(e, shape, d.num_atoms) for e, d in ((edges, part), (others, held_out)))
@@ -127,6 +138,14 @@ def potential(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
         {"kind": "potential", "settings": made.config},
         lambda path, card, params: mlip.save_potential(path, made, params, card=card),
     )  # fmt: skip
+
+
+def _check_numbers(numbers: tuple[int, ...], part: Dataset) -> None:
+    from crysjax.data.elements import SYMBOLS
+
+    strange = [SYMBOLS[z - 1] for z in _elements(part) if z not in numbers]
+    if strange:
+        raise ValueError(f"network.numbers: {list(numbers)}; {strange[0]} of the data set is not among them")
 
 
 def _elements(part: Dataset) -> list[int]:

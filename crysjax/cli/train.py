@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import subprocess
@@ -14,8 +15,8 @@ import typer
 
 from crysjax.campaign.settings import checked, choice, read_yaml
 from crysjax.cli import registry
-from crysjax.cli.show import bar
-from crysjax.cli.tasks import TASKS
+from crysjax.cli.show import Stopped, bar
+from crysjax.cli.tasks import TASKS, Task
 
 SECTIONS = ("network", "generator", "heads", "ensemble", "loss", "frac", "lattice", "species", "optimizer")
 
@@ -66,11 +67,14 @@ def run_settings(
         ema_decay: of the weights that are evaluated and exported.
         log_every, save_every: steps between log rows and between checkpoints.
     """
-    for key, value in {"steps": steps, "tiles": tiles, "log_every": log_every, "save_every": save_every}.items():
+    counts = {"steps": steps, "tiles": tiles, "pairs": pairs, "log_every": log_every, "save_every": save_every}
+    for key, value in counts.items():
         if value < 1:
             raise ValueError(f"{key}: {value}; expected a whole number of at least 1")
     if kind not in TASKS:
         raise ValueError(f"kind: {kind!r}; expected {choice(kind, TASKS)}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: {seed}; expected a whole number from 0 to 4294967295")
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay: {ema_decay}; expected a number from 0 up to, not including, 1")
     return Run(kind, data, list(properties), train_split, validation_split, steps, tiles, pairs, seed, ema_decay,
@@ -90,9 +94,7 @@ def train(
     except ValueError as error:
         raise ValueError(f"{config}: {error}") from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the newest checkpoint in {out} is kept; the same command goes on from there"
-        ) from None
+        raise Stopped(_kept(out)) from None
     typer.echo(f"{model}: done")
 
 
@@ -100,16 +102,30 @@ def _override(text: str) -> tuple[str, Any]:
     import yaml
 
     key, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set {text}: expected KEY=VALUE")
-    return key.strip(), yaml.safe_load(value)
+    try:
+        if equals:
+            return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise ValueError(f"--set {text}: expected KEY=VALUE, the value as in YAML")
+
+
+def _kept(out: Path) -> str:
+    from crysjax.training import checkpoint
+
+    if not checkpoint.exists(out):
+        return f"no checkpoint was written to {out} yet; the same command begins again"
+    return f"step {checkpoint.newest(out)} in {out} is kept; the same command goes on from there"
 
 
 def parse(settings: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The run, and the flat settings of the model (`network`, `network.width`, ...)."""
-    names = {f"{section}" for section in SECTIONS}
-    build = {k: v for k, v in settings.items() if k.partition(".")[0] in names}
+    build = {k: v for k, v in settings.items() if k.partition(".")[0] in SECTIONS}
     plain = {k: v for k, v in settings.items() if k not in build}
+    for key in plain:
+        section, dot, _ = key.partition(".")
+        if dot:
+            raise ValueError(f"{key}: unknown section {section!r}; expected {choice(section, SECTIONS)}")
     return run_settings(**checked(run_settings, plain)), build
 
 
@@ -117,25 +133,56 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     import jax
 
     from crysjax.data import datasets
-    from crysjax.training import loop
+    from crysjax.training import checkpoint, loop
 
     dataset = datasets.load(run.data)
     part, held_out = (datasets.where_split(dataset, s) for s in (run.train_split, run.validation_split))
-    settings, optimizer = _optimizer(settings, run.steps)
+    given, (settings, optimizer) = settings, _optimizer(settings, run.steps)
     task = TASKS[run.kind](settings, run, part, held_out)
+    origin = task.config | {"run": run._asdict(), "given": given}
+    if checkpoint.exists(out):
+        same_run(out, checkpoint.metadata(out), origin)
     key_init, key_run, key_test = jax.random.split(jax.random.key(run.seed), 3)
-    params = task.init(key_init, *jax.tree.map(lambda leaf: leaf[0], next(iter(task.stream(0)))))
+    params = _initial(task, key_init)
     state = loop.initial(params, optimizer, key_run)
     begun = time.perf_counter()
     step = loop.make_step(task.loss, optimizer, ema_decay=run.ema_decay)
     with bar("train") as advance:
         state = loop.fit(
             state, step, task.stream, out, steps=run.steps, log_every=run.log_every, save_every=run.save_every,
-            on_log=lambda row: advance(row["step"], run.steps, _say(row)), metadata=task.config,
+            on_log=lambda row: advance(row["step"], run.steps, _say(row)), metadata=origin,
         )  # fmt: skip
     metrics = evaluate(task.loss, state.ema, key_test, task.held_out())
     about = card(run, dataset, part, params, metrics, time.perf_counter() - begun)
     return task.export(out / "model.npz", about, state.ema)
+
+
+def _initial(task: Task, key: Any) -> Any:
+    """Parameters, from the first pack; settings that make no model are an error."""
+    import jax
+
+    first = jax.tree.map(lambda leaf: leaf[0], next(iter(task.stream(0))))
+    try:
+        return jax.jit(task.init)(key, *first)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ValueError(f"no model can be made of these settings: {error}") from None
+
+
+FREE = ("data", "log_every", "save_every")
+"""What may change when a run goes on: where its data lies, and how often it writes."""
+
+
+def same_run(out: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """An error that names the first setting that differs from those that the run in `out` began with."""
+    now = json.loads(json.dumps(now))  # as the file holds it
+    for part in ("run", "given", "settings"):
+        before, after = began.get(part, now[part]), now[part]
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key) and key not in FREE:
+                raise ValueError(
+                    f"{out}: this run began with {key} = {before.get(key)!r}, it is now {after.get(key)!r}; "
+                    "choose another --out"
+                )
 
 
 def _optimizer(settings: dict[str, Any], steps: int) -> tuple[dict[str, Any], Any]:
@@ -174,7 +221,7 @@ def card(run: Run, dataset: Any, part: Any, params: Any, metrics: dict, seconds:
         "provenance": dataset.provenance,
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
         "validation": {k: round(v, 6) for k, v in metrics.items()},
-        "seconds_of_this_session": round(seconds, 1),
+        "seconds": round(seconds, 1),
         "hardware": f"{jax.devices()[0].device_kind}, {platform.machine()}",
         "versions": {"crysjax": __version__, "jax": jax.__version__, "python": platform.python_version()},
         "commit": _commit(),

@@ -17,6 +17,7 @@ _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle
 _COLUMNS = ("type_symbol", "label", "symmetry_multiplicity", "fract_x", "fract_y", "fract_z", "occupancy")
 _SITES = "loop_\n" + "".join(f" _atom_site_{name}\n" for name in _COLUMNS)
 _IDENTITY = re.compile(r"_symmetry_equiv_pos_as_xyz\n\s+1\s+'x, y, z'\nloop_\n")
+_SUM = re.compile(r"_chemical_formula_sum +'?([A-Za-z0-9 ]+)")
 _BLOCK = re.compile(r"(?m)^(?=data_)")
 _IDEAL = np.array([1 / 3, 2 / 3])
 _FRAC_TOLERANCE = 1e-4
@@ -60,7 +61,10 @@ def blocks(text: str) -> list[str]:
 
 
 def parse_p1(block: str) -> P1 | None:
-    """One block in the P1 layout; `None` if anything in it differs from that layout."""
+    """One block in the P1 layout; `None` if anything in it differs from that layout.
+
+    Sites that do not add up to the formula are an error: a file cut short between two lines looks whole otherwise.
+    """
     head, found, sites = block.partition(_SITES)
     if not found or "_symmetry_space_group_name_H-M   'P 1'" not in head or not _IDENTITY.search(head + "loop_\n"):
         return None
@@ -74,6 +78,9 @@ def parse_p1(block: str) -> P1 | None:
         return None
     if not plain or not rows or not np.isfinite(frac).all() or _coincide(frac):
         return None
+    announced = _SUM.search(head)
+    if announced and sum(int(n or 1) for n in re.findall(r"[A-Z][a-z]?(\d*)", announced[1])) != len(rows):
+        raise ValueError(f"cut short or malformed: {len(rows)} sites, but the formula is {announced[1]}")
     name = head.split(None, 1)[0].removeprefix("data_")
     return P1(name, numbers, _snap(frac), lattice_from_parameters(np.array(cell[:3]), np.array(cell[3:])))
 

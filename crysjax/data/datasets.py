@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crysjax.data import files
 from crysjax.data.elements import SYMBOLS, formula
 
 FORMAT = 1
@@ -165,35 +165,27 @@ def concatenate(parts: list[Dataset]) -> Dataset:
 
 
 def save(dataset: Dataset, path: str | Path) -> Path:
-    """Write one compressed `.npz`; nothing in it needs unpickling."""
+    """Write one `.npz`."""
     arrays = {f"property/{k}": v for k, v in dataset.properties.items()}
     arrays |= {f"site/{k}": v for k, v in dataset.site_properties.items()}
     arrays |= {f: getattr(dataset, f) for f in ("ids", "num_atoms", "numbers", "frac", "lattice", "split")}
     meta = json.dumps({"format": FORMAT, "provenance": dataset.provenance})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez_compressed(partial, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
-    partial.replace(path)  # a full disk or Ctrl-C leaves the previous file whole
-    return path
+    return files.write_npz(path, {"meta": np.frombuffer(meta.encode(), np.uint8)} | arrays)
 
 
 def load(path: str | Path) -> Dataset:
     """Read what `save` wrote; anything else is an error that names the file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            meta = json.loads(bytes(file["meta"]).decode())
-            arrays = {name: file[name] for name in file.files if name != "meta"}
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a crysjax data set ({error}); make one with `crysjax data prepare`") from None
-    if meta["format"] != FORMAT:
-        raise ValueError(f"{path}: data format {meta['format']}, this version reads format {FORMAT}")
-    of_crystals, of_sites = (
-        {name.removeprefix(kind): a for name, a in arrays.items() if name.startswith(kind)}
-        for kind in ("property/", "site/")
-    )
-    core = (arrays[f] for f in ("ids", "num_atoms", "numbers", "frac", "lattice"))
-    return Dataset(*core, of_crystals, arrays["split"], meta["provenance"], of_sites)
+    with files.npz(path, "a crysjax data set", "; make one with `crysjax data prepare`") as file:
+        meta = json.loads(bytes(file["meta"]).decode())
+        if meta["format"] != FORMAT:
+            raise files.Damaged(path, f"data format {meta['format']}, this version reads format {FORMAT}")
+        arrays = {name: file[name] for name in file.files if name != "meta"}
+        of_crystals, of_sites = (
+            {name.removeprefix(kind): a for name, a in arrays.items() if name.startswith(kind)}
+            for kind in ("property/", "site/")
+        )
+        core = [arrays[f] for f in ("ids", "num_atoms", "numbers", "frac", "lattice", "split")]
+        return Dataset(*core[:5], of_crystals, core[5], meta["provenance"], of_sites)
 
 
 def info(dataset: Dataset) -> dict:

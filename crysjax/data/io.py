@@ -12,30 +12,23 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crysjax.base import NUM_SPECIES, Crystal
-from crysjax.data import cif, layouts
-from crysjax.data.datasets import (
-    ENERGY,
-    FORCES,
-    STRESS,
-    Dataset,
-    Entry,
-    checked,
-    concatenate,
-    entries,
-    from_entries,
-    load,
-    save,
+from crysjax.base import Crystal
+from crysjax.data import cif, files, layouts
+from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are handed on)
+    as_entry,
+    entry_of_atoms,
+    entry_of_structure,
+    from_atoms,
+    from_structure,
+    to_atoms,
+    to_structure,
 )
+from crysjax.data.datasets import Dataset, Entry, concatenate, entries, from_entries, load, save
+from crysjax.data.files import Damaged
 from crysjax.data.layouts import IDS, Lazy, collect, numeric
-
-if TYPE_CHECKING:
-    from ase import Atoms
-    from pymatgen.core import Structure
 
 _SUFFIXES = {
     ".cif": "cif",
@@ -64,14 +57,12 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     if format == "crysjax":
         return load(path)
     kept, splits, skipped = collect(path, FORMATS[format](path), split)
-    if skipped and not skip_bad:
-        first = skipped[0]
+    if skipped and (not skip_bad or not kept):
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-        raise ValueError(
-            f"{first['file']}: entry {first['entry']}: {first['reason']}{more}; --skip-bad leaves them out"
-        )
+        entry = f"entry {skipped[0]['entry']}: " if skipped[0]["entry"] else ""
+        raise Damaged(path, f"{entry}{skipped[0]['reason']}{more}; --skip-bad leaves them out", skipped)
     if not kept:
-        raise ValueError(f"{path}: no crystal could be read as {format}")
+        raise ValueError(f"{path}: no crystal in it, read as {format}")
     provenance = {"file": path.name, "format": format, "entries": len(kept), "skipped": skipped} | _digest(path)
     return from_entries(kept, split=splits, provenance=provenance)
 
@@ -86,20 +77,35 @@ def detect(path: Path) -> str:
     if path.is_dir():
         return "mattergen" if (path / "num_atoms.npy").exists() else "folder"
     if name.endswith(".npz"):
-        with np.load(path, allow_pickle=False) as file:
+        with files.npz(path, "crystals") as file:
             return "crysjax" if "meta" in file.files else "npz"
     return next((format for suffix, format in _SUFFIXES.items() if name.endswith(suffix)), "ase")
 
 
 def prepare(
-    inputs: list[tuple[str | Path, str]], out: str | Path | None = None, *, skip_bad: bool = False, note: str = ""
-) -> Dataset:
+    inputs: list[tuple[str | Path, str]], out: str | Path | None = None, *, skip_bad: bool = False, note: str = "",
+    on_skip: Callable[[dict], None] = lambda row: None,
+) -> Dataset:  # fmt: skip
     """Read `(path, split)` pairs into one data set and write it to `out`; `note` is kept in the provenance.
 
-    An id that comes twice within one split is an error: the same entry given twice would weigh double.
+    With `skip_bad`, files of which nothing can be read are left out too; `on_skip` is told every row of file, entry
+    and reason. An id that comes twice within one split is an error: the same entry given twice would weigh double.
     """
-    parts = [read(path, split=split, skip_bad=skip_bad) for path, split in inputs]
+    parts, lost = [], []
+    for path, split in inputs:
+        try:
+            parts.append(read(path, split=split, skip_bad=skip_bad))
+            skipped = [] if detect(Path(path)) == "crysjax" else parts[-1].provenance["skipped"]
+        except Damaged as error:
+            if not skip_bad:
+                raise
+            lost += (skipped := error.skipped)
+        for row in skipped:
+            on_skip(row)
+    if not parts:
+        raise ValueError(f"{', '.join(str(path) for path, _ in inputs)}: no crystal could be read")
     dataset = parts[0] if len(parts) == 1 else concatenate(parts)
+    dataset.provenance.update({"skipped": dataset.provenance.get("skipped", []) + lost} if lost else {})
     pairs, count = np.unique(np.stack([dataset.split, dataset.ids]), axis=1, return_counts=True)
     if (count > 1).any():
         split, twice = pairs[:, count.argmax()].tolist()
@@ -127,10 +133,13 @@ def parse_cif(name: str, text: str, properties: dict[str, float] | None = None) 
         return Entry(name, plain[0].numbers, plain[0].frac, plain[0].lattice, properties or {})
     from pymatgen.io.cif import CifParser
 
-    structures = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")
+    try:
+        structures = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")
+    except (ArithmeticError, LookupError, TypeError) as error:  # what the parser stumbles over, not what it says
+        raise ValueError(f"cut short or malformed ({type(error).__name__}: {error})") from None
     if len(structures) != 1:
         raise ValueError(f"{len(structures)} structures where one was expected")
-    return _from_pymatgen(structures[0], name, properties or {})
+    return entry_of_structure(structures[0], name, properties or {})
 
 
 def _read_ase(path: Path) -> Iterator[Lazy]:
@@ -147,7 +156,7 @@ def _read_ase(path: Path) -> Iterator[Lazy]:
         except Exception as error:  # the stream is lost from here on: one row says where and why
             yield f"{name}-{i}", "", partial(_fail, error)
             return
-        yield f"{name}-{i}", "", partial(_from_ase, atoms, f"{name}-{i}" if i else name)
+        yield f"{name}-{i}", "", partial(entry_of_atoms, atoms, f"{name}-{i}" if i else name)
 
 
 def _fail(error: Exception) -> Entry:
@@ -163,7 +172,7 @@ def _read_ase_database(path: Path) -> Iterator[Lazy]:
 
 
 def _from_row(row, name: str) -> Entry:
-    entry = _from_ase(row.toatoms(), name)
+    entry = entry_of_atoms(row.toatoms(), name)
     return entry._replace(properties=entry.properties | numeric(row.key_value_pairs.items()))
 
 
@@ -191,79 +200,6 @@ FORMATS: dict[str, Callable[[Path], Iterator[Lazy]]] = {
 """Format name -> reader; `crysjax` is the package's own file and is loaded whole."""
 
 
-# Conversions
-
-
-def to_structure(material: Crystal | Entry) -> Structure:
-    """A pymatgen structure; of a `Crystal` the likeliest element of each filled slot."""
-    from pymatgen.core import Lattice, Structure
-
-    numbers, frac, lattice = _host(material)
-    return Structure(Lattice(lattice), numbers.tolist(), frac)
-
-
-def to_atoms(material: Crystal | Entry) -> Atoms:
-    """ASE atoms, periodic; of a `Crystal` the likeliest element of each filled slot."""
-    from ase import Atoms
-
-    numbers, frac, lattice = _host(material)
-    return Atoms(numbers, scaled_positions=frac, cell=lattice, pbc=True)
-
-
-def from_structure(structure: Structure) -> Crystal:
-    """A `Crystal` of float32 NumPy arrays with as many slots as sites."""
-    return _crystal(_from_pymatgen(structure, "", {}))
-
-
-def from_atoms(atoms: Atoms) -> Crystal:
-    """A `Crystal` of float32 NumPy arrays with as many slots as atoms."""
-    return _crystal(_from_ase(atoms, ""))
-
-
-def as_entry(material: Crystal | Entry, name: str = "") -> Entry:
-    """A host entry of either view."""
-    return material if isinstance(material, Entry) else Entry(name, *_host(material), {})
-
-
-def _host(material: Crystal | Entry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if isinstance(material, Entry):
-        return material.numbers, np.asarray(material.frac, float), np.asarray(material.lattice, float)
-    occupancy = np.asarray(material.occupancy, float)
-    filled = occupancy.sum(-1) > 0
-    frac = np.asarray(material.frac, float)[filled]
-    return occupancy[filled].argmax(-1) + 1, frac, np.asarray(material.lattice, float)
-
-
-def _crystal(entry: Entry) -> Crystal:
-    entry = checked(entry)
-    return Crystal(np.eye(NUM_SPECIES, dtype=np.float32)[entry.numbers - 1], entry.frac, np.float32(entry.lattice))
-
-
-def _from_pymatgen(structure: Structure, name: str, properties: dict[str, float]) -> Entry:
-    if not structure.is_ordered:
-        raise ValueError("sites with partial occupancy are not read yet")
-    numbers = np.array([site.specie.Z for site in structure])
-    return Entry(name, numbers, structure.frac_coords, structure.lattice.matrix, properties)
-
-
-def _from_ase(atoms: Atoms, name: str) -> Entry:
-    if not atoms.pbc.all():
-        raise ValueError("not periodic in all three directions")
-    occupancy = (atoms.info.get("occupancy") or {}).values()
-    if any(len(site) != 1 or min(site.values()) < 1 for site in occupancy):
-        raise ValueError("sites with partial occupancy are not read yet")
-    name = str(next((atoms.info[k] for k in IDS if k in atoms.info), name))
-    properties = numeric(atoms.info.items())
-    found = {} if atoms.calc is None else atoms.calc.results
-    if "energy" in found:
-        properties[ENERGY] = float(found["energy"]) / len(atoms)
-    if "stress" in found:
-        properties |= dict(zip(STRESS, np.asarray(found["stress"], float)))  # ASE's Voigt order is ours
-    forces = {FORCES: found["forces"]} if "forces" in found else {}
-    frac, cell = atoms.get_scaled_positions(wrap=False), np.asarray(atoms.cell)
-    return Entry(name, atoms.numbers, frac, cell, properties, forces)
-
-
 def write_crystals(materials: Dataset | list[Crystal | Entry], path: str | Path) -> list[Path]:
     """Write `.extxyz` (all frames, with properties), `.cif` (a block each), or, for any other path, a folder of CIFs.
 
@@ -272,20 +208,16 @@ def write_crystals(materials: Dataset | list[Crystal | Entry], path: str | Path)
     path = Path(path)
     rows = entries(materials) if isinstance(materials, Dataset) else [as_entry(m) for m in materials]
     named = [(row, row.id or f"crystal-{i}") for i, row in enumerate(rows)]
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix in (".extxyz", ".xyz"):
         return [_write_extxyz(named, path)]
     texts = [cif.format_p1(name, row.numbers, row.frac, row.lattice) for row, name in named]
     if path.suffix == ".cif":
-        path.write_text("\n".join(texts))
-        return [path]
-    path.mkdir(exist_ok=True)
+        return [files.write(path, "\n".join(texts))]
+    path.mkdir(parents=True, exist_ok=True)
     digits = len(str(len(named)))
     safe = [re.sub(r"[^\w.+-]", "_", name) for _, name in named]
-    files = [path / f"{i:0{digits}d}_{name}.cif" for i, name in enumerate(safe)]
-    for file, text in zip(files, texts):
-        file.write_text(text)
-    return files
+    places = [path / f"{i:0{digits}d}_{name}.cif" for i, name in enumerate(safe)]
+    return [files.write(place, text) for place, text in zip(places, texts)]
 
 
 def _write_extxyz(named: list[tuple[Entry, str]], path: Path) -> Path:
@@ -295,5 +227,6 @@ def _write_extxyz(named: list[tuple[Entry, str]], path: Path) -> Path:
     for row, name in named:
         frames.append(to_atoms(row))
         frames[-1].info |= {"id": name} | {k: v for k, v in row.properties.items() if np.isfinite(v)}
-    write(path, frames, format="extxyz")
+    with files.whole(path) as partial:
+        write(partial, frames, format="extxyz")
     return path

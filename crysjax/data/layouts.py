@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crysjax.data import files
 from crysjax.data.cif import lattice_from_parameters
 from crysjax.data.datasets import Entry, checked
 from crysjax.data.elements import atomic_number
@@ -68,7 +69,7 @@ def collect(path: Path, lazy: Iterable[Lazy], split: str) -> tuple[list[Entry], 
     kept, splits, skipped = [], [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parsers warn a line per file; what matters ends up in `skipped`
-        for name, own, parse in lazy:
+        for name, own, parse in _until_broken(path, lazy, skipped):
             if own and split and own != split:
                 raise ValueError(
                     f"{path}: split {split!r} was asked for, but the file carries its own, such as {own!r}"
@@ -77,9 +78,24 @@ def collect(path: Path, lazy: Iterable[Lazy], split: str) -> tuple[list[Entry], 
                 kept.append(checked(parse()))
                 splits.append(own or split)
             except Exception as error:  # a third-party parser may raise anything: all of it is a reason
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                skipped.append({"file": path.name, "entry": name, "reason": reason.removeprefix("ValueError: ")})
+                skipped.append({"file": path.name, "entry": name, "reason": _said(error)})
     return kept, splits, skipped
+
+
+def _until_broken(path: Path, lazy: Iterable[Lazy], skipped: list[dict]) -> Iterator[Lazy]:
+    """The entries up to where the file itself is damaged; what is wrong from there on becomes a row without a name."""
+    try:
+        yield from lazy
+    except files.Damaged as error:
+        skipped += error.skipped
+    except Exception as error:
+        if type(error) in (ValueError, OSError):  # said by a reader: not damaged, but another layout
+            raise
+        skipped.append({"file": path.name, "entry": "", "reason": f"cut short or damaged ({_said(error)})"})
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300].removeprefix("ValueError: ")
 
 
 def property_name(name: str) -> str:
@@ -116,7 +132,7 @@ def read_csv(path: Path, parse_cif: Callable[[str, str, dict], Entry]) -> Iterat
 
 def read_npz(path: Path) -> Iterator[Lazy]:
     """Arrays by crystal (`num_atoms`, `cell` or `lengths` and `angles`, properties) and by site, a split a prefix."""
-    with np.load(path, allow_pickle=False) as file:
+    with files.npz(path, "arrays of crystals") as file:
         arrays = {name: file[name] for name in file.files}
     prefixes = sorted({name.rpartition("/")[0] for name in arrays})
     for split in prefixes:

@@ -14,8 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from crysjax.data import files
+
 STAGES = ("sampled", "screened", "scored", "selected", "relaxed", "validated")
 """In the order of a round: drawn, passed the gates, predicted, within the budget, relaxed, judged after relaxation."""
+
+TWIN = "equals another candidate"
+"""What reasons "equals ID" count as."""
 
 
 class Row(NamedTuple):
@@ -59,7 +64,7 @@ def append(path: str | Path, rows: Iterable[Row], passed: dict[str, int]) -> dic
     rows, passed = list(rows), dict(passed)
     for row in rows:
         _advance(passed, row)
-    with Path(path).open("a", encoding="utf-8") as file:
+    with files.naming(path), Path(path).open("a", encoding="utf-8") as file:
         file.writelines(map(line, rows))
         file.flush()
         os.fsync(file.fileno())
@@ -101,11 +106,8 @@ def read(path: str | Path) -> list[Row]:
 
 def keep_rounds(path: str | Path, rounds: int) -> list[Row]:
     """Leave out the rows of rounds that did not finish, `rounds` and later; a crash leaves the old file whole."""
-    path = Path(path)
     rows = [row for row in read(path) if row.round < rounds]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(map(line, rows)), encoding="utf-8")
-    partial.replace(path)
+    files.write(path, "".join(map(line, rows)))
     return rows
 
 
@@ -123,5 +125,6 @@ def reasons(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {stage: {} for stage in STAGES}
     for row in rows:
         if not row.valid:
-            found[row.stage][row.reason] = found[row.stage].get(row.reason, 0) + 1
+            why = TWIN if row.reason.startswith("equals ") else row.reason
+            found[row.stage][why] = found[row.stage].get(why, 0) + 1
     return {stage: dict(sorted(why.items(), key=lambda item: -item[1])) for stage, why in found.items()}

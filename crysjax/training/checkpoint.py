@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import jax
 import ml_dtypes
 import numpy as np
+
+from crysjax.data import files
 
 FORMAT = 1
 
@@ -19,39 +26,81 @@ def exists(folder: str | Path) -> bool:
     return (Path(folder) / "checkpoints").exists() and bool(_steps(folder))
 
 
+def newest(folder: str | Path) -> int:
+    """The step of the newest checkpoint."""
+    return _steps(folder)[-1]
+
+
 def _steps(folder: str | Path) -> list[int]:
     return sorted(int(p.name) for p in (Path(folder) / "checkpoints").iterdir() if p.name.isdigit())
 
 
 def save(folder: str | Path, state: Any, metadata: dict, *, keep: int = 2) -> None:
     """Write the state as `folder/checkpoints/<step>`, whole or not at all, and keep the newest few."""
+    import jax
     import orbax.checkpoint as ocp
 
     root = (Path(folder) / "checkpoints").resolve()
     root.mkdir(parents=True, exist_ok=True)
-    step = int(state.step)
-    with ocp.StandardCheckpointer() as writer:
-        writer.save(root / str(step), jax.tree.map(np.asarray, state), force=True)
-    (Path(folder) / "config.json").write_text(json.dumps(metadata | {"format": FORMAT}, indent=1))
-    for old in _steps(folder)[:-keep]:
-        for path in sorted((root / str(old)).rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        (root / str(old)).rmdir()
+    files.write(Path(folder) / "config.json", json.dumps(metadata | {"format": FORMAT}, indent=1))
+    _remove(root.glob("*.orbax-checkpoint-tmp*"))  # what a kill or a full disk left half written
+    path = root / str(int(state.step))
+    with _errors_of_orbax(path), ocp.StandardCheckpointer() as writer:
+        writer.save(path, jax.tree.map(np.asarray, state), force=True)
+    _remove(root / str(old) for old in _steps(folder)[:-keep])
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _errors_of_orbax(path: Path) -> Iterator[None]:
+    """A full disk as the system's own error; orbax would raise a ValueError, and each of its threads print one too."""
+    log, unraisable = logging.getLogger("absl"), sys.unraisablehook
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda it: None if "Event loop is closed" in str(it.exc_value) else unraisable(it)
+    try:
+        yield
+        sys.unraisablehook = unraisable  # after a failure, writers that are still under way will complain
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        _remove(path.parent.glob("*.orbax-checkpoint-tmp*"))
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
+        log.setLevel(level)
+
+
+def metadata(folder: str | Path) -> dict:
+    """What `save` was told about the run in this folder; another version's is an error."""
+    path = Path(folder) / "config.json"
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: cut short or damaged ({error})") from None
+    if found.get("format") != FORMAT:
+        raise ValueError(f"{path}: checkpoints of format {found.get('format')}, this version reads format {FORMAT}")
+    return found
 
 
 def restore(folder: str | Path, like: Any) -> Any:
     """The newest state in the folder, with the structure and shapes of `like`."""
+    import jax
     import orbax.checkpoint as ocp
 
-    path = (Path(folder) / "checkpoints").resolve() / str(_steps(folder)[-1])
+    path = (Path(folder) / "checkpoints").resolve() / str(newest(folder))
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     try:
-        with ocp.StandardCheckpointer() as reader:
+        with _errors_of_orbax(path), ocp.StandardCheckpointer() as reader:
             found = reader.restore(path, jax.tree.map(np.zeros_like, jax.tree.map(np.asarray, like)))
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: this run was made with other settings; use a new folder ({str(error)[:200]})"
-        ) from None
+    except ValueError:
+        raise ValueError(f"{path}: damaged, or of a run with other settings; use a new folder") from None
     return jax.tree.map(lambda leaf, shape: jax.numpy.asarray(leaf, shape.dtype), found, target)
 
 
@@ -59,28 +108,24 @@ def export(path: str | Path, config: dict, params: Any) -> Path:
     """Write a model as one `.npz`: its config (which rebuilds it) and its leaves in bfloat16."""
     leaves = {_name(p): np.asarray(v).astype(ml_dtypes.bfloat16).view(np.uint16) for p, v in _flat(params)}
     text = json.dumps(config | {"format": FORMAT})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, config=np.frombuffer(text.encode(), np.uint8), **leaves)
-    return path
+    return files.write_npz(path, {"config": np.frombuffer(text.encode(), np.uint8)} | leaves)
 
 
 def read_config(path: str | Path) -> dict:
     """The config inside an exported model; one clear error for anything else or another version."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            config = json.loads(bytes(file["config"]).decode())
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path}: not a crysjax model ({error})") from None
-    if config.get("format") != FORMAT:
-        raise ValueError(f"{path}: model format {config.get('format')}, this version reads format {FORMAT}")
-    return config
+    with files.npz(path, "a crysjax model") as file:
+        config = json.loads(bytes(file["config"]).decode())
+        if config.get("format") != FORMAT:
+            raise files.Damaged(path, f"model format {config.get('format')}, this version reads format {FORMAT}")
+        return config
 
 
 def read_params(path: str | Path) -> Any:
     """The leaves of an exported model as nested dictionaries of float32 arrays."""
+    import jax
+
     tree: dict = {}
-    with np.load(path, allow_pickle=False) as file:
+    with files.npz(path, "a crysjax model") as file:
         for name in file.files:
             if name == "config":
                 continue
@@ -93,6 +138,8 @@ def read_params(path: str | Path) -> Any:
 
 
 def _flat(params: Any) -> list:
+    import jax
+
     return jax.tree_util.tree_flatten_with_path(params)[0]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from crysjax.data import files
 from crysjax.training import checkpoint
 
 
@@ -94,7 +95,9 @@ def make_step(
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         return kept, {"loss": value, "grad_norm": norm} | metrics
 
-    return jax.jit(step, donate_argnums=0)
+    jitted, everywhere = jax.jit(step, donate_argnums=0), jax.sharding.NamedSharding(mesh, shared)
+    # a first state that is not on the mesh yet would make the second step compile once more
+    return lambda state, batch: jitted(jax.device_put(state, everywhere), batch)
 
 
 class NonFiniteLoss(RuntimeError):
@@ -126,7 +129,9 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.restore(folder, state) if checkpoint.exists(folder) else state
     first, began, pending, last = int(state.step), time.perf_counter(), [], None
-    with (folder / "metrics.jsonl").open("a") as log:
+    log = folder / "metrics.jsonl"
+    _forget_after(log, first)
+    with files.naming(log), log.open("a") as book:
         for done, batch in enumerate(stream(first), first + 1):
             if done > steps:
                 break
@@ -140,19 +145,28 @@ def fit(
             if done % log_every == 0 or done == steps:
                 row = _summary(pending, done, (time.perf_counter() - began) / (done - first))
                 pending = []
-                log.write(json.dumps(row) + "\n")
-                log.flush()
+                book.write(json.dumps(row) + "\n")
+                book.flush()
                 on_log(row)
             if done % save_every == 0 or done == steps:
                 checkpoint.save(folder, state, metadata or {})
     return state
 
 
+def _forget_after(log: Path, step: int) -> None:
+    """Leave out the rows of steps that are done again, and a line that was cut short."""
+    if not log.exists():
+        return
+    *lines, _ = log.read_text().split("\n")
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    files.write(log, "".join(line + "\n" for line in kept))
+
+
 def _check(step: int, metrics: dict, batch: tuple, folder: Path) -> None:
     if np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]):
         return
     leaves = {f"leaf_{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(batch))}
-    np.savez_compressed(folder / "bad_batch.npz", **leaves)
+    files.write_npz(folder / "bad_batch.npz", leaves)
     raise NonFiniteLoss(
         f"step {step}: loss {float(metrics['loss'])}, gradient norm {float(metrics['grad_norm'])}; the batch is saved "
         f"as {folder / 'bad_batch.npz'} and the newest checkpoint in {folder} is kept"

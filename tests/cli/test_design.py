@@ -1,0 +1,255 @@
+"""`crysjax design` from plan to report, and that it goes on exactly where it was stopped."""
+
+import html.parser
+import json
+import shutil
+import signal
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from ase.io import read as ase_read
+from pymatgen.core import Structure
+
+from crysjax.campaign import store
+from crysjax.data import datasets
+from crysjax.evaluation import ledger
+
+ENERGY, GAP = "formation_energy_ev_per_atom", "band_gap_ev"
+
+
+def same(found, expected) -> None:
+    """Every byte but those that hold the time; the first line that differs is shown."""
+    for name, one, other in zip(Outputs._fields, found, expected):
+        if isinstance(one, bytes):
+            for a, b in zip(one.splitlines(), other.splitlines()):
+                assert a == b, name
+        assert one == other, name
+
+
+class Outputs(NamedTuple):
+    """What a run left, as far as it does not hold the time."""
+
+    ledger: bytes
+    extxyz: bytes
+    cifs: dict[str, bytes]
+    ranking: list
+    stages: dict
+    state: dict[str, bytes]
+
+
+def outputs(folder) -> Outputs:
+    summary = json.loads((folder / "summary.json").read_text())
+    arrays, meta = store.load_state(folder / "state.npz")
+    state = {name: array.tobytes() for name, array in arrays.items()} | {"calls": str(meta["calls"])}
+    cifs = {path.name: path.read_bytes() for path in sorted((folder / "candidates").iterdir())}
+    return Outputs(
+        (folder / "ledger.jsonl").read_bytes(), (folder / "candidates.extxyz").read_bytes(), cifs,
+        [summary["best"], summary["meet_the_target"], summary["oracle_calls"]],
+        {"stages": summary["stages"], "reasons": summary["reasons"]}, state,
+    )  # fmt: skip
+
+
+def test_the_ledger_has_every_candidate_at_every_stage(designed, world):
+    rows = ledger.read(designed[0] / "ledger.jsonl")
+    ledger.passed_stages(rows)  # an error if one entered a stage out of turn
+    counts = ledger.counts(rows)
+    assert counts["sampled"]["entered"] == 3 * 16
+    entered = [counts[stage]["entered"] for stage in ledger.STAGES]
+    passed = [counts[stage]["passed"] for stage in ledger.STAGES]
+    assert entered[1:] == passed[:-1] and entered == sorted(entered, reverse=True)
+    assert 0 < counts["relaxed"]["entered"] <= world.plan()["validations"]
+    for row in rows:
+        assert row.valid != bool(row.reason)
+        assert row.seed == 0 and row.candidate.startswith(f"{row.round}-") and row.quantity
+        assert row.cost > 0 or row.stage == "selected"
+        assert row.value is not None or not row.valid
+        if row.stage in ("scored", "validated"):
+            assert row.std > 0 and row.unit and row.properties.keys() == {ENERGY, GAP}
+    assert any(not row.valid and row.stage == "screened" for row in rows)  # failures are there to be seen
+
+
+def test_the_summary_agrees_with_the_ledger(designed):
+    folder, answer = designed
+    rows = ledger.read(folder / "ledger.jsonl")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["stages"] == ledger.counts(rows) and summary["reasons"] == ledger.reasons(rows)
+    assert summary["rounds"] == 3 and summary["plan"]["guidance"] == "resample"
+    relaxations = [round(row.cost / 0.002) for row in rows if row.stage == "relaxed"]
+    assert summary["oracle_calls"]["potential"]["calls"] == sum(relaxations)
+    assert summary["oracle_calls"]["generator"]["calls"] == 3 * 16 * 2  # a pool of two for each candidate
+    line = next(line for line in answer.out.splitlines() if line.startswith("sampled "))
+    assert line == ", ".join(f"{stage} {count['passed']}" for stage, count in summary["stages"].items())
+
+
+def test_candidates_are_read_back_in_the_order_of_their_rank(designed):
+    folder = designed[0]
+    frames, files = ase_read(folder / "candidates.extxyz", ":"), sorted((folder / "candidates").iterdir())
+    assert len(frames) == len(files) > 1
+    assert [file.name.split("_")[1] for file in files] == [frame.info["id"] for frame in frames]
+    objective = [frame.info["objective"] for frame in frames]
+    inside = [1 <= frame.info[GAP] <= 2 for frame in frames]
+    assert sorted(zip((not ok for ok in inside), objective)) == list(zip((not ok for ok in inside), objective))
+    for frame, file in zip(frames, files):
+        structure, again = Structure.from_file(file), ase_read(file)
+        assert structure.composition.formula.replace(" ", "") and len(structure) == len(frame) == len(again)
+        assert sorted(s.specie.Z for s in structure) == sorted(frame.numbers) == sorted(again.numbers)
+        assert structure.volume == pytest.approx(frame.get_volume(), rel=1e-5)
+        assert again.get_volume() == pytest.approx(frame.get_volume(), rel=1e-5)
+    validated = {row.candidate: row for row in ledger.read(folder / "ledger.jsonl") if row.stage == "validated"}
+    for frame in frames:
+        assert frame.info["objective"] == pytest.approx(validated[frame.info["id"]].value, rel=1e-4)
+        assert frame.info[f"{GAP}_std"] == pytest.approx(validated[frame.info["id"]].properties[GAP][1], rel=1e-4)
+
+
+class Sources(html.parser.HTMLParser):
+    """Everything that a page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for name, value in attributes if name in ("src", "data", "poster", "srcset")]
+        self.found += [value for name, value in attributes if tag == "link" and name == "href"]
+
+
+def test_the_report_stands_alone(designed):
+    folder = designed[0]
+    page = (folder / "report.html").read_text()
+    reader = Sources()
+    reader.feed(page)
+    assert reader.found == [] and "@import" not in page and "url(" not in page and "fetch(" not in page
+    addresses = {part.split('"')[0] for part in page.split("http")[1:] if part.startswith(("://", "s://"))}
+    assert all("w3.org" in address for address in addresses)  # a name space is no source
+    for file in (folder / "candidates").iterdir():
+        assert f'href="candidates/{file.name}"' in page
+
+
+def test_another_seed_gives_other_candidates(designed, crysjax, plan, tmp_path):
+    crysjax("design", plan, "--out", tmp_path, "--seed", 1)
+    rows, first = (ledger.read(folder / "ledger.jsonl") for folder in (tmp_path, designed[0]))
+    assert {row.seed for row in rows} == {1}
+    screened = [[row.value for row in book if row.stage == "screened"] for book in (rows, first)]
+    assert screened[0] != screened[1]
+
+
+def test_stopped_by_ctrl_c_it_goes_on_as_if_nothing_had_been(designed, start, crysjax, plan, tmp_path):
+    process = start("design", plan, "--out", tmp_path)
+    for line in process.stdout:
+        if line.startswith("round 2/3 sample"):
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, (out, err)
+    done = store.load_state(tmp_path / "state.npz")[1]["rounds"]
+    assert 1 <= done < 3 and not (tmp_path / "summary.json").exists()
+    kept = f"{done} of 3 rounds in {tmp_path} are kept; the same command goes on from there"
+    assert err == f"crysjax: stopped by Ctrl-C; {kept}\n"
+    answer = crysjax("design", plan, "--out", tmp_path)
+    assert answer.code == 0 and f"round {done}/3" not in answer.out
+    same(outputs(tmp_path), outputs(designed[0]))
+
+
+def test_killed_within_a_line_of_the_ledger_it_goes_on_too(designed, crysjax, plan, tmp_path, monkeypatch):
+    append, state = ledger.append, {}
+
+    def dying(path, rows, passed):
+        rows = list(rows)
+        if rows and rows[0].round == 2 and rows[0].stage == "scored":
+            state["left"] = path.read_bytes() + ledger.line(rows[0]).encode()[:40]
+            path.write_bytes(state["left"])
+            raise SystemExit(-9)
+        return append(path, rows, passed)
+
+    monkeypatch.setattr(ledger, "append", dying)
+    assert crysjax("design", plan, "--out", tmp_path).code == -9
+    monkeypatch.undo()
+    assert (tmp_path / "ledger.jsonl").read_bytes() == state["left"]
+    assert len(ledger.read(tmp_path / "ledger.jsonl")) == state["left"].count(b"\n")  # all but the broken line
+    assert crysjax("design", plan, "--out", tmp_path).code == 0
+    same(outputs(tmp_path), outputs(designed[0]))
+
+
+def test_a_finished_run_is_only_written_again(designed, crysjax, plan, tmp_path):
+    shutil.copytree(designed[0], tmp_path / "out")
+    (tmp_path / "out" / "report.html").unlink()
+    shutil.rmtree(tmp_path / "out" / "candidates")
+    answer = crysjax("design", plan, "--out", tmp_path / "out")
+    assert answer.code == 0 and "round" not in answer.out
+    same(outputs(tmp_path / "out"), outputs(designed[0]))
+
+
+def test_another_plan_does_not_go_on(designed, crysjax, one_line, world, write, tmp_path):
+    shutil.copytree(designed[0], tmp_path / "out")
+    other = write(tmp_path / "plan.yaml", world.plan(exploration=2.0))
+    answer = crysjax("design", other, "--out", tmp_path / "out")
+    one_line(answer, r"out: this campaign began with exploration = 1\.0, the plan now says 2\.0; .*--no-resume")
+    same(outputs(tmp_path / "out"), outputs(designed[0]))
+
+
+@pytest.mark.parametrize("damage", ["cut", "version", "ledger"])
+def test_a_damaged_run_is_named(designed, crysjax, one_line, plan, damage, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(designed[0], out)
+    state, book = out / "state.npz", out / "ledger.jsonl"
+    if damage == "cut":
+        state.write_bytes(state.read_bytes()[:1000])
+        message = r"state\.npz: not the state of a campaign \(the file is cut short or damaged\)"
+    elif damage == "version":
+        np.savez(state, meta=np.frombuffer(b'{"format": 99}', np.uint8))
+        message = r"state\.npz: state format 99, this version reads format 1"
+    else:
+        book.write_bytes(b"no row\n" + book.read_bytes())
+        message = r"ledger\.jsonl: line 1 is not a row of a ledger"
+    one_line(crysjax("design", plan, "--out", out), message)
+
+
+def test_beginning_again_forgets_the_former_run_at_once(designed, crysjax, plan, tmp_path, monkeypatch):
+    shutil.copytree(designed[0], tmp_path / "out")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger, "append", stop)
+    answer = crysjax("design", plan, "--out", tmp_path / "out", "--no-resume")
+    assert answer.code == 130 and "no round in" in answer.err and "the same command begins again" in answer.err
+    monkeypatch.undo()
+    assert not (tmp_path / "out" / "state.npz").exists()
+    assert crysjax("design", plan, "--out", tmp_path / "out").code == 0
+    same(outputs(tmp_path / "out"), outputs(designed[0]))
+
+
+@pytest.mark.parametrize("guidance", ["none", "gradient", "sgld", "psgld"])  # "resample" is what all others here use
+def test_every_guidance_gives_finite_candidates_within_the_budget(crysjax, world, write, guidance, tmp_path):
+    plan = write(tmp_path / "plan.yaml", world.plan(guidance=guidance, rounds=1))
+    answer = crysjax("design", plan, "--out", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    rows = ledger.read(tmp_path / "out" / "ledger.jsonl")
+    assert [row.valid for row in rows if row.stage == "sampled"] == [True] * 16
+    relaxations = [row for row in rows if row.stage == "relaxed"]
+    assert 0 < len(relaxations) <= 6
+    frames = ase_read(tmp_path / "out" / "candidates.extxyz", ":")
+    assert len(frames) > 0
+    for frame in frames:
+        assert np.isfinite(frame.positions).all() and frame.get_volume() > 0
+        assert np.isfinite([v for v in frame.info.values() if isinstance(v, float)]).all()
+    calls = json.loads((tmp_path / "out" / "summary.json").read_text())["oracle_calls"]
+    assert calls["generator"]["calls"] == 16 * {"none": 1}.get(guidance, 3)  # two steps, and the sample itself
+
+
+def test_where_nothing_passes_the_report_says_so(crysjax, world, write, tmp_path):
+    oxygen = datasets.Entry("o", np.array([8]), np.zeros((1, 3)), 4 * np.eye(3), {})
+    datasets.save(datasets.from_entries([oxygen]), tmp_path / "known.npz")
+    plan = world.plan(elements=["O"], novel_to=str(tmp_path / "known.npz"))
+    answer = crysjax("design", write(tmp_path / "plan.yaml", plan), "--out", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["candidates"] == 0 and summary["stages"]["screened"]["passed"] == 0
+    assert summary["stages"]["relaxed"]["entered"] == 0
+    assert summary["nothing"].startswith("No candidate was validated: of 48 sampled, ")
+    assert summary["nothing"] in answer.out and "0 of 0 meet the target" in answer.out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "No candidate was validated: of 48 sampled, " in page and "Validated means" not in page
+    assert (tmp_path / "out" / "candidates.extxyz").read_text() == ""
+    assert list((tmp_path / "out" / "candidates").iterdir()) == []

@@ -1,0 +1,128 @@
+"""`crysjax sample`, `predict`, `relax` and `evaluate` on models that are hardly trained: what they promise anyway."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.io import read as ase_read
+
+from crysjax.data import datasets
+
+
+def compositions(dataset) -> list[list[int]]:
+    return [sorted(entry.numbers.tolist()) for entry in datasets.entries(dataset)]
+
+
+def bits(path) -> list[bytes]:
+    """Every array of a data set; the zip file around them holds the time."""
+    with np.load(path) as file:
+        return [file[name].tobytes() for name in file.files]
+
+
+@pytest.fixture(scope="module")
+def like_test(crysjax, world, tmp_path_factory):
+    """A sample for each crystal of the test split."""
+    out = tmp_path_factory.mktemp("like") / "s.npz"
+    answer = crysjax("sample", world.generator, "--like", f"{world.data}:test", "--out", out, "--steps", 2)
+    assert answer.code == 0, answer.err
+    return out
+
+
+def test_given_compositions_are_kept(like_test, world):
+    drawn, given = datasets.load(like_test), datasets.where_split(datasets.load(world.data), "test")
+    assert drawn.ids.tolist() == given.ids.tolist()
+    assert compositions(drawn) == compositions(given)
+    assert np.isfinite(drawn.frac).all() and (np.abs(np.linalg.det(drawn.lattice)) > 1).all()
+    assert not np.allclose(drawn.frac, given.frac, atol=0.05)  # drawn, not copied
+
+
+def test_only_the_elements_asked_for(crysjax, world, tmp_path):
+    out = tmp_path / "s.extxyz"
+    options = ["--elements", "O,Ti", "--max-atoms", 3, "-n", 40, "--steps", 2, "--out", out]
+    answer = crysjax("sample", world.generator, *options)
+    assert answer.out.endswith(f"{out}: 40 crystals\n")
+    frames = ase_read(out, ":")
+    assert len(frames) == 40 and {len(frame) for frame in frames} == {2, 3}
+    assert {symbol for frame in frames for symbol in frame.symbols} == {"O", "Ti"}
+
+
+def test_a_seed_repeats_and_another_does_not(crysjax, world, tmp_path):
+    def drawn(seed: int, name: str) -> list[bytes]:
+        crysjax("sample", world.generator, "-n", 8, "--steps", 2, "--seed", seed, "--out", tmp_path / name)
+        return bits(tmp_path / name)
+
+    first = drawn(1, "a.npz")
+    assert drawn(1, "b.npz") == first
+    assert drawn(2, "c.npz") != first
+
+
+def test_unknown_elements_in_like_are_told(crysjax, world, tmp_path):
+    given = datasets.where_split(datasets.load(world.data), "test")
+    strange = replace(given, numbers=np.where(given.numbers == 20, 26, given.numbers).astype(np.uint8))
+    datasets.save(strange, tmp_path / "fe.npz")
+    out = tmp_path / "s.npz"
+    answer = crysjax("sample", world.generator, "--like", tmp_path / "fe.npz", "--out", out, "--steps", 2)
+    assert answer.code == 0
+    assert answer.err == "crysjax: --like: the model was not trained on Fe; such samples mean little\n"
+    assert compositions(datasets.load(out)) == compositions(strange)
+
+
+def predicted(crysjax, world, crystals, out) -> dict[str, list[float]]:
+    answer = crysjax("predict", crystals, "--model", world.heads, "--out", out)
+    assert answer.code == 0, answer.err
+    head, *rows = csv.reader(out.read_text().splitlines())
+    names = ("formation_energy_ev_per_atom", "band_gap_ev")
+    assert head == ["id", *(f"{name}{end}" for name in names for end in ("", "_std"))]
+    return {name: [float(v) for v in values] for name, *values in rows}
+
+
+def test_predictions_do_not_depend_on_the_company(crysjax, world, tmp_path):
+    together = predicted(crysjax, world, world.data, tmp_path / "all.csv")
+    alone = predicted(crysjax, world, f"{world.data}:test", tmp_path / "test.csv")
+    assert len(together) == 60 and list(alone) == [f"c{i}" for i in range(50, 60)]
+    for name, values in alone.items():
+        np.testing.assert_allclose(values, together[name], rtol=1e-3, atol=2e-5)  # five digits are written
+    known = datasets.load(world.data).properties["formation_energy_ev_per_atom"]
+    energy, std = np.array([together[f"c{i:02d}"][:2] for i in range(60)]).T
+    assert (std > 0).all()
+    assert np.corrcoef(energy, known)[0, 1] > 0.5  # thirty steps are enough to see the heavy atoms
+
+
+def relaxed(crysjax, world, out, *options):
+    answer = crysjax("relax", f"{world.data}:test", "--potential", world.potential, "--out", out, *options)
+    assert answer.code == 0, answer.err
+    return answer, datasets.load(out)
+
+
+def test_relaxation_lowers_the_energy(crysjax, world, tmp_path):
+    _, start = relaxed(crysjax, world, tmp_path / "a.npz", "--steps", 1, "--fmax", 0)
+    answer, end = relaxed(crysjax, world, tmp_path / "b.npz", "--steps", 20, "--fmax", 0)
+    given = datasets.where_split(datasets.load(world.data), "test")
+    np.testing.assert_allclose(start.frac, given.frac, atol=1e-6)  # the first evaluation moves nothing
+    before, after = (d.properties["potential_ev_per_atom"] for d in (start, end))
+    assert (after < before).all() and (end.properties["valid"] == 1).all()
+    assert answer.out.endswith(f"{tmp_path / 'b.npz'}: 10 crystals, 0 converged, 0 failed\n")
+    assert compositions(end) == compositions(given) and end.ids.tolist() == given.ids.tolist()
+
+
+def test_evaluation_shows_floors_beside_the_match(crysjax, world, like_test, tmp_path):
+    truth, train = f"{world.data}:test", f"{world.data}:train"
+    options = ["--match", truth, "--train", train, "--processes", 1, "--out", tmp_path]
+    answer = crysjax("evaluate", like_test, *options)
+    assert answer.code == 0, answer.err
+    lines = answer.out.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.split()[:1] == ["samples"])
+    assert lines[place - 1].split() == ["one", "try", "a", "row", "match", "RMSE", "offered"]
+    floors = [line.strip() for line in lines[place + 1 :]]
+    assert floors and all(line.startswith("floor: ") and "%" in line for line in floors)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert 0 <= metrics["match"]["rate"] <= 1
+    assert metrics["floors"].keys() == {line.split(": ")[1].split("  ")[0] for line in floors}
+    rows = list(csv.DictReader((tmp_path / "structures.csv").open()))
+    assert [row["id"] for row in rows] == [f"c{i}" for i in range(50, 60)]
+    assert np.mean([int(row["valid"]) for row in rows]) == pytest.approx(metrics["valid"])
+    perfect = crysjax("evaluate", truth, "--match", truth, "--processes", 1)
+    assert "samples" in perfect.out and "100.0%   0.000" in perfect.out
+    assert "no floors beside this match rate: give --train" in perfect.out
