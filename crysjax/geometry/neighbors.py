@@ -5,9 +5,11 @@ An edge e runs from `sender` to `receiver`; `shift` counts the cells that the se
 edge `e` and edge `e + max_edges // 2` are each other's reverse. What is even or odd under reversal (a distance, a
 spherical harmonic) therefore needs computing for the first half only.
 
-Nothing is ever left out silently: `overflow[c]` is True where crystal `c` has more edges than the arrays hold, or
-needs more cell images than the static range has, or has a lattice without volume. `radius_graph_host` gives the same
-edges by NumPy, for preparing data and for finding the sizes that the traced version has to be given.
+Nothing is ever left out silently: `overflow[c]` is True where crystal `c` has more edges than the arrays still hold,
+or needs more cell images than the static range has, or has a lattice without volume or numbers that are not finite.
+Such a crystal has no edges at all, and the others have all of theirs.
+`radius_graph_host` gives the same edges by NumPy, for preparing data and for finding the sizes that the traced version
+has to be given.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class Graph(NamedTuple):
     receiver: Array  # (e,) int32
     shift: Array  # (e, 3) int32 cells that the sender is moved by
     mask: Array  # (e,) 1 for a real edge, 0 for padding
-    overflow: Array  # (b,) bool: edges of this crystal are missing
+    overflow: Array  # (b,) bool: the edges of this crystal are missing
 
 
 def plane_spacings(lattice: Array) -> Array:
@@ -71,24 +73,41 @@ def radius_graph(
     sites = len(pack.frac)
     pair, real = _all_pairs(pack)
     crystal = pack.owner[pair[:, 0]]
+    site = site_mask(pack.occupancy) > 0
+    used = any_by_owner(site, pack.owner, len(pack.lattice))
+    strange = any_by_owner(site & ~jnp.isfinite(pack.frac).all(-1), pack.owner, len(pack.lattice))
     enough = (needed_images(pack.lattice, cutoff) <= jnp.asarray(images, pack.lattice.dtype)[None]).all(-1)
+    possible = enough & ~strange
 
     delta = pack.frac[pair[:, 1]] - pack.frac[pair[:, 0]]
     home = -jnp.round(delta)  # brings the difference into [-1/2, 1/2]
     r2 = _squared_distances(delta + home, shifts.astype(delta.dtype), pack.lattice[crystal])
     once = (pair[:, 0] != pair[:, 1])[:, None] | _positive(shifts)[None, :]
-    hit = (r2 < cutoff**2) & once & (real & enough[crystal])[:, None]
+    hit = (r2 < cutoff**2) & once & (real & possible[crystal])[:, None]
 
     half = max_edges // 2
-    place = jnp.cumsum(hit.reshape(-1)).reshape(hit.shape)
-    lost = jax.ops.segment_sum((hit & (place > half)).sum(-1), crystal, len(pack.lattice)) > 0
+    fits = _that_fit(jax.ops.segment_sum(hit.sum(-1), crystal, len(pack.lattice)), half)
+    hit &= fits[crystal][:, None]
     (flat,) = jnp.nonzero(hit.reshape(-1), size=half, fill_value=hit.size)
     found = flat < hit.size
     row, column = jnp.minimum(flat // hit.shape[1], len(pair) - 1), flat % hit.shape[1]
     ends = jnp.where(found[:, None], pair[row], sites - 1).astype(jnp.int32)
     shift = jnp.where(found[:, None], shifts[column] + home[row].astype(jnp.int32), 0)
-    used = jax.ops.segment_sum(site_mask(pack.occupancy), pack.owner, len(pack.lattice)) > 0
-    return _both_ways(jnp, ends, shift, found.astype(pack.frac.dtype), lost | (used & ~enough))
+    return _both_ways(jnp, ends, shift, found.astype(pack.frac.dtype), used & ~(fits & possible))
+
+
+def _that_fit(needed: Array, room: int) -> Array:
+    """Which crystals get their edges when room is given in order and whoever does not fit gets none: (b,) bool."""
+
+    def give(left: Array, need: Array) -> tuple[Array, Array]:
+        return left - jnp.where(need <= left, need, 0), need <= left
+
+    return jax.lax.scan(give, jnp.asarray(room, needed.dtype), needed)[1]
+
+
+def any_by_owner(flags: Array, owner: Array, count: int) -> Array:
+    """Whether any flag of each crystal is set: (n,) bool -> (count,) bool."""
+    return jax.ops.segment_sum(flags.astype(jnp.int32), owner, count) > 0
 
 
 def _all_pairs(pack: Pack) -> tuple[Array, Array]:

@@ -35,9 +35,11 @@ def calculator(potential: Potential, params: Params) -> Calculator:
 
         def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
             super().calculate(atoms, properties, system_changes)
-            if not self.atoms.pbc.all():
-                raise CalculationFailed("only structures that are periodic in three directions are supported")
-            energy, forces, stress = evaluate(params, *_pack_and_graph(self.atoms, potential.cutoff_angstrom))
+            try:
+                pack, graph = _pack_and_graph(self.atoms, potential.cutoff_angstrom)
+            except ValueError as error:  # no crystal at all: not periodic, not finite, without volume
+                raise CalculationFailed(str(error)) from None
+            energy, forces, stress = evaluate(params, pack, graph)
             if not np.isfinite(energy[0]):
                 raise CalculationFailed("the potential does not know an element, atoms touch or the cell has no volume")
             self.results = {

@@ -46,7 +46,7 @@ def cluster(
     repulsion_angstrom: float = 1.6,
 ) -> tuple[Callable, Callable]:
     """`(init, site_energies)` as `nequip`; `channels` scalars and `vectors` vectors of an atom are sent to others."""
-    columns, species = np.asarray(numbers) - 1, len(numbers)
+    columns, species = np.asarray(numbers, np.int32) - 1, len(numbers)
     charges = np.asarray(numbers, float)
 
     def init(key: Array) -> Params:
@@ -97,7 +97,8 @@ def cluster(
     def _repulsion(r: Array, z: Array, half: Graph) -> Array:
         """Ziegler-Biersack-Littmark energies, faded out at `repulsion_angstrom`, half to each end: (n,)."""
         a, b = z[half.sender], z[half.receiver]
-        x = r * (a**0.23 + b**0.23) / 0.46850  # r in screening lengths of 0.8854 Bohr radii / (...)
+        reach = jnp.where(z > 0, z, 1) ** 0.23  # the root has no slope at the charge 0 of an empty slot
+        x = r * (reach[half.sender] + reach[half.receiver]) / 0.46850  # in screening lengths of 0.8854 Bohr / (...)
         screen = sum(c * jnp.exp(-d * x) for c, d in ((0.18175, 3.1998), (0.50986, 0.94229), (0.28022, 0.4029),
                                                       (0.02817, 0.20162)))  # fmt: skip
         fade = jnp.maximum(1 - r / repulsion_angstrom, 0) ** 3

@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, Params, site_mask, sum_by_crystal
-from crysjax.geometry.neighbors import Graph, edge_vectors
+from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors
 from crysjax.potentials.classical import lennard_jones
 from crysjax.potentials.cluster import cluster
 from crysjax.potentials.nequip import nequip
@@ -98,6 +98,7 @@ def by_strain(site_energies: Callable, cutoff: float, known: np.ndarray) -> tupl
         inside = (graph.mask > 0) & ((vectors**2).sum(-1) < cutoff**2)
         away = jnp.asarray([cutoff, 0, 0], vectors.dtype)[None]  # where every radial function is zero
         vectors = jnp.where(inside[:, None], vectors, away)
+        graph = graph._replace(mask=inside.astype(graph.mask.dtype))  # so that no bit depends on what else is listed
         return sum_by_crystal(site_energies(params, occupancy, vectors, graph), pack)
 
     def energy(params: Params, pack: Pack, graph: Graph) -> Array:
@@ -125,24 +126,20 @@ def by_strain(site_energies: Callable, cutoff: float, known: np.ndarray) -> tupl
 
 def _without_broken(pack: Pack, graph: Graph, known: np.ndarray) -> tuple[Pack, Graph, Array]:
     """The pack with empty unit cells in place of crystals that cannot be computed, and which can be: (b,) bool."""
+    pack, graph = jax.tree.map(jnp.asarray, (pack, graph))  # of the host, they would not be indexed by traced arrays
     strange = ~(jnp.abs(pack.frac) < FARTHEST_CELLS).all(-1)
     strange |= ((pack.occupancy > 0) & ~jnp.asarray(known)[None]).any(-1)
     strange = strange & (site_mask(pack.occupancy) > 0) | jnp.isnan(pack.occupancy).any(-1)
     touching = (graph.mask > 0) & ~((edge_vectors(pack, graph) ** 2).sum(-1) > TOUCHING_ANGSTROM**2)
     sound = ~graph.overflow & jnp.isfinite(pack.lattice).all((1, 2))
     sound &= jnp.abs(jnp.linalg.det(pack.lattice)) > 1e-6
-    sound &= ~_any_of(strange, pack.owner, len(sound))
-    sound &= ~_any_of(touching, pack.owner[graph.receiver], len(sound))
+    sound &= ~any_by_owner(strange, pack.owner, len(sound))
+    sound &= ~any_by_owner(touching, pack.owner[graph.receiver], len(sound))
     site = sound[pack.owner]
     occupancy, frac = (jnp.where(site[:, None], x, 0) for x in (pack.occupancy, pack.frac))
     lattice = jnp.where(sound[:, None, None], pack.lattice, jnp.eye(3, dtype=pack.lattice.dtype)[None])
     mask = graph.mask * site[graph.receiver].astype(graph.mask.dtype)
     return pack._replace(occupancy=occupancy, frac=frac, lattice=lattice), graph._replace(mask=mask), sound
-
-
-def _any_of(flags: Array, owner: Array, count: int) -> Array:
-    """Whether any flag of each crystal is set."""
-    return jax.ops.segment_sum(flags.astype(jnp.int32), owner, count) > 0
 
 
 def load_nequix(path: str | Path) -> tuple[Potential, Params]:

@@ -23,7 +23,7 @@ from jax import Array
 from crysjax.base import Params
 from crysjax.geometry.neighbors import Graph
 
-SILU_GAIN = 1.67656481  # 1 / root mean square of silu under a unit Gaussian
+SILU_GAIN = 1.67656481  # 1 / root mean square of silu under a unit Gaussian, as e3nn-jax estimates it
 
 
 def degrees(irreps: str) -> dict[int, int]:
@@ -73,7 +73,7 @@ def nequip(
     `numbers` are the atomic numbers the network knows; occupancy columns of others are not seen.
     """
     species, hidden = len(numbers), degrees(hidden_irreps)
-    columns = np.asarray(numbers) - 1
+    columns = np.asarray(numbers, np.int32) - 1
     widths = [{0: species}] + [hidden] * layers
     outputs = [hidden] * (layers - 1) + [{0: hidden[0]}]
     path_lists = [paths(widths[k], lmax, outputs[k]) for k in range(layers)]

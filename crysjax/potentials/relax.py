@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Pack, Params, num_sites, site_mask, sum_by_crystal
-from crysjax.geometry.neighbors import Graph, edge_vectors, radius_graph
+from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors, radius_graph
 
 GPA_TO_EV_A3 = 1 / 160.21766208
 ForceField = Callable[[Params, Pack, Graph], tuple[Array, Array, Array]]
@@ -75,7 +75,7 @@ def start(pack: Pack, settings: Fire = Fire()) -> Relaxation:  # noqa: B008 (an 
     )  # fmt: skip
     no, unknown = jnp.zeros(b, bool), jnp.full(b, jnp.inf, real)
     strange = ~jnp.isfinite(pack.frac).all(-1) & (site_mask(pack.occupancy) > 0)
-    valid = jax.ops.segment_sum(strange.astype(jnp.int32), pack.owner, b) == 0
+    valid = ~any_by_owner(strange, pack.owner, b)
     valid &= jnp.isfinite(pack.lattice).all((1, 2)) & (jnp.abs(jnp.linalg.det(pack.lattice)) > 1e-6)
     return Relaxation(pack, unknown, unknown, jnp.zeros(b, jnp.int32), no, valid, no, motion)
 
@@ -90,10 +90,13 @@ def relax(
     max_images: tuple[int, int, int] | int,
     settings: Fire = Fire(),  # noqa: B008
     max_steps: int = 200,
+    limit: int = 2**30,
     skin_angstrom: float = 0.5,
 ) -> Relaxation:
     """Up to `max_steps` further steps as one `lax.while_loop`, until all crystals have converged, broken or overflowed.
 
+    A crystal that has had `limit` evaluations in all stops too, where it was evaluated last; without a limit, one that
+    has not converged is already moved to where the next call begins.
     `energy_forces_stress` is any pure function of (params, pack, graph); a crystal with NaN energy counts as broken.
     `max_edges` and `max_images` have to hold the graph of `cutoff_angstrom + skin_angstrom`. To jit it, close over
     everything but `params` and `state`.
@@ -105,7 +108,8 @@ def relax(
         return radius_graph(pack, reach, max_edges=max_edges, max_images=max_images), state.pack
 
     def running(state: Relaxation) -> Array:
-        return ~state.converged & state.valid & ~state.overflow & (num_sites(state.pack) > 0)
+        going = ~state.converged & state.valid & ~state.overflow & (state.steps < limit)
+        return going & (num_sites(state.pack) > 0)
 
     def body(carry: tuple) -> tuple:
         state, graph, built, step = carry
@@ -113,7 +117,7 @@ def relax(
         graph, built = jax.lax.cond(stale, build, lambda _: (graph, built), state)
         state = state._replace(overflow=state.overflow | (running(state) & graph.overflow))
         said = energy_forces_stress(params, state.pack, graph)
-        return _advance(state, graph, said, running(state), settings), graph, built, step + 1
+        return _advance(state, graph, said, running(state), settings, limit), graph, built, step + 1
 
     def unfinished(carry: tuple) -> Array:
         return running(carry[0]).any() & (carry[-1] < max_steps)
@@ -147,7 +151,7 @@ def _largest(values: Array, pack: Pack) -> Array:
     return jnp.maximum(jax.ops.segment_max(kept, pack.owner, len(pack.lattice)), 0)
 
 
-def _advance(state: Relaxation, graph: Graph, said: tuple, running: Array, settings: Fire) -> Relaxation:
+def _advance(state: Relaxation, graph: Graph, said: tuple, running: Array, settings: Fire, limit: int) -> Relaxation:
     """Judge the present state by its forces, and move the crystals that go on."""
     pack, motion = state.pack, state.motion
     energy, forces, stress = said
@@ -160,7 +164,7 @@ def _advance(state: Relaxation, graph: Graph, said: tuple, running: Array, setti
     size = jnp.sqrt((forces**2).sum(-1))
     fmax = jnp.maximum(_largest(size, pack), jnp.abs(virial).max((1, 2)) / atoms)
     sound = _is_sound(pack, graph, motion, volume, settings) & jnp.isfinite(enthalpy) & jnp.isfinite(fmax)
-    moves = running & sound & (fmax > settings.fmax_ev_angstrom)
+    moves = running & sound & (fmax > settings.fmax_ev_angstrom) & (state.steps + 1 < limit)
     moved_pack, motion = _fire(pack, motion, forces, virial, moves, settings)
     told = running & sound
     return state._replace(

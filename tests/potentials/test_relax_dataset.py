@@ -1,0 +1,184 @@
+"""Relaxation of a data set: refilled packs, capacities that grow, cells of every kind, and what is said of failures."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from crysjax.base import NUM_SPECIES, Crystal, numbers
+from crysjax.data import datasets
+from crysjax.data.batching import Capacity
+from crysjax.data.datasets import Dataset
+from crysjax.geometry.neighbors import radius_graph
+from crysjax.potentials import relax_dataset as module
+from crysjax.potentials.relax import GPA_TO_EV_A3, Fire
+from crysjax.potentials.relax_dataset import Relaxed
+
+FIRE = Fire(fmax_ev_angstrom=1e-3)
+MINIMUM_EV, EDGE = -0.0790735, 5.243195  # of argon, see test_relax: an atom, and the cube
+LEFT_EV, LEFT_VOLUME = 1e-5, 1e-3  # what forces of 1e-3 eV/Å leave, see test_relax
+
+
+def dataset(crystals: list[Crystal]) -> Dataset:
+    """Crystals as they are; `datasets.from_entries` would refuse the broken ones."""
+    count = np.array([len(c.frac) for c in crystals], np.int32)
+    template = datasets.from_entries(
+        [datasets.Entry(f"c{i}", np.full(n, 18), np.zeros((n, 3)), np.eye(3), {}) for i, n in enumerate(count)]
+    )
+    z = np.concatenate([np.asarray(numbers(c.occupancy)) for c in crystals]).astype(np.uint8)
+    frac = np.concatenate([c.frac for c in crystals]).astype(np.float32)
+    return replace(template, numbers=z, frac=frac, lattice=np.stack([c.lattice for c in crystals]).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def relaxed(toys):
+    """`relax_dataset` of argon."""
+
+    def run(crystals: list[Crystal], **settings) -> Relaxed:
+        settings = {"settings": FIRE} | settings
+        cutoff = toys.argon.cutoff_angstrom
+        return module.relax_dataset(
+            toys.argon.energy_forces_stress, (), dataset(crystals), cutoff_angstrom=cutoff, **settings
+        )
+
+    return run
+
+
+def at_minimum(found: Relaxed) -> np.ndarray:
+    """Whether each crystal has argon's known energy and volume an atom."""
+    n = found.crystals.num_atoms
+    with np.errstate(invalid="ignore"):
+        volume = np.abs(np.linalg.det(found.crystals.lattice.astype(float))) / n
+    right = np.abs(found.energy / n - MINIMUM_EV) < LEFT_EV
+    return right & (np.abs(volume / (EDGE**3 / 4) - 1) < LEFT_VOLUME) & found.converged & found.valid
+
+
+@pytest.fixture(scope="module")
+def sixty_four(toys, relaxed) -> tuple[list[Crystal], np.ndarray, Relaxed, list]:
+    """Crystals of 1, 2 and 4 atoms, every fourth of them broken, relaxed in packs of 64 sites."""
+    crystals = [toys.draw_argon((2, 4, 1, 4)[i % 4], i) for i in range(64)]
+    broken, told = np.arange(64) % 4 == 1, []
+    spoilt = [toys.break_crystal(c, i // 4 % 7)[0] if broken[i] else c for i, c in enumerate(crystals)]
+    return crystals, broken, relaxed(spoilt, progress=lambda done, total: told.append((done, total))), told
+
+
+def test_sixteen_broken_of_sixty_four_do_not_matter_to_the_others(relaxed, sixty_four):
+    """Alone, the sound ones are in other packs, and equal to rounding, which may also decide on one step more."""
+    crystals, broken, found, _ = sixty_four
+    alone = relaxed([c for c, bad in zip(crystals, broken) if not bad])
+    np.testing.assert_array_equal(found.valid, ~broken)
+    np.testing.assert_array_equal(found.converged, ~broken)
+    np.testing.assert_array_equal(at_minimum(found), ~broken)
+    np.testing.assert_allclose(found.energy[~broken], alone.energy, atol=1e-6)
+    np.testing.assert_allclose(found.fmax[~broken], alone.fmax, atol=1e-5)
+    np.testing.assert_allclose(found.crystals.lattice[~broken], alone.crystals.lattice, atol=1e-4)
+    assert np.abs(found.steps[~broken] - alone.steps).max() <= 1
+
+
+def test_every_failure_has_its_reason(toys, sixty_four):
+    crystals, broken, found, _ = sixty_four
+    assert (found.reason[~broken] == "").all()
+    for i in np.flatnonzero(broken):
+        assert toys.break_crystal(crystals[i], i // 4 % 7)[1] in found.reason[i]
+    runaway = np.char.startswith(found.reason, "the volume ran away")
+    assert runaway.any() and np.isfinite(found.energy[runaway]).all()  # that of the last sound state
+    assert np.isnan(found.energy[broken & ~runaway]).all() and np.isnan(found.fmax[broken & ~runaway]).all()
+
+
+def test_progress_counts_to_the_end(sixty_four):
+    *_, told = sixty_four
+    done = [d for d, _ in told]
+    assert done == sorted(done) and told[-1] == (64, 64) and {total for _, total in told} == {64}
+
+
+def test_capacities_grow_until_everything_fits(toys, relaxed, monkeypatch):
+    """From room for almost nothing, the same answers as with enough; compiled a few times on the way."""
+    crystals, sizes = [toys.draw_argon(n, 7) for n in (1, 2, 4, 4)], []
+    enough = relaxed(crystals)
+    monkeypatch.setattr(module, "_first_size", lambda *_: (64, (1, 1, 1)))
+    compiled = module._compiled
+    monkeypatch.setattr(module, "_compiled", lambda *a: sizes.append(a[2]) or compiled(*a))
+    found = relaxed(crystals)
+    assert at_minimum(found).all() and len(sizes) < 6
+    assert sizes == sorted(sizes) and sizes[-1][0] > 64 and sizes[-1][1] > (1, 1, 1)
+    np.testing.assert_array_equal(found.steps, enough.steps)
+    np.testing.assert_allclose(found.energy, enough.energy, atol=1e-7)  # another program: another order of sums
+    np.testing.assert_allclose(found.crystals.lattice, enough.crystals.lattice, atol=1e-5)
+
+
+def test_growing_never_stands_still(toys):
+    """Where rounding decides how many images or edges are needed, the host may see none missing; it grows all the same.
+
+    Cubic cells whose needed images are a whole number to single precision, and a lack of edges that the host denies.
+    """
+    reach, shape = 7.5, module._shape(np.array([1]), 8)
+    wanted = jax.jit(partial(radius_graph, cutoff=reach, max_edges=512), static_argnames="max_images")
+    for images in (2, 3):
+        for ulp in range(-3, 4):
+            edge = np.float32(reach / (images - 0.5)) * np.float32(1 + ulp * 6e-8)
+            pool = module._Pool(
+                dataset([Crystal(toys.draw_argon(1, 0).occupancy, np.zeros((1, 3)), edge * np.eye(3))]), FIRE
+            )
+            row = np.array([0])
+            pack = pool.load(row, shape).pack
+            grown = module._grow(pool, row, row, reach, shape, (512, (images - 1,) * 3))
+            if wanted(pack, max_images=images - 1).overflow[0]:
+                assert not wanted(pack, max_images=grown[1]).overflow[0]
+            again = module._grow(pool, row, row, reach, shape, grown)
+            assert again[0] > grown[0] and again[1] == grown[1]
+
+
+def test_a_limit_holds_whatever_the_chunk(toys, relaxed):
+    """Evaluations are what a campaign pays for: never one more, and the energy is that of what is handed back."""
+    crystals = [toys.draw_argon(n, 9) for n in (1, 2, 4)]
+    found = relaxed(crystals, max_steps=9, chunk=4)
+    back = [Crystal(np.eye(NUM_SPECIES)[e.numbers - 1], *e[2:4]) for e in datasets.entries(found.crystals)]
+    np.testing.assert_array_equal(found.steps, 9)
+    assert not found.converged.any() and found.valid.all()
+    pack = toys.make_pack(back, Capacity(7, 7, 3))
+    energy = jax.jit(toys.argon.energy)((), pack, toys.make_graph(pack, 7.0, None))
+    np.testing.assert_allclose(found.energy, energy, atol=1e-6)
+
+
+def test_one_two_hundred_atoms_and_a_skewed_cell(toys, relaxed):
+    """The same lattice in the primitive cell, in one of 200 atoms, and in settings with entries up to forty."""
+    rng, size = np.random.default_rng(0), np.array([5, 5, 2])
+    primitive, cube = toys.draw_argon(1, 3), toys.draw_argon(4, 3)
+    cells = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).reshape(-1, 1, 3)
+    corners = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    frac = (corners[None] + cells + rng.uniform(-0.01, 0.01, (50, 4, 3))).reshape(-1, 3) / size
+    large = Crystal(np.tile(cube.occupancy, (50, 1)), frac, 5.2 * np.diag(size))
+    shear = np.array([[1.0, 0, 0], [-40, 1, 0], [23, -37, 1]])
+    skewed = [c._replace(frac=c.frac @ np.linalg.inv(shear), lattice=shear @ c.lattice) for c in (primitive, cube)]
+    assert module.needed_images(skewed[0].lattice, 7.5).max() > 50
+    found = relaxed([primitive, large, *skewed, cube])
+    assert at_minimum(found).all(), found.reason
+    # handed back in the setting in which it came, with every atom where it was but for the relaxation
+    for k, start in ((2, skewed[0]), (3, skewed[1])):
+        strain = np.linalg.solve(start.lattice, found.crystals.lattice[k].astype(float))
+        assert np.abs(strain - np.eye(3)).max() < 0.1
+    steps = found.crystals.frac[-8:-4] @ shear - found.crystals.frac[-4:]
+    np.testing.assert_allclose(steps - np.round(steps), 0, atol=2e-3)
+    np.testing.assert_allclose(found.energy[[2, 3]], found.energy[[0, 4]], atol=1e-5)
+
+
+def test_pressure_is_worked_against(toys, relaxed):
+    """dH/dP = V: from the known minimum to 0.1 GPa, by the trapezium rule.
+
+    Its error is h^3 / 12 of V'', about V / GPa^2 for argon (bulk modulus 3 GPa): 2e-5 eV an atom.
+    """
+    found, n = relaxed([toys.draw_argon(1, 4), toys.draw_argon(4, 4)], settings=FIRE._replace(pressure_gpa=0.1)), (1, 4)
+    volume = np.abs(np.linalg.det(found.crystals.lattice.astype(float))) / n
+    assert found.converged.all() and (volume < EDGE**3 / 4 * (1 - 10 * LEFT_VOLUME)).all()
+    work = 0.1 * GPA_TO_EV_A3 * (volume + EDGE**3 / 4) / 2
+    np.testing.assert_allclose(found.energy / n, MINIMUM_EV + work, atol=2e-5 + LEFT_EV)
+
+
+def test_no_crystals_and_only_hopeless_ones(toys, relaxed):
+    nothing = datasets.take(dataset([toys.draw_argon(1, 0)]), np.zeros(0, int))
+    found = module.relax_dataset(toys.argon.energy_forces_stress, (), nothing, cutoff_angstrom=7.0)
+    assert len(found.energy) == len(found.crystals) == 0
+    bad = [toys.break_crystal(toys.draw_argon(2, k), k)[0] for k in (0, 2, 6)]
+    assert not relaxed(bad).valid.any()
