@@ -1,0 +1,137 @@
+"""What a campaign hands over, from outcomes that were made by hand: the order, the files, and what a failure leaves."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.io import read as ase_read
+
+from crysjax.campaign import goals as targets
+from crysjax.campaign import outcomes as memory
+from crysjax.campaign import outputs
+from crysjax.campaign import plan as plans
+from crysjax.campaign.plan import Goal
+from crysjax.data import datasets, io
+from crysjax.data.datasets import Entry
+from crysjax.evaluation import ledger
+from crysjax.evaluation.ledger import Row
+
+GOALS = targets.goals({"band_gap_ev": Goal("window", 1.0, 2.0), "energy_ev": Goal("minimise")},
+                      ("energy_ev", "band_gap_ev"), (0.5, 2.0))  # fmt: skip
+PLAN = plans.plan(target={"band_gap_ev": [1, 2], "energy_ev": "minimise"}, elements=["O", "Mg", "Ca", "Sr"])
+MODELS = {"generator": "g", "heads": "h", "potential": "p"}
+ROCK_SALT = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def outcomes():
+    """Five rock salts: SrO outside the window, CaO twice, and two inside it; objectives by hand below."""
+    cells = {"0-0001": (38, 2.6), "0-0002": (20, 2.4), "1-0000": (12, 2.1), "1-0001": (20, 2.41), "2-0003": (4, 1.9)}
+    rows = [Entry(i, np.array([z, 8]), ROCK_SALT, a * (1 - np.eye(3)), {}) for i, (z, a) in cells.items()]
+    gap, energy = [4.0, 1.5, 1.2, 1.5, 2.0], [-9.0, -1.0, -2.0, -3.0, -0.5]
+    validated = np.stack([gap, energy], -1).astype(np.float32)
+    columns = dict(features=np.zeros((5, 2), np.float32), raw=validated - 1, predicted=validated - 0.5,
+                   predicted_std=np.full((5, 2), 0.3, np.float32), validated=validated,
+                   validated_std=np.full((5, 2), 0.1, np.float32), energy=np.arange(5, dtype=np.float32),
+                   max_force=np.zeros(5, np.float32))  # fmt: skip
+    return memory.extend(memory.empty(2, 2), datasets.from_entries(rows), **columns)._replace(
+        rounds=3, calls={"generator": 60, "heads": 65, "potential": 35}, seconds={"relax": 1.234, "validate": 0.5}
+    )
+
+
+def book(folder):
+    """A ledger of six candidates, of which five were validated."""
+    passed, ids = {}, [*outcomes().crystals.ids.tolist(), "2-0009"]
+    for stage in ledger.STAGES:
+        bad = {"2-0009": "sites too close"} if stage == "screened" else {}
+        living = [i for i in ids if stage in ledger.STAGES[:2] or i != "2-0009"]
+        rows = [Row(i, stage, 0, 0, "q", 1.0, 0.1, "u", i not in bad, 0.5, bad.get(i, "")) for i in living]
+        passed = ledger.append(folder / "ledger.jsonl", rows, passed)
+
+
+def write(folder, found=None):
+    return outputs.write(folder, PLAN, GOALS, outcomes() if found is None else found, models=MODELS, judges="heads")
+
+
+def test_the_best_come_first_and_equal_crystals_once(tmp_path):
+    book(tmp_path)
+    summary = write(tmp_path)
+    # inside the window by energy / 0.5; then outside of it, though its energy is by far the lowest
+    assert [best["id"] for best in summary["best"]] == ["1-0001", "1-0000", "2-0003", "0-0001"]
+    assert [best["objective"] for best in summary["best"]] == pytest.approx([-6, -4, -1, -18 + 1])
+    assert [best["formula"] for best in summary["best"]] == ["CaO", "MgO", "BeO", "SrO"]
+    assert (summary["candidates"], summary["meet_the_target"], summary["nothing"]) == (4, 3, "")
+    assert summary["best"][0]["file"] == "candidates/1_1-0001_CaO.cif"
+
+
+def test_files_are_in_the_order_of_the_ranking(tmp_path):
+    book(tmp_path)
+    write(tmp_path)
+    names = [path.name for path in sorted((tmp_path / "candidates").iterdir())]
+    assert names == ["1_1-0001_CaO.cif", "2_1-0000_MgO.cif", "3_2-0003_BeO.cif", "4_0-0001_OSr.cif"]
+    frames = ase_read(tmp_path / "candidates.extxyz", ":")
+    assert [frame.info["id"] for frame in frames] == [name.split("_")[1] for name in names]
+    assert [frame.info["band_gap_ev"] for frame in frames] == pytest.approx([1.5, 1.2, 2.0, 4.0])
+    assert [frame.info["energy_ev_std"] for frame in frames] == pytest.approx([0.1] * 4)
+    assert [frame.info["potential_ev_per_atom"] for frame in frames] == [3, 2, 4, 0]
+    for frame, name in zip(frames, names):
+        np.testing.assert_allclose(ase_read(tmp_path / "candidates" / name).cell.volume, frame.cell.volume, rtol=1e-6)
+
+
+def test_the_summary_counts_what_the_ledger_holds(tmp_path):
+    book(tmp_path)
+    write(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["stages"]["sampled"] == {"entered": 6, "passed": 6}
+    assert summary["stages"]["screened"] == {"entered": 6, "passed": 5}
+    assert summary["stages"]["validated"] == {"entered": 5, "passed": 5}
+    assert summary["reasons"]["screened"] == {"sites too close": 1}
+    assert summary["oracle_calls"]["potential"] == {"calls": 35, "seconds": 2.5}  # five rows of half a second
+    assert summary["seconds"] == 1.73 and summary["plan"]["target"]["band_gap_ev"] == [1, 2]
+    page = (tmp_path / "report.html").read_text()
+    assert "3 of 5" in page and "candidates/1_1-0001_CaO.cif" in page and "p, a machine-learned potential" in page
+
+
+def test_without_a_candidate_it_says_why(tmp_path):
+    rows = [Row(f"0-{i}", "sampled", 0, 0, "atoms", 2.0, None, "", True, 0.1) for i in range(5)]
+    passed = ledger.append(tmp_path / "ledger.jsonl", rows, {})
+    why = ["sites too close"] * 3 + ["equals 0-7", "equals 0-8"]
+    rows = [r._replace(stage="screened", valid=False, reason=w) for r, w in zip(rows, why)]
+    ledger.append(tmp_path / "ledger.jsonl", rows, passed)
+    summary = write(tmp_path, memory.empty(2, 2)._replace(rounds=1))
+    said = "No candidate was validated: of 5 sampled, 3 failed for 'sites too close' (stage screened)."
+    assert summary["nothing"] == said and summary["best"] == [] and summary["candidates"] == 0
+    assert summary["reasons"]["screened"] == {"sites too close": 3, ledger.TWIN: 2}
+    assert said.split("'")[0] in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "candidates.extxyz").read_text() == "" and not any((tmp_path / "candidates").iterdir())
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_new_outputs_take_the_place_of_old_ones_whole_or_not_at_all(tmp_path, monkeypatch):
+    book(tmp_path)
+    write(tmp_path)
+    before, calls = contents(tmp_path), []
+    found = outcomes()
+    moved = found._replace(crystals=replace(found.crystals, ids=np.array([f"9-{i:04d}" for i in range(5)])))
+
+    def failing(materials, path):
+        calls.append(path)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+        return written(materials, path)
+
+    written = io.write_crystals
+    monkeypatch.setattr(io, "write_crystals", failing)
+    with pytest.raises(OSError, match=r"No space left on device: '.*candidates'"):
+        write(tmp_path, moved)
+    after = contents(tmp_path)
+    assert {k: v for k, v in after.items() if k.startswith("candidates/")} == {
+        k: v for k, v in before.items() if k.startswith("candidates/")
+    }
+    monkeypatch.undo()
+    write(tmp_path, moved)
+    names = sorted(path.name for path in (tmp_path / "candidates").iterdir())
+    assert len(names) == 4 and all("_9-" in name for name in names)  # none of the former run is left
