@@ -147,10 +147,11 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     state = loop.initial(params, optimizer, key_run)
     begun = time.perf_counter()
     step = loop.make_step(task.loss, optimizer, ema_decay=run.ema_decay)
+    chart = _tensorboard(out)
     with bar("train") as advance:
         state = loop.fit(
             state, step, task.stream, out, steps=run.steps, log_every=run.log_every, save_every=run.save_every,
-            on_log=lambda row: advance(row["step"], run.steps, _say(row)), metadata=origin,
+            on_log=lambda row: (advance(row["step"], run.steps, _say(row)), chart(row)), metadata=origin,
         )  # fmt: skip
     metrics = evaluate(task.loss, state.ema, key_test, task.held_out())
     about = card(run, dataset, part, params, metrics, time.perf_counter() - begun)
@@ -234,6 +235,22 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _tensorboard(out: Path) -> Callable[[dict], None]:
+    """Writes a row of metrics for TensorBoard where the extra `tensorboard` is installed, else does nothing."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return lambda row: None
+    writer = SummaryWriter(str(out / "tensorboard"))
+
+    def write(row: dict) -> None:
+        for name in row.keys() - {"step"}:
+            writer.add_scalar(name, row[name], row["step"])
+        writer.flush()
+
+    return write
 
 
 def _say(row: dict) -> str:

@@ -126,11 +126,11 @@ def test_the_report_stands_alone(designed):
         assert f'href="candidates/{file.name}"' in page
 
 
-def test_another_seed_gives_other_candidates(designed, crysjax, plan, tmp_path):
-    crysjax("design", plan, "--out", tmp_path, "--seed", 1)
+def test_another_seed_gives_other_candidates(designed, crysjax, world, write, tmp_path):
+    crysjax("design", write(tmp_path / "plan.yaml", world.plan(rounds=1)), "--out", tmp_path, "--seed", 1)
     rows, first = (ledger.read(folder / "ledger.jsonl") for folder in (tmp_path, designed[0]))
     assert {row.seed for row in rows} == {1}
-    screened = [[row.value for row in book if row.stage == "screened"] for book in (rows, first)]
+    screened = [[r.value for r in book if r.stage == "screened" and r.round == 0] for book in (rows, first)]
     assert screened[0] != screened[1]
 
 
@@ -216,8 +216,7 @@ def test_beginning_again_forgets_the_former_run_at_once(designed, crysjax, plan,
     assert answer.code == 130 and "no round in" in answer.err and "the same command begins again" in answer.err
     monkeypatch.undo()
     assert not (tmp_path / "out" / "state.npz").exists()
-    assert crysjax("design", plan, "--out", tmp_path / "out").code == 0
-    same(outputs(tmp_path / "out"), outputs(designed[0]))
+    assert ledger.read(tmp_path / "out" / "ledger.jsonl") == []
 
 
 @pytest.mark.parametrize("guidance", ["none", "gradient", "sgld", "psgld"])  # "resample" is what all others here use
