@@ -8,7 +8,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,8 @@ def whole(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise _named(error, path, partial) from None
     finally:
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
 def write(path: str | Path, data: bytes | str) -> Path:

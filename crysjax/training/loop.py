@@ -157,9 +157,10 @@ def _forget_after(log: Path, step: int) -> None:
     """Leave out the rows of steps that are done again, and a line that was cut short."""
     if not log.exists():
         return
-    *lines, _ = log.read_text().split("\n")
+    *lines, cut = log.read_text().split("\n")
     kept = [line for line in lines if json.loads(line)["step"] <= step]
-    files.write(log, "".join(line + "\n" for line in kept))
+    if cut or len(kept) < len(lines):
+        files.write(log, "".join(line + "\n" for line in kept))
 
 
 def _check(step: int, metrics: dict, batch: tuple, folder: Path) -> None:

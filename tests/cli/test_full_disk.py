@@ -1,6 +1,8 @@
 """A full disk is one line; what was written before is whole, and with room again the same command goes on."""
 
+import contextlib
 import os
+import shutil
 import subprocess
 
 import numpy as np
@@ -102,3 +104,17 @@ def test_train(start, train, one_line, world, disk):
     with np.load(out / "model.npz") as found, np.load(world.generator) as expected:
         for name in set(expected.files) - {"config"}:
             np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("kind", ["heads", "potential"])
+def test_the_model_of_a_trained_run_has_no_room(train, one_line, world, disk, kind):
+    config, run = world.folder / f"{kind}.yaml", disk(4096) / "run"
+    shutil.copytree(getattr(world, kind).parent, run)
+    model = (run / "model.npz").read_bytes()
+    with contextlib.suppress(OSError), (run.parent / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(4096))
+    one_line(train(config, "--out", run), rf"run/model\.npz: {FULL}", code=1)
+    assert (run / "model.npz").read_bytes() == model
+    (run.parent / "ballast").unlink()
+    assert train(config, "--out", run).code == 0

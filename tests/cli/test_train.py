@@ -73,11 +73,14 @@ def test_steps_that_are_done_again_are_logged_once(train, world, config, finishe
     assert leaves(finished / "model.npz") == leaves(world.generator)
 
 
-def test_a_finished_run_is_only_exported_again(train, world, config, finished):
-    (finished / "model.npz").unlink()
-    answer = train(config, "--out", finished)
-    assert answer.code == 0 and answer.out == f"{finished / 'model.npz'}: done\n"
-    assert leaves(finished / "model.npz") == leaves(world.generator)
+@pytest.mark.parametrize("kind", ["generator", "heads", "potential"])
+def test_a_finished_run_is_only_exported_again(train, world, kind, tmp_path):
+    run, model = tmp_path / "run", getattr(world, kind)
+    shutil.copytree(model.parent, run)
+    (run / "model.npz").unlink()
+    answer = train(world.folder / f"{kind}.yaml", "--out", run)
+    assert answer.code == 0 and answer.out == f"{run / 'model.npz'}: done\n", answer.err
+    assert leaves(run / "model.npz") == leaves(model)
 
 
 CHANGED = {
