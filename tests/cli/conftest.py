@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import re
 import subprocess
 import sys
@@ -165,7 +166,10 @@ def start(cache) -> Callable[..., subprocess.Popen]:
         }  # fmt: skip
         code = f"{before}\nfrom crysjax.cli import main; main()"
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores Ctrl-C
+        )  # fmt: skip
 
     return started
 
