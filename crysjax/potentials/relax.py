@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Pack, Params, num_sites, site_mask, sum_by_crystal
+from crysjax.geometry.lattice import inverse
 from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors, radius_graph
 
 GPA_TO_EV_A3 = 1 / 160.21766208
@@ -138,7 +139,7 @@ def _covered(pack: Pack, built: Pack, cutoff: float, reach: float) -> Array:
     A neighbour at r now was at r L^-1 L_0 plus what both atoms moved in the old cell, so
     s (cutoff + 2 move) <= reach, with s the largest stretch of L^-1 L_0 (bounded by its Frobenius norm), suffices.
     """
-    back = jnp.linalg.solve(pack.lattice, built.lattice)
+    back = inverse(pack.lattice) @ built.lattice
     stretch = back - jnp.eye(3, dtype=back.dtype)[None]
     s = 1 + jnp.sqrt((stretch**2).sum((1, 2)))
     move = jnp.einsum("ni,nij->nj", pack.frac - built.frac, pack.lattice[pack.owner])
@@ -215,7 +216,7 @@ def _generalised_forces(pack: Pack, motion: Motion, forces: Array, virial: Array
     virial = jnp.where(moves[:, None, None], virial, 0)
     atoms = jnp.maximum(num_sites(pack), 1)[:, None, None]
     pull = jnp.einsum("ni,nij->nj", forces, motion.deformation[pack.owner])
-    return pull, jnp.linalg.solve(motion.deformation, virial).swapaxes(1, 2) / atoms
+    return pull, (inverse(motion.deformation) @ virial).swapaxes(1, 2) / atoms
 
 
 def _pace(motion: Motion, downhill: Array, at_rest: Array, settings: Fire) -> tuple[Array, Array, Array]:
@@ -237,8 +238,8 @@ def _move(pack: Pack, motion: Motion, settings: Fire) -> tuple[Pack, Motion]:
     shrink = jnp.minimum(shrink, 0.05 * atoms / jnp.maximum(cell_size, 1e-20))
     deformation = motion.deformation + (shrink / atoms)[:, None, None] * cell_step
     # undeformed positions live in the starting cell: fractional coordinates do not see the deformation
-    old_cell = motion.lattice_0.swapaxes(1, 2)[pack.owner]
-    move = jnp.linalg.solve(old_cell, (shrink[pack.owner, None] * step)[..., None])[..., 0]
+    to_frac = inverse(motion.lattice_0)[pack.owner]
+    move = jnp.einsum("ni,nij->nj", shrink[pack.owner, None] * step, to_frac)
     pack = pack._replace(frac=pack.frac + move, lattice=motion.lattice_0 @ deformation.swapaxes(1, 2))
     return pack, motion._replace(deformation=deformation)
 

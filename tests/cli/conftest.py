@@ -3,8 +3,8 @@
 import contextlib
 import io
 import os
-import signal
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
