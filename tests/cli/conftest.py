@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,19 +156,17 @@ def train() -> Callable[..., Answer]:
 
 @pytest.fixture(scope="session")
 def start(cache) -> Callable[..., subprocess.Popen]:
-    """The command line in a process of its own; `before` is Python that it runs first."""
+    """The command line, or other Python, in a process of its own."""
 
-    def started(*arguments, before: str = "") -> subprocess.Popen:
+    def started(*arguments, code: str = "from crysjax.cli import main; main()") -> subprocess.Popen:
         environment = os.environ | {
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", "PYTHONUNBUFFERED": "1",
         }  # fmt: skip
-        code = f"{before}\nfrom crysjax.cli import main; main()"
-        command = [sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores Ctrl-C
-        )  # fmt: skip
+        # a background shell hands on that Ctrl-C is ignored
+        listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        command = [sys.executable, "-c", f"{listen}\n{code}", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
     return started
 

@@ -50,6 +50,40 @@ def outputs(folder) -> Outputs:
     )  # fmt: skip
 
 
+OTHERS = ("none", "gradient", "sgld", "psgld")  # "resample" is what all other tests here use
+ALL = """
+import json, sys
+from crysjax.cli import main
+codes = {}
+for name in sys.argv[2:]:
+    try:
+        main(["design", f"{sys.argv[1]}/{name}.yaml", "--out", f"{sys.argv[1]}/{name}"])
+    except SystemExit as left:
+        codes[name] = left.code
+print(json.dumps(codes))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def guided(world, write, start, tmp_path_factory):
+    """Campaigns with every other guidance: they compile for long, so a process of their own is at it all the while."""
+    folder = tmp_path_factory.mktemp("guided")
+    for name in OTHERS:
+        write(folder / f"{name}.yaml", world.plan(guidance=name, rounds=1))
+    process = start(folder, *OTHERS, code=ALL)
+    yield folder, process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def codes(guided):
+    """How these campaigns ended."""
+    said, err = guided[1].communicate(timeout=600)
+    assert guided[1].returncode == 0 and err == "", err
+    return json.loads(said.splitlines()[-1])
+
+
 def test_the_ledger_has_every_candidate_at_every_stage(designed, world):
     rows = ledger.read(designed[0] / "ledger.jsonl")
     ledger.passed_stages(rows)  # an error if one entered a stage out of turn
@@ -219,24 +253,6 @@ def test_beginning_again_forgets_the_former_run_at_once(designed, crysjax, plan,
     assert ledger.read(tmp_path / "out" / "ledger.jsonl") == []
 
 
-@pytest.mark.parametrize("guidance", ["none", "gradient", "sgld", "psgld"])  # "resample" is what all others here use
-def test_every_guidance_gives_finite_candidates_within_the_budget(crysjax, world, write, guidance, tmp_path):
-    plan = write(tmp_path / "plan.yaml", world.plan(guidance=guidance, rounds=1))
-    answer = crysjax("design", plan, "--out", tmp_path / "out")
-    assert answer.code == 0, answer.err
-    rows = ledger.read(tmp_path / "out" / "ledger.jsonl")
-    assert [row.valid for row in rows if row.stage == "sampled"] == [True] * 16
-    relaxations = [row for row in rows if row.stage == "relaxed"]
-    assert 0 < len(relaxations) <= 6
-    frames = ase_read(tmp_path / "out" / "candidates.extxyz", ":")
-    assert len(frames) > 0
-    for frame in frames:
-        assert np.isfinite(frame.positions).all() and frame.get_volume() > 0
-        assert np.isfinite([v for v in frame.info.values() if isinstance(v, float)]).all()
-    calls = json.loads((tmp_path / "out" / "summary.json").read_text())["oracle_calls"]
-    assert calls["generator"]["calls"] == 16 * {"none": 1}.get(guidance, 3)  # two steps, and the sample itself
-
-
 def test_where_nothing_passes_the_report_says_so(crysjax, world, write, tmp_path):
     oxygen = datasets.Entry("o", np.array([8]), np.zeros((1, 3)), 4 * np.eye(3), {})
     datasets.save(datasets.from_entries([oxygen]), tmp_path / "known.npz")
@@ -252,3 +268,19 @@ def test_where_nothing_passes_the_report_says_so(crysjax, world, write, tmp_path
     assert "No candidate was validated: of 48 sampled, " in page and "Validated means" not in page
     assert (tmp_path / "out" / "candidates.extxyz").read_text() == ""
     assert list((tmp_path / "out" / "candidates").iterdir()) == []
+
+
+@pytest.mark.parametrize("guidance", OTHERS)
+def test_every_guidance_gives_finite_candidates_within_the_budget(guided, codes, guidance):
+    out = guided[0] / guidance
+    assert codes[guidance] == 0
+    rows = ledger.read(out / "ledger.jsonl")
+    assert [row.valid for row in rows if row.stage == "sampled"] == [True] * 16
+    assert 0 < len([row for row in rows if row.stage == "relaxed"]) <= 6
+    frames = ase_read(out / "candidates.extxyz", ":")
+    assert len(frames) > 0
+    for frame in frames:
+        assert np.isfinite(frame.positions).all() and frame.get_volume() > 0
+        assert np.isfinite([v for v in frame.info.values() if isinstance(v, float)]).all()
+    calls = json.loads((out / "summary.json").read_text())["oracle_calls"]
+    assert calls["generator"]["calls"] == 16 * {"none": 1}.get(guidance, 3)  # two steps, and the sample itself

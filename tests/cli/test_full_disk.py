@@ -56,9 +56,10 @@ def test_prepare_meets_the_largest_file_allowed(start, world, tmp_path):
     """The same without root: the system refuses to let a file grow."""
 
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    code = f"{limit}; from crysjax.cli import main; main()"
     out = tmp_path / "d.npz"
     out.write_bytes(b"before")
-    process = start("data", "prepare", world.data, "--out", out, before=limit)
+    process = start("data", "prepare", world.data, "--out", out, code=code)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert err == f"crysjax: {out}: File too large\n"
