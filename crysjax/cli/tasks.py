@@ -108,7 +108,7 @@ def potential(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
     """An interatomic potential on energies, forces and stresses; it knows the elements of the training part."""
     import numpy as np
 
-    from crysjax.data import batching, datasets, files
+    from crysjax.data import batching, datasets
     from crysjax.potentials import learn, mlip
     from crysjax.training import tasks
 
@@ -133,13 +133,10 @@ def potential(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
         groups = batching.assign(held_out.num_atoms, shape, edges=others.count, max_edges=room)
         return tasks.force_packs(held_out, others, groups, shape, room)
 
-    def export(path: Path, card: dict, params: Any) -> Path:
-        with files.naming(path):
-            return mlip.save_potential(path, made, params, card=card)
-
     return Task(
         init, loss, tasks.force_stream(part, edges, shape, room, run.tiles, run.seed), packs,
-        {"kind": "potential", "settings": made.config}, export,
+        {"kind": "potential", "settings": made.config},
+        lambda path, card, params: mlip.save_potential(path, made, params, card=card),
     )  # fmt: skip
 
 

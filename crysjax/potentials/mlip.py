@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, Params, site_mask, sum_by_crystal
+from crysjax.data import files
 from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors
 from crysjax.potentials.classical import lennard_jones
 from crysjax.potentials.cluster import cluster
@@ -191,12 +192,7 @@ def save_potential(path: str | Path, potential: Potential, params: Params, *, ca
     if not all(np.isfinite(x).all() for x in arrays.values()):
         raise ValueError(f"{path}: a parameter is not a finite number of half precision")
     config = json.dumps({"format": 1, "potential": potential.config, "card": card or {}})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez_compressed(partial, config=np.frombuffer(config.encode(), np.uint8), **arrays)
-    partial.replace(path)
-    return path
+    return files.write_npz(path, {"config": np.frombuffer(config.encode(), np.uint8)} | arrays)
 
 
 def load_potential(path: str | Path) -> tuple[Potential, Params]:
