@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=1024, help="pairs (i < j) a tile of ours")
+    parser.add_argument("--pairs", type=int, default=2048, help="pairs (i < j) a tile of ours")
     parser.add_argument("--row", choices=["torch", "crysjax"], help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=["train", "forward"], help=argparse.SUPPRESS)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], help=argparse.SUPPRESS)
