@@ -81,7 +81,16 @@ def entry_of_atoms(atoms: Atoms, name: str) -> Entry:
     if "energy" in found:
         properties[ENERGY] = float(found["energy"]) / len(atoms)
     if "stress" in found:
-        properties |= dict(zip(STRESS, np.asarray(found["stress"], float)))  # ASE's Voigt order is ours
+        properties |= dict(zip(STRESS, _voigt(found["stress"]).tolist()))
     forces = {FORCES: found["forces"]} if "forces" in found else {}
     frac, cell = atoms.get_scaled_positions(wrap=False), np.asarray(atoms.cell)
     return Entry(name, atoms.numbers, frac, cell, properties, forces)
+
+
+def _voigt(stress: np.ndarray) -> np.ndarray:
+    """Stress in ASE's Voigt order, which is ours: (6,) as it is, or out of (3, 3)."""
+    stress = np.asarray(stress, float)
+    stress = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] if stress.shape == (3, 3) else stress
+    if stress.shape != (6,):
+        raise ValueError(f"a stress of shape {stress.shape}, expected (6,) or (3, 3)")
+    return stress

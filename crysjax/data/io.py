@@ -1,13 +1,13 @@
-"""Every way in and out: CIF, POSCAR, extxyz, ASE databases, CDVAE's CSV, npz layouts, MatterGen's cache, pymatgen, ASE.
+"""Every way in and out: CIF, POSCAR, extxyz, XSF, ASE databases, CSV, JSON, npz, torch files, zips, folders.
 
-A reader is a function from a path to lazy entries `(name, split, parse)`. An entry that cannot be parsed, whatever
-raises, becomes a row of file, entry and reason: an error unless `skip_bad`, a count in the provenance with it.
+A reader is a function to lazy entries (`lazy.py`). An entry that cannot be parsed, whatever raises, becomes a row of
+file, entry and reason: an error unless `skip_bad`, a count in the provenance with it. What a file may ask for is
+bounded (`limits.py`), nothing in it is executed, and nothing is written while it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.data import cif, files, layouts
+from crysjax.data import archives, ase_files, cif, files, json_files, layouts, limits, torch_files
+from crysjax.data.ase_database import read_ase_database
 from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are handed on)
     as_entry,
     entry_of_atoms,
@@ -28,17 +29,17 @@ from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are h
 )
 from crysjax.data.datasets import Dataset, Entry, concatenate, entries, from_entries, load, save
 from crysjax.data.files import Damaged
-from crysjax.data.layouts import IDS, Lazy, collect, numeric
+from crysjax.data.lazy import Lazy, Reader, clean, collect, failing, said
 
 _SUFFIXES = {
-    ".cif": "cif",
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".db": "ase_db",
-    ".json": "matbench",
-    ".json.gz": "matbench",
-}
-_FILES = ("*.cif", "POSCAR*", "CONTCAR*", "*.poscar", "*.vasp", "*.extxyz", "*.xyz")
+    ".cif": "cif", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".pt": "torch", ".pth": "torch", ".extxyz": "extxyz", ".xyz": "extxyz", ".poscar": "poscar", ".vasp": "poscar",
+    ".xsf": "xsf", ".axsf": "xsf", ".db": "ase_db", ".zip": "zip", ".npz": "npz",
+}  # fmt: skip
+_PREFIXES = {"poscar": "poscar", "contcar": "poscar"}
+_IN_FOLDERS = ("cif", "poscar", "extxyz", "xsf")
+_IN_ZIPS = (*_IN_FOLDERS, "csv", "json", "jsonl")
+_EXECUTES = (".pkl", ".pickle", ".traj", ".py", ".p", ".joblib", ".ckpt")
 
 
 def read(path: str | Path, *, format: str | None = None, split: str = "", skip_bad: bool = False) -> Dataset:
@@ -46,40 +47,89 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
 
     `split` names every entry; a file that carries its own splits keeps them, and naming another is an error.
     Entries that cannot be read are an error with the first reason and the count; with `skip_bad` they are left out
-    and listed in `provenance["skipped"]` as file, entry, reason.
+    and listed in `provenance["skipped"]` as file, entry, reason. A file that holds nothing readable is `Damaged`.
     """
     path = Path(path)
-    if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
-    format = format or detect(path)
-    if format not in FORMATS:
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{clean(str(path))}: no such file or folder")
+    if format is not None and format not in FORMATS:
         raise ValueError(f"{path}: format {format!r} is unknown; expected one of {sorted(FORMATS)}")
-    if format == "crysjax":
-        return load(path)
-    kept, splits, skipped = collect(path, FORMATS[format](path), split)
+    try:
+        format = format or detect(path)
+        if format == "crysjax":
+            return _load(path)
+        kept, splits, skipped = collect(path, FORMATS[format](path), split)
+    except Exception as error:
+        raise _damaged(path, error) from None
     if skipped and (not skip_bad or not kept):
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
         entry = f"entry {skipped[0]['entry']}: " if skipped[0]["entry"] else ""
         raise Damaged(path, f"{entry}{skipped[0]['reason']}{more}; --skip-bad leaves them out", skipped)
     if not kept:
-        raise ValueError(f"{path}: no crystal in it, read as {format}")
+        raise Damaged(path, f"no crystal in it, read as {format}")
     provenance = {"file": path.name, "format": format, "entries": len(kept), "skipped": skipped} | _digest(path)
     return from_entries(kept, split=splits, provenance=provenance)
 
 
+def _damaged(path: Path, error: Exception) -> Exception:
+    """Whatever a reader raised, as one line about the file."""
+    if isinstance(error, Damaged) or (isinstance(error, ValueError) and str(error).startswith(f"{path}: split ")):
+        return error
+    return Damaged(path, said(error).removeprefix(f"{path}: "))
+
+
+def _load(path: Path) -> Dataset:
+    """The package's own file, its arrays checked against each other: it may come from anywhere."""
+    try:
+        archives.refuse_arrays(path)
+    except ValueError as error:
+        raise Damaged(path, f"not a crysjax data set ({error})") from None
+    dataset = load(path)
+    sizes = {len(getattr(dataset, f)) for f in ("ids", "num_atoms", "lattice", "split")}
+    sizes |= {len(values) for values in dataset.properties.values()}
+    sites = {len(a) for a in (dataset.numbers, dataset.frac, *dataset.site_properties.values())}
+    if len(sizes) != 1 or sites != {int(dataset.num_atoms.sum())} or (dataset.num_atoms < 1).any():
+        raise Damaged(path, f"arrays of {sorted(sizes)} crystals and {sorted(sites)} sites do not belong together")
+    for entry in entries(dataset):
+        limits.sound(entry)
+    return dataset
+
+
 def _digest(path: Path) -> dict:
-    return {} if path.is_dir() else {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    if path.is_dir():
+        return {}
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def detect(path: Path) -> str:
-    """The format that a name stands for."""
-    name = path.name.lower()
+    """The format that a name stands for; a name that stands for none is an error that says what is read."""
     if path.is_dir():
-        return "mattergen" if (path / "num_atoms.npy").exists() else "folder"
-    if name.endswith(".npz"):
-        with files.npz(path, "crystals") as file:
-            return "crysjax" if "meta" in file.files else "npz"
-    return next((format for suffix, format in _SUFFIXES.items() if name.endswith(suffix)), "ase")
+        return "mattergen" if (path / "num_atoms.npy").is_file() else "folder"
+    name = path.name.lower()
+    format = _named(name)
+    if format is None:
+        why = "it can execute code when it is opened" if name.endswith(_EXECUTES) else "its name stands for no format"
+        raise Damaged(path, f"not read: {why}; expected {', '.join(_SUFFIXES)}, POSCAR, CONTCAR or a folder")
+    if format != "npz":
+        return format
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            raise Damaged(path, "not crystals (it is no .npz file)")
+    try:
+        with archives.opened(path) as archive:
+            return "crysjax" if "meta.npy" in archive.namelist() else "npz"
+    except ValueError as error:
+        raise Damaged(path, f"not crystals ({error})") from None
+
+
+def _named(name: str) -> str | None:
+    """The format of a file name, `None` if it stands for none; only text is also read from `.gz`."""
+    name = name.lower()
+    plain = name.removesuffix(".gz")
+    by_suffix = next((f for suffix, f in _SUFFIXES.items() if plain.endswith(suffix)), None)
+    format = by_suffix or next((f for prefix, f in _PREFIXES.items() if plain.startswith(prefix)), None)
+    return format if plain == name or format in CONTENTS else None
 
 
 def prepare(
@@ -119,11 +169,11 @@ def prepare(
 # Readers
 
 
-def _read_cif(path: Path) -> Iterator[Lazy]:
-    texts = cif.blocks(path.read_text(errors="replace")) or [""]
+def _read_cif(name: str, data: bytes) -> Iterator[Lazy]:
+    texts = cif.blocks(limits.text(data)) or [""]
     for i, text in enumerate(texts):
-        name = path.stem if len(texts) == 1 else f"{path.stem}-{text[5:60].split(None, 1)[0]}-{i}"
-        yield name, "", partial(parse_cif, name, text)
+        label = name if len(texts) == 1 else f"{name}-{(text[5:60].split(None, 1) or [''])[0]}-{i}"
+        yield label, "", partial(parse_cif, label, text)
 
 
 def parse_cif(name: str, text: str, properties: dict[str, float] | None = None) -> Entry:
@@ -131,73 +181,74 @@ def parse_cif(name: str, text: str, properties: dict[str, float] | None = None) 
     plain = [p1 for p1 in map(cif.parse_p1, cif.blocks(text)) if p1]
     if len(plain) == 1:
         return Entry(name, plain[0].numbers, plain[0].frac, plain[0].lattice, properties or {})
+    text = cif.tame(text)
     from pymatgen.io.cif import CifParser
 
     try:
         structures = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")
-    except (ArithmeticError, LookupError, TypeError) as error:  # what the parser stumbles over, not what it says
+    except (ArithmeticError, AttributeError, LookupError, TypeError, AssertionError) as error:  # what it stumbles over
         raise ValueError(f"cut short or malformed ({type(error).__name__}: {error})") from None
     if len(structures) != 1:
         raise ValueError(f"{len(structures)} structures where one was expected")
     return entry_of_structure(structures[0], name, properties or {})
 
 
-def _read_ase(path: Path) -> Iterator[Lazy]:
-    """Anything that ASE reads (extxyz, POSCAR, XSF, ...), every frame of it."""
-    from ase.io import iread
-
-    name = path.stem
-    frames = iread(path, index=":")
-    for i in itertools.count():
-        try:
-            atoms = next(frames)
-        except StopIteration:
-            return
-        except Exception as error:  # the stream is lost from here on: one row says where and why
-            yield f"{name}-{i}", "", partial(_fail, error)
-            return
-        yield f"{name}-{i}", "", partial(entry_of_atoms, atoms, f"{name}-{i}" if i else name)
+def parse_text(name: str, text: str, properties: dict[str, float] | None = None) -> Entry:
+    """A structure in one string, as tables hold them: a CIF, or pymatgen's JSON."""
+    return json_files.of_text(name, text, properties or {}, parse_cif)
 
 
-def _fail(error: Exception) -> Entry:
-    raise error
+def _read_file(path: Path, reader: Reader) -> Iterator[Lazy]:
+    yield from reader(_stem(path), limits.contents(path))
 
 
-def _read_ase_database(path: Path) -> Iterator[Lazy]:
-    from ase.db import connect
-
-    for row in connect(path).select():
-        name = str(next((row.get(k) for k in IDS[:2] if row.get(k)), row.id))
-        yield name, "", partial(_from_row, row, name)
-
-
-def _from_row(row, name: str) -> Entry:
-    entry = entry_of_atoms(row.toatoms(), name)
-    return entry._replace(properties=entry.properties | numeric(row.key_value_pairs.items()))
+def _stem(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).stem
 
 
 def _read_folder(path: Path) -> Iterator[Lazy]:
-    """Every structure file of a folder, in the order of their names."""
-    files = sorted({file for pattern in _FILES for file in path.glob(pattern)})
-    if not files:
-        raise ValueError(f"{path}: no structure files ({', '.join(_FILES)}) in this folder")
-    for file in files:
-        for name, split, parse in FORMATS[detect(file)](file):
-            yield f"{file.name}" if name in (file.stem, path.name) else f"{file.name}: {name}", split, parse
+    """Every structure file of a folder, in the order of their names; folders within are left alone."""
+    found = [(file, _named(file.name)) for file in sorted(path.iterdir())]
+    chosen = [(file, format) for file, format in found if format in _IN_FOLDERS]
+    if not chosen:
+        raise ValueError("no structure files (.cif, .poscar, .vasp, .extxyz, .xyz, .xsf, POSCAR*) in this folder")
+    for file, format in chosen:
+        try:
+            if not file.is_file():
+                raise ValueError("a folder, a link to nowhere or a device, not a file")
+            for name, split, parse in FORMATS[format](file):
+                yield f"{file.name}" if name in (_stem(file), path.name) else f"{file.name}: {name}", split, parse
+        except Exception as error:  # one bad file is a reason, and no reason to leave the others
+            yield file.name, "", partial(failing, error)
 
+
+def _zipped(name: str) -> Reader | None:
+    format = _named(name)
+    return CONTENTS[format] if format in _IN_ZIPS else None
+
+
+CONTENTS: dict[str, Reader] = {
+    "cif": _read_cif,
+    "poscar": ase_files.read_poscar,
+    "extxyz": ase_files.read_extxyz,
+    "xsf": ase_files.read_xsf,
+    "csv": partial(layouts.read_csv, parse=parse_text),
+    "json": partial(json_files.read_json, parse_cif=parse_cif),
+    "jsonl": partial(json_files.read_jsonl, parse_cif=parse_cif),
+    "torch": torch_files.read_torch,
+}
+"""Format name -> reader of contents; these are also read from `.gz`, and most of them from zip archives."""
 
 FORMATS: dict[str, Callable[[Path], Iterator[Lazy]]] = {
-    "cif": _read_cif,
-    "ase": _read_ase,
-    "ase_db": _read_ase_database,
-    "csv": partial(layouts.read_csv, parse_cif=parse_cif),
+    **{format: partial(_read_file, reader=reader) for format, reader in CONTENTS.items()},
+    "ase_db": read_ase_database,
     "npz": layouts.read_npz,
     "mattergen": layouts.read_mattergen,
-    "matbench": layouts.read_matbench,
+    "zip": partial(archives.read_zip, reader_of=_zipped),
     "folder": _read_folder,
     "crysjax": lambda path: iter(()),
 }
-"""Format name -> reader; `crysjax` is the package's own file and is loaded whole."""
+"""Format name -> reader of a path; `crysjax` is the package's own file and is loaded whole."""
 
 
 def write_crystals(materials: Dataset | list[Crystal | Entry], path: str | Path) -> list[Path]:

@@ -1,27 +1,23 @@
-"""The array and table layouts that data sets are published in: npz, MatterGen's cache, CDVAE's CSV, Matbench's JSON.
+"""The array and table layouts that data sets are published in: npz, MatterGen's cache, CDVAE's CSV.
 
-A reader turns a path into lazy entries `(name, split, parse)`: the name for messages, the split that the file itself
-gives ("" if none), and a function that makes the entry or raises. Layouts themselves are checked at once.
+Readers yield lazy entries (`lazy.py`); layouts themselves are checked at once.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import json
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from crysjax.data import files
+from crysjax.data import archives, limits
 from crysjax.data.cif import lattice_from_parameters
-from crysjax.data.datasets import Entry, checked
-from crysjax.data.elements import atomic_number
-
-Lazy = tuple[str, str, Callable[[], Entry]]  # name, split or "", parse
+from crysjax.data.datasets import Entry
+from crysjax.data.lazy import Lazy
 
 PROPERTY_NAMES = {
     "formation_energy_per_atom": "formation_energy_ev_per_atom",
@@ -62,40 +58,9 @@ NOT_PROPERTIES = {
 
 IDS = ("structure_id", "material_id", "id", "mp_id", "name")
 _SITES = ("atomic_numbers", "atom_types", "numbers")
-
-
-def collect(path: Path, lazy: Iterable[Lazy], split: str) -> tuple[list[Entry], list[str], list[dict]]:
-    """Entries that are crystals, the split of each, and a row of file, entry and reason for every other one."""
-    kept, splits, skipped = [], [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # parsers warn a line per file; what matters ends up in `skipped`
-        for name, own, parse in _until_broken(path, lazy, skipped):
-            if own and split and own != split:
-                raise ValueError(
-                    f"{path}: split {split!r} was asked for, but the file carries its own, such as {own!r}"
-                )
-            try:
-                kept.append(checked(parse()))
-                splits.append(own or split)
-            except Exception as error:  # a third-party parser may raise anything: all of it is a reason
-                skipped.append({"file": path.name, "entry": name, "reason": _said(error)})
-    return kept, splits, skipped
-
-
-def _until_broken(path: Path, lazy: Iterable[Lazy], skipped: list[dict]) -> Iterator[Lazy]:
-    """The entries up to where the file itself is damaged; what is wrong from there on becomes a row without a name."""
-    try:
-        yield from lazy
-    except files.Damaged as error:
-        skipped += error.skipped
-    except Exception as error:
-        if type(error) in (ValueError, OSError):  # said by a reader: not damaged, but another layout
-            raise
-        skipped.append({"file": path.name, "entry": "", "reason": f"cut short or damaged ({_said(error)})"})
-
-
-def _said(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300].removeprefix("ValueError: ")
+_CELLS = ("cell", "lattices", "lattice")
+_TEXTS = ("cif", "structure")
+_FIELD_CHARACTERS = 10**8  # a cell of a CSV
 
 
 def property_name(name: str) -> str:
@@ -111,35 +76,32 @@ def numeric(columns: Iterable[tuple[str, object]]) -> dict[str, float]:
             continue
         try:
             found[property_name(name)] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue  # text columns (formula, prompt) are not properties
     return found
 
 
-def read_csv(path: Path, parse_cif: Callable[[str, str, dict], Entry]) -> Iterator[Lazy]:
-    """CDVAE's layout: a column `cif`, an id column, and properties."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="") as file:
-        csv.field_size_limit(10**8)
-        rows = csv.DictReader(file)
-        if "cif" not in (rows.fieldnames or []):
-            raise ValueError(f"{path}: no column 'cif' among {rows.fieldnames}")
-        for i, row in enumerate(rows):
-            text = row.pop("cif") or ""
-            name = str(next((row[k] for k in IDS if row.get(k)), row.get("") or i))
-            yield name, "", partial(parse_cif, name, text, numeric((k, v) for k, v in row.items() if k is not None))
+def read_csv(name: str, data: bytes, parse: Callable[[str, str, dict], Entry]) -> Iterator[Lazy]:
+    """A column `cif` (CDVAE's layout) or `structure` (a CIF, or pymatgen's JSON), an id column, and properties."""
+    csv.field_size_limit(_FIELD_CHARACTERS)
+    rows = csv.DictReader(io.StringIO(limits.text(data)))
+    column = next((c for c in _TEXTS if c in (rows.fieldnames or [])), None)
+    if column is None:
+        raise ValueError(f"no column 'cif' or 'structure' among {(rows.fieldnames or [])[:20]}")
+    for i, row in enumerate(rows):
+        text = row.pop(column) or ""
+        name = str(next((row[k] for k in IDS if row.get(k)), row.get("") or i))
+        yield name, "", partial(parse, name, text, numeric((k, v) for k, v in row.items() if k is not None))
 
 
 def read_npz(path: Path) -> Iterator[Lazy]:
     """Arrays by crystal (`num_atoms`, `cell` or `lengths` and `angles`, properties) and by site, a split a prefix."""
-    with files.npz(path, "arrays of crystals") as file:
-        arrays = {name: file[name] for name in file.files}
-    prefixes = sorted({name.rpartition("/")[0] for name in arrays})
-    for split in prefixes:
+    arrays = archives.arrays(path)
+    for split in sorted({name.rpartition("/")[0] for name in arrays}):
         part = {name.rpartition("/")[2]: a for name, a in arrays.items() if name.rpartition("/")[0] == split}
         if "train_index" in part:
             part |= _looked_up(path.parent / "train", part["train_index"])
-        yield from _read_arrays(path, part, split)
+        yield from read_arrays(part, split)
 
 
 def _looked_up(folder: Path, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -148,50 +110,50 @@ def _looked_up(folder: Path, index: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _values(path: Path) -> np.ndarray:
-    return np.array([np.nan if v is None else v for v in json.loads(path.read_text())["values"]], float)
+    """The column of a MatterGen cache folder, null = missing."""
+    try:
+        values = json.loads(limits.text(limits.contents(path)))["values"]
+        return np.array([np.nan if v is None else v for v in values], float)
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{path.name}: no list of numbers under 'values' ({type(error).__name__})") from None
 
 
 def read_mattergen(path: Path) -> Iterator[Lazy]:
-    arrays = {file.stem: np.load(file, allow_pickle=False) for file in sorted(path.glob("*.npy"))}
+    """MatterGen's cache folder: an array a file, a property a JSON file."""
+    arrays = {file.stem: archives.array(file.name, limits.contents(file)) for file in sorted(path.glob("*.npy"))}
     arrays |= {file.stem: _values(file) for file in sorted(path.glob("*.json"))}
-    yield from _read_arrays(path, {"frac_coords": arrays.pop("pos", None)} | arrays, "")
+    yield from read_arrays(arrays if "pos" not in arrays else {"frac_coords": arrays.pop("pos")} | arrays, "")
 
 
-def _read_arrays(path: Path, arrays: dict[str, np.ndarray], split: str) -> Iterator[Lazy]:
+def read_arrays(arrays: dict[str, np.ndarray], split: str) -> Iterator[Lazy]:
+    """Arrays by crystal and by site -> entries; arrays that do not belong together are an error."""
     sites = next((arrays[k] for k in _SITES if k in arrays), None)
-    frac, count = arrays.get("frac_coords"), arrays.get("num_atoms")
-    if "cell" not in arrays and {"lengths", "angles"} <= set(arrays):
-        arrays["cell"] = lattice_from_parameters(arrays.pop("lengths"), arrays.pop("angles"))
-    cell = arrays.get("cell")
+    frac, count, cell = arrays.get("frac_coords"), arrays.get("num_atoms"), _cells(arrays)
     if any(a is None for a in (sites, frac, count, cell)):
+        raise ValueError(f"needs num_atoms, atomic_numbers, frac_coords (or pos) and cell; has {sorted(arrays)[:20]}")
+    if count.ndim != 1 or count.dtype.kind not in "iu" or (count < 0).any():
+        raise ValueError(f"num_atoms is no row of counts: {count.dtype} of shape {count.shape}")
+    total = sum(count.tolist())  # as Python's integers: a sum that wraps around would fit
+    if sites.shape != (total,) or frac.shape != (total, 3) or cell.shape != (len(count), 3, 3):
         raise ValueError(
-            f"{path}: needs num_atoms, atomic_numbers, frac_coords (or pos) and cell; has {sorted(arrays)}"
+            f"{total} sites of {len(count)} crystals announced; found species {sites.shape}, positions {frac.shape}"
+            f" and cells {cell.shape}"
         )
-    if not len(sites) == len(frac) == count.sum() or len(cell) != len(count):
-        raise ValueError(f"{path}: {count.sum()} sites announced, {len(sites)} species and {len(frac)} positions found")
-    ids = next((arrays[k] for k in IDS if k in arrays), np.arange(len(count)))
-    columns = {k: v for k, v in arrays.items() if v.shape == (len(count),) and v.dtype.kind == "f"}
-    start = np.concatenate([[0], np.cumsum(count)])
+    ids = next((arrays[k] for k in IDS if k in arrays and arrays[k].shape == count.shape), np.arange(len(count)))
+    columns = {k: v for k, v in arrays.items() if v.shape == count.shape and v.dtype.kind == "f"}
+    start = np.concatenate([[0], np.cumsum(count)]).astype(int)
     for i in range(len(count)):
         part = slice(start[i], start[i + 1])
         properties = numeric((k, v[i]) for k, v in columns.items())
         yield str(ids[i]), split, partial(Entry, str(ids[i]), sites[part], frac[part], cell[i], properties)
 
 
-def read_matbench(path: Path) -> Iterator[Lazy]:
-    """Matbench's JSON: rows of a pymatgen structure and one target."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
-        table = json.load(file)
-    if not {"columns", "index", "data"} <= set(table) or table["columns"][0] != "structure":
-        raise ValueError(f"{path}: not a Matbench table of structures")
-    for i, (structure, *targets) in zip(table["index"], table["data"]):
-        yield str(i), "", partial(_from_dict, str(i), structure, numeric(zip(table["columns"][1:], targets)))
-
-
-def _from_dict(name: str, structure: dict, properties: dict) -> Entry:
-    species = [site["species"] for site in structure["sites"]]
-    if any(len(s) != 1 or s[0]["occu"] != 1 for s in species):
-        raise ValueError("sites with partial occupancy are not read yet")
-    frac = np.array([site["abc"] for site in structure["sites"]])
-    numbers = np.array([atomic_number(s[0]["element"]) for s in species])
-    return Entry(name, numbers, frac, np.array(structure["lattice"]["matrix"]), properties)
+def _cells(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The array `cell` (`lattices` in some), or cells made of `lengths` (Å) and `angles` (degrees): (m, 3, 3)."""
+    found = next((arrays[k] for k in _CELLS if k in arrays), None)
+    if found is not None or not {"lengths", "angles"} <= set(arrays):
+        return found
+    lengths, angles = arrays["lengths"], arrays["angles"]
+    if lengths.shape != angles.shape or lengths.shape[1:] != (3,):
+        raise ValueError(f"lengths {lengths.shape} and angles {angles.shape}, expected (crystals, 3) of both")
+    return lattice_from_parameters(lengths, angles)

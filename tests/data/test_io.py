@@ -203,6 +203,65 @@ def test_prepare_keeps_splits_provenance_and_refuses_ids_given_twice(tmp_path):
     np.testing.assert_array_equal(take(again, [3]).frac, where_split(again, "test").frac[: again.num_atoms[3]])
 
 
+def test_xsf_and_packed_text_equal_ases_reading(tmp_path):
+    from ase.io import read as ase_read
+    from ase.io import write
+
+    frames = [io.to_atoms(row) for row in random_entries(2)]
+    write(tmp_path / "a.xsf", frames)
+    for atoms, entry in zip(ase_read(tmp_path / "a.xsf", ":"), entries(io.read(tmp_path / "a.xsf"))):
+        assert atoms.numbers.tolist() == entry.numbers.tolist()
+        np.testing.assert_allclose(np.mod(atoms.get_scaled_positions(), 1), entry.frac, atol=1e-5)
+    io.write_crystals(random_entries(2), tmp_path / "a.extxyz")
+    (tmp_path / "b.extxyz.gz").write_bytes(gzip.compress((tmp_path / "a.extxyz").read_bytes()))
+    np.testing.assert_array_equal(io.read(tmp_path / "b.extxyz.gz").frac, io.read(tmp_path / "a.extxyz").frac)
+
+
+def test_energy_forces_and_stress_of_ase_equal_in_extxyz_and_database(tmp_path):
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.db import connect
+    from ase.io import write
+
+    rng = np.random.default_rng(5)
+    atoms = io.to_atoms(random_entries(4)[3])
+    forces, stress = rng.normal(size=(len(atoms), 3)), rng.normal(size=6)
+    atoms.calc = SinglePointCalculator(atoms, energy=-7.5, forces=forces, stress=stress)
+    write(tmp_path / "a.extxyz", atoms)
+    with connect(tmp_path / "a.db") as database:
+        database.write(atoms)
+    for name in ("a.extxyz", "a.db"):
+        found = io.read(tmp_path / name)
+        np.testing.assert_allclose(found.properties["energy_ev_per_atom"], -7.5 / len(atoms), rtol=1e-6)
+        np.testing.assert_allclose(found.site_properties["forces_ev_per_a"], forces, atol=1e-6)
+        for ij, value in zip(("xx", "yy", "zz", "yz", "xz", "xy"), stress):
+            np.testing.assert_allclose(found.properties[f"stress_{ij}_ev_per_a3"], value, rtol=1e-6)
+
+
+def test_two_atoms_in_one_place_are_read_as_written(tmp_path):
+    sites = np.array([[0.25, 0, 0], [0.25, 0, 0], [0.5, 0.5, 0.5]])
+    (tmp_path / "a.cif").write_text(cif.format_p1("x", np.array([11, 11, 17]), sites, np.eye(3) * 4.0))
+    found = io.read(tmp_path / "a.cif")
+    assert found.numbers.tolist() == [11, 11, 17]
+    np.testing.assert_array_equal(found.frac, sites.astype(np.float32))
+
+
+def test_impossible_cells_are_not_a_number():
+    good, angles = np.full(3, 4.0), np.full(3, 90.0)
+    assert np.isfinite(cif.lattice_from_parameters(good, angles)).all()
+    for lengths, degrees in (([4, 0, 4], angles), ([4, 4, -1], angles), (good, [90, 180, 90]), (good, [0, 90, 90])):
+        assert np.isnan(cif.lattice_from_parameters(np.array(lengths), np.array(degrees))).any()
+
+
+def test_formats_that_can_execute_code_are_refused_by_name(tmp_path):
+    for name in ("a.pkl", "a.traj", "a.py"):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(ValueError, match=r"it can execute code when it is opened; expected \.cif, "):
+            io.read(tmp_path / name)
+    (tmp_path / "OUTCAR").write_bytes(b"x")
+    with pytest.raises(ValueError, match="its name stands for no format"):
+        io.read(tmp_path / "OUTCAR")
+
+
 def test_fractions_are_wrapped_below_one():
     frac = np.array([[-1e-12, 1.0, 2.25], [0.999999999, -0.25, 0]])
     dataset = from_entries([Entry("x", np.array([1, 2]), frac, np.eye(3) * 3, {})])
