@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from crysjax.data.datasets import Entry, entries, from_entries, take, where_split
-from crysjax.data.io import read, to_structure
-from crysjax.evaluation.matching import Tolerance, groups, match_pairs, novel
+from crysjax.data.convert import to_structure
+from crysjax.data.datasets import Dataset, Entry, entries, from_entries, take, where_split
+from crysjax.data.elements import formula
+from crysjax.data.io import read
+from crysjax.evaluation import matching
+from crysjax.evaluation.matching import Tolerance, groups, match_pairs, novel, pair_matrix
 
 ROCK_SALT = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
 CUBE = np.concatenate([ROCK_SALT, ROCK_SALT + np.array([0.5, 0, 0])])
@@ -56,8 +59,27 @@ def test_equal_to_structure_matcher_on_made_pairs():
     assert found.rmse == pytest.approx(np.nanmean(expected))
 
 
+def plain_matrix(dataset: Dataset) -> np.ndarray:
+    """`fit` of every pair, the earlier one first."""
+    structures, engine = [to_structure(row) for row in entries(dataset)], plain()
+    equal = np.eye(len(structures), dtype=bool)
+    for i, j in zip(*np.triu_indices(len(structures), 1)):
+        equal[i, j] = equal[j, i] = engine.fit(structures[i], structures[j])
+    return equal
+
+
+def firsts(equal: np.ndarray) -> np.ndarray:
+    """The clusters of `group_structures` from a matrix of pairs: the first unclustered one takes all it equals."""
+    labels = np.full(len(equal), -1)
+    for i in range(len(equal)):
+        if labels[i] < 0:
+            labels[equal[i] & (labels < 0)] = i
+    return labels
+
+
 @pytest.mark.slow  # starts two processes and matches 100 pairs twice
-def test_equal_to_structure_matcher_on_real_pairs_over_two_processes(data_dir):
+def test_equal_to_structure_matcher_on_real_pairs_over_two_processes(data_dir, monkeypatch):
+    monkeypatch.setattr(matching, "_INLINE", 0)
     rng = np.random.default_rng(0)
     perov = where_split(read(data_dir / "perov_5/perov_5.npz"), "test")
     references, others = (take(perov, rng.choice(len(perov), 100, replace=False)) for _ in range(2))
@@ -119,3 +141,68 @@ def test_novelty_equals_pairwise_fit():
     assert novel(new, old).tolist() == expected
     assert expected[:2] == [False, False] and expected[-1]
     assert novel(new, old, tolerance=Tolerance(stol=1e-6)).all()
+
+
+def test_every_pair_of_carbon_equals_fit(data_dir):
+    """One composition, 36 crystals and re-celled, strained copies of some: all pairs, and the clusters they make."""
+    carbon = read(data_dir / "carbon_24/carbon_24.npz")
+    drawn = np.random.default_rng(0).choice(np.flatnonzero(carbon.num_atoms <= 8), 28, replace=False)
+    rows = entries(take(carbon, drawn))
+    rows += [moved(row, 0.04 * (i % 4), i) for i, row in enumerate(rows[:8])]
+    dataset = from_entries([rows[i] for i in np.random.default_rng(1).permutation(len(rows))])
+    expected = plain_matrix(dataset)
+    np.testing.assert_array_equal(pair_matrix(dataset, processes=1), expected)
+    np.testing.assert_array_equal(groups(dataset, processes=1), firsts(expected))
+    assert len(rows) + 8 < expected.sum() < 0.5 * expected.size
+
+
+def test_samples_of_mp_20_equal_fit(data_dir):
+    """Generated crystals that share formulas with one another and with real ones: uniqueness and novelty."""
+    samples, known = (from_entries(shared_formulas(data_dir)[k::2]) for k in (0, 1))
+    structures, others = ([to_structure(row) for row in entries(part)] for part in (samples, known))
+    engine, by_formula = plain(), {}
+    for structure in others:
+        by_formula.setdefault(structure.composition.reduced_formula, []).append(structure)
+    same = [by_formula.get(s.composition.reduced_formula, []) for s in structures]
+    expected = [not any(engine.fit(s, other) for other in part) for s, part in zip(structures, same)]
+    assert novel(samples, known, processes=1).tolist() == expected
+    assert 10 < expected.count(False) < sum(map(bool, same))  # some share a formula and are new all the same
+    clusters = np.zeros(len(samples), int)
+    place = {id(s): i for i, s in enumerate(structures)}
+    for group in engine.group_structures(structures):
+        clusters[[place[id(s)] for s in group]] = min(place[id(s)] for s in group)
+    np.testing.assert_array_equal(groups(samples, processes=1), clusters)
+    assert len(np.unique(clusters)) < len(samples)
+
+
+def shared_formulas(data_dir) -> list[Entry]:
+    """120 samples of DiffCSP whose formula at least two others have, of up to ten sites, equal formulas together."""
+    file = dict(np.load(data_dir / "samples" / "DiffCSP_mp_20_10k.npz"))
+    sites = np.split(np.arange(file["num_atoms"].sum()), np.cumsum(file["num_atoms"])[:-1])
+    names = np.array([formula(file["atom_types"][s]) if len(s) <= 10 else "" for s in sites])
+    kinds, which, count = np.unique(names, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero((count[which] > 2) & (kinds[which] != ""))
+    return [
+        Entry(f"{i}", file["atom_types"][sites[i]], file["frac_coords"][sites[i]],
+              lattice_of(file["lengths"][i], file["angles"][i]), {})
+        for i in shared[np.argsort(which[shared], kind="stable")][:120]
+    ]  # fmt: skip
+
+
+def lattice_of(lengths: np.ndarray, angles_degree: np.ndarray) -> np.ndarray:
+    """Rows a, b, c from the Gram matrix of lengths and angles."""
+    alpha, beta, gamma = np.cos(np.radians(angles_degree))
+    gram = np.array([[1, gamma, beta], [gamma, 1, alpha], [beta, alpha, 1]])
+    return np.asarray(lengths)[:, None] * np.linalg.cholesky(gram)
+
+
+@pytest.mark.slow  # starts two processes
+def test_processes_do_not_change_answers(monkeypatch):
+    rows = crystals(10, seed=9)
+    dataset = from_entries(rows + [moved(row, 0.01, i) for i, row in enumerate(rows)])
+    alone = pair_matrix(dataset, processes=1)
+    monkeypatch.setattr(matching, "_INLINE", 0)
+    monkeypatch.setattr("crysjax.data.equivalence._REMEMBERED", {})
+    np.testing.assert_array_equal(pair_matrix(dataset, processes=2), alone)
+    np.testing.assert_array_equal(groups(dataset, processes=2), firsts(alone))
+    assert 20 < alone.sum() < 200
