@@ -1,19 +1,20 @@
-"""Splits of a data set: given, random, by composition, by element, by prototype, by time.
+"""Splits of a data set: given, random, or by whole groups of chemistry, symmetry, time or distance.
 
 Each returns the data set with a new `split` column, the same for the same seed. Members of one group never straddle
-two splits, because a model that saw one member has all but seen the others (see `audit`).
+two splits, because a model that saw one member has all but seen the others (see `audit`), and no split misses its
+share by the size of the largest group or more. All are called alike: `(dataset, *, seed, fractions, ...)`.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
+from crysjax.data import grouping
 from crysjax.data.datasets import Dataset, Entry, entries
-from crysjax.data.elements import SYMBOLS, anonymous_formula, atomic_number, formula
+from crysjax.data.elements import SYMBOLS, atomic_number, formula
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -38,12 +39,26 @@ def by_composition(dataset: Dataset, *, seed: int, fractions: Mapping[str, float
     return grouped(dataset, labels, seed=seed, fractions=fractions, kind="composition")
 
 
+def by_chemical_system(dataset: Dataset, *, seed: int, fractions: Mapping[str, float] = FRACTIONS) -> Dataset:
+    """All crystals of one set of elements in one split: Fe2O3 goes with FeO."""
+    labels = [grouping.chemical_system(row.numbers) for row in entries(dataset)]
+    return grouped(dataset, labels, seed=seed, fractions=fractions, kind="chemical system")
+
+
 def by_prototype(
     dataset: Dataset, *, seed: int, fractions: Mapping[str, float] = FRACTIONS, symprec_angstrom: float = 0.1
 ) -> Dataset:
     """All crystals of one prototype in one split: anonymous formula, space group and atoms in the primitive cell."""
-    labels = [prototype(row, symprec_angstrom=symprec_angstrom) for row in entries(dataset)]
+    labels = [s.prototype for s in grouping.symmetries(entries(dataset), symprec_angstrom=symprec_angstrom)]
     return grouped(dataset, labels, seed=seed, fractions=fractions, kind="prototype")
+
+
+def by_space_group(
+    dataset: Dataset, *, seed: int, fractions: Mapping[str, float] = FRACTIONS, symprec_angstrom: float = 0.1
+) -> Dataset:
+    """All crystals of one space group in one split; those without a group that spglib finds stay together too."""
+    labels = [s.number for s in grouping.symmetries(entries(dataset), symprec_angstrom=symprec_angstrom)]
+    return grouped(dataset, labels, seed=seed, fractions=fractions, kind="space group")
 
 
 def by_element(
@@ -74,10 +89,11 @@ def by_element(
     return _with(dataset, split, {"kind": "element", "seed": seed, "held_out": names})
 
 
-def by_time(dataset: Dataset, *, column: str, fractions: Mapping[str, float] = FRACTIONS) -> Dataset:
+def by_time(dataset: Dataset, *, column: str, seed: int = 0, fractions: Mapping[str, float] = FRACTIONS) -> Dataset:
     """The earliest crystals first: `fractions` in the order train, val, test; equal times stay together.
 
-    A split boundary falls before the time at which its share is reached, so later splits are never earlier.
+    A boundary falls at the change of time that is nearest to its share, so later splits are never earlier. The order
+    leaves nothing to draw: `seed` is taken so that all splits are called alike.
     """
     if column not in dataset.properties:
         raise ValueError(f"split by time: no property {column!r}; the data set has {sorted(dataset.properties)}")
@@ -93,6 +109,34 @@ def by_time(dataset: Dataset, *, column: str, fractions: Mapping[str, float] = F
     return _with(dataset, split, {"kind": "time", "column": column, "fractions": fractions})
 
 
+def by_cluster(
+    dataset: Dataset, *, seed: int, fractions: Mapping[str, float] = FRACTIONS, space: str = "structure",
+    clusters: int = 50, distance: float | None = None, vectors: np.ndarray | None = None,
+) -> Dataset:  # fmt: skip
+    """All crystals of one cluster in a descriptor space in one split: how well does a model extrapolate?
+
+    k-means with `clusters` (Meredig et al. 2018 leave such clusters out), or, given a `distance`, the components of
+    crystals that are connected by shorter steps: then no two splits come closer than `distance`. The space is a name
+    of `grouping.SPACES` (of `structure`, distances are in free lengths a neighbour), or your own `vectors` (m, d).
+    """
+    if space not in grouping.SPACES:
+        raise ValueError(f"split by cluster: space {space!r}; expected one of {', '.join(grouping.SPACES)}")
+    if vectors is None:
+        vectors = grouping.SPACES[space](entries(dataset))
+    if np.shape(vectors)[:1] != (len(dataset),) or np.ndim(vectors) != 2 or not np.isfinite(vectors).all():
+        raise ValueError(f"split by cluster: expected finite vectors ({len(dataset)}, d), got {np.shape(vectors)}")
+    if distance is not None and not distance > 0:
+        raise ValueError(f"split by cluster: expected a distance above 0, got {distance}")
+    found = grouping.components(vectors, distance) if distance else grouping.k_means(vectors, clusters, seed)
+    largest = np.bincount(found).max() / len(found)
+    if distance and largest > max(fractions.values()):
+        share = f"the largest cluster holds {largest:.1%} of the crystals"
+        raise ValueError(f"split by cluster: distance {distance}: {share}, more than any split; take a shorter one")
+    made = grouped(dataset, found, seed=seed, fractions=fractions, kind="cluster")
+    how = {"space": space} | ({"distance": distance} if distance else {"clusters": clusters})
+    return _with(dataset, made.split, made.provenance["split"] | how)
+
+
 def grouped(dataset: Dataset, labels, *, seed: int, fractions: Mapping[str, float], kind: str = "grouped") -> Dataset:
     """Whole groups (equal labels) go to one split each, so that the fractions of crystals come out as asked."""
     if len(labels) != len(dataset):
@@ -104,29 +148,13 @@ def grouped(dataset: Dataset, labels, *, seed: int, fractions: Mapping[str, floa
 
 def space_groups(dataset: Dataset, *, symprec_angstrom: float = 0.1) -> np.ndarray:
     """International number of each crystal's space group by spglib; NaN where none is found: (m,) float32."""
-    import spglib
-
-    found = np.full(len(dataset), np.nan, np.float32)
-    for i, row in enumerate(entries(dataset)):
-        cell = (np.asarray(row.lattice, float), np.asarray(row.frac, float), np.asarray(row.numbers, int))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            symmetry = spglib.get_symmetry_dataset(cell, symprec=symprec_angstrom)
-        found[i] = symmetry.number if symmetry else np.nan
-    return found
+    found = [grouping.symmetry(row, symprec_angstrom=symprec_angstrom).number for row in entries(dataset)]
+    return np.array([number or np.nan for number in found], np.float32)
 
 
 def prototype(row: Entry, *, symprec_angstrom: float = 0.1) -> str:
     """Structure type as far as stoichiometry and symmetry tell: such as `ABC3_221_5`; 0 where no group is found."""
-    import spglib
-
-    cell = (np.asarray(row.lattice, float), np.asarray(row.frac, float), np.asarray(row.numbers, int))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        symmetry = spglib.get_symmetry_dataset(cell, symprec=symprec_angstrom)
-    number = symmetry.number if symmetry else 0
-    primitive = len(set(symmetry.mapping_to_primitive.tolist())) if symmetry else len(row.numbers)
-    return f"{anonymous_formula(row.numbers)}_{number}_{primitive}"
+    return grouping.symmetry(row, symprec_angstrom=symprec_angstrom).prototype
 
 
 def _assign(labels: np.ndarray, seed: int, fractions: Mapping[str, float]) -> np.ndarray:
@@ -174,8 +202,11 @@ SPLITS = {
     "given": given,
     "random": random,
     "composition": by_composition,
+    "chemical-system": by_chemical_system,
     "element": by_element,
     "prototype": by_prototype,
+    "space-group": by_space_group,
     "time": by_time,
+    "cluster": by_cluster,
 }
-"""Kind -> function; all but `given` and `time` take `seed` and `fractions`."""
+"""Kind -> function; all but `given` take `seed` and `fractions`."""

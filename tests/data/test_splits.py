@@ -1,13 +1,15 @@
 """Groups never straddle, fractions come out, seeds repeat; labels against pymatgen and known prototypes."""
 
+import itertools
 import re
 
 import numpy as np
 import pytest
 
-from crysjax.data import splits
-from crysjax.data.datasets import Entry, entries, from_entries
+from crysjax.data import grouping, splits
+from crysjax.data.datasets import Entry, entries, from_entries, take
 from crysjax.data.elements import SYMBOLS, anonymous_formula, atomic_number, counts, formula
+from crysjax.data.io import read
 
 FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -29,6 +31,12 @@ def straddling(split: np.ndarray, labels) -> int:
     for label, name in zip(labels, split.tolist()):
         seen.setdefault(label, set()).add(name)
     return sum(len(names) > 1 for names in seen.values())
+
+
+def misses_by_less_than_one_group(split: np.ndarray, labels, fractions=FRACTIONS) -> bool:
+    """No split is off its share by the largest group or more: what the module promises."""
+    largest = np.unique(np.asarray(labels), return_counts=True)[1].max()
+    return all(abs((split == k).sum() - v * len(split)) < largest + 1e-6 for k, v in fractions.items())
 
 
 def shares(split: np.ndarray) -> dict:
@@ -53,7 +61,9 @@ def test_formulas_equal_pymatgen():
         atomic_number("Xx")
 
 
-@pytest.mark.parametrize("kind", ["random", "composition", "prototype", "element"])
+@pytest.mark.parametrize(
+    "kind", ["random", "composition", "chemical-system", "element", "prototype", "space-group", "cluster"]
+)
 def test_a_seed_repeats_and_another_differs(kind):
     data = dataset(150)
     first, again, other = (splits.SPLITS[kind](data, seed=s, fractions=FRACTIONS).split for s in (0, 0, 1))
@@ -113,6 +123,127 @@ def test_time_is_never_reversed_and_equal_times_stay_together():
     assert all(abs(shares(split)[k] - v) < 0.06 for k, v in FRACTIONS.items())  # thirty years: 3.3 % a year
 
 
+KEYS = {
+    "composition": lambda row: formula(row.numbers),
+    "chemical-system": lambda row: "".join(sorted({SYMBOLS[z - 1] for z in row.numbers.tolist()})),
+    "prototype": splits.prototype,
+    "space-group": lambda row: splits.prototype(row).split("_")[1],
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_real_crystals_never_straddle_and_fractions_come_out(kind, perovskites):
+    labels = [KEYS[kind](row) for row in entries(perovskites)]
+    split = splits.SPLITS[kind](perovskites, seed=3, fractions=FRACTIONS).split
+    assert straddling(split, labels) == 0 < straddling(perovskites.split, labels)  # the standard split does straddle
+    assert misses_by_less_than_one_group(split, labels)
+
+
+@pytest.fixture(scope="module")
+def perovskites(data_dir):
+    """800 crystals of Perov-5 with their standard split: five space groups and more, mixed."""
+    whole = read(data_dir / "perov_5/perov_5.npz")
+    return take(whole, np.random.default_rng(0).permutation(len(whole))[:800])
+
+
+def test_groups_of_every_shape_miss_by_less_than_one_group():
+    rng = np.random.default_rng(0)
+    for seed in range(200):
+        sizes = np.maximum(rng.pareto(0.8, rng.integers(1, 30)).astype(int), 1).clip(max=60)
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        names = [f"s{i}" for i in range(rng.integers(2, 6))]
+        fractions = dict(zip(names, rng.dirichlet(np.ones(len(names))).tolist()))
+        data = take(dataset(1), np.zeros(len(labels), int))
+        split = splits.grouped(data, labels, seed=seed, fractions=fractions).split
+        assert straddling(split, labels.tolist()) == 0
+        assert misses_by_less_than_one_group(split, labels, fractions)
+
+
+def stretched(count: int = 60) -> np.ndarray:
+    """Cells of one atom, stretched along c in three separate ranges: three clusters of equal size."""
+    return np.concatenate([np.linspace(low, low + 0.1, count // 3) for low in (1.0, 1.6, 2.4)])
+
+
+def test_clusters_are_told_apart_by_both_methods():
+    rng = np.random.default_rng(2)
+    ratio = rng.permutation(stretched())
+    rows = [Entry(f"m{i}", np.array([14]), np.zeros((1, 3)), np.diag([3.0, 3, 3 * c]), {}) for i, c in enumerate(ratio)]
+    data, labels = from_entries(rows), np.searchsorted([1.3, 2.0], ratio).tolist()
+    thirds = {"train": 1 / 3, "val": 1 / 3, "test": 1 / 3}
+    for own in ({"clusters": 3}, {"distance": 0.1}):
+        split = splits.by_cluster(data, seed=0, fractions=thirds, **own).split
+        assert straddling(split, labels) == 0 and set(split.tolist()) == set(thirds)
+
+
+def test_splits_by_distance_are_that_far_apart(perovskites):
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial.distance import cdist
+
+    vectors = grouping.mean_distances(entries(perovskites))
+    split = splits.by_cluster(perovskites, seed=0, fractions=FRACTIONS, distance=0.004).split
+    apart = cdist(vectors, vectors)
+    assert apart[split[:, None] != split[None]].min() >= 0.004
+    number, theirs = connected_components(csr_array(apart < 0.004), directed=False)  # another implementation
+    ours = grouping.components(vectors, 0.004)
+    assert number == len(set(ours.tolist())) == len(set(zip(ours.tolist(), theirs.tolist())))
+    assert misses_by_less_than_one_group(split, theirs)
+
+
+def test_clusters_by_k_means_stay_whole_and_are_better_than_chance(perovskites):
+    vectors = grouping.mean_distances(entries(perovskites))
+    labels = grouping.k_means(vectors, 20, seed=5)
+    split = splits.by_cluster(perovskites, seed=5, fractions=FRACTIONS, clusters=20).split
+    assert straddling(split, labels.tolist()) == 0 and misses_by_less_than_one_group(split, labels)
+    within = sum(((vectors[labels == k] - vectors[labels == k].mean(0)) ** 2).sum() for k in set(labels.tolist()))
+    assert within < 0.2 * ((vectors - vectors.mean(0)) ** 2).sum()
+
+
+def test_mean_distances_of_rock_salt_and_of_any_elements():
+    sites = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
+    row = Entry("", np.array([12, 8]), sites, (np.ones((3, 3)) - np.eye(3)) * 2.0, {})  # simple cubic sites, 2 Å apart
+    found = grouping.mean_distances([row, row._replace(numbers=np.array([55, 9]), lattice=row.lattice * 1.7)])
+    np.testing.assert_allclose(found, np.tile([1.0] * 6 + [np.sqrt(2)] * 6, (2, 1)), rtol=1e-6)
+
+
+def test_your_own_vectors_and_the_space_of_compositions():
+    data = dataset(60)
+    labels = np.arange(60) % 6
+    split = splits.by_cluster(data, seed=0, fractions=FRACTIONS, vectors=np.eye(6)[labels], distance=1.0).split
+    assert straddling(split, labels.tolist()) == 0
+    fractions = grouping.element_fractions(entries(data))
+    np.testing.assert_allclose(fractions.sum(1), 1)
+    split = splits.by_cluster(data, seed=0, fractions=FRACTIONS, space="composition", distance=1e-6).split
+    assert straddling(split, [formula(row.numbers) for row in entries(data)]) == 0
+
+
+def test_times_of_real_crystals(data_dir):
+    whole = read(data_dir / "mpts_52/val.csv.gz", skip_bad=True)
+    split, year = splits.by_time(whole, column="year", seed=0, fractions=FRACTIONS).split, whole.properties["year"]
+    assert straddling(split, year.tolist()) == 0
+    assert misses_by_less_than_one_group(split, year)
+    names = [name for name in FRACTIONS if (split == name).any()]
+    assert all(year[split == a].max() < year[split == b].min() for a, b in itertools.pairwise(names))
+
+
+def test_wyckoff_sequences_do_not_depend_on_cell_or_origin():
+    sites = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+    row = Entry("", np.array([20, 22, 8, 8, 8]), sites, np.eye(3) * 3.9, {})
+    double = Entry("", np.tile(row.numbers, 2), np.concatenate([sites, sites + np.array([1, 0, 0])]) / [2, 1, 1],
+                   row.lattice * np.array([[2], [1], [1]]), {})  # fmt: skip
+    for other in (row, row._replace(frac=sites + 0.5), double):
+        assert grouping.symmetry(other).wyckoff == "221: 1 m-3m, 1 m-3m, 3 4/mm.m"
+    primitive = Entry("", np.array([12, 8]), sites[:2], (np.ones((3, 3)) - np.eye(3)) * 2.1, {})
+    assert grouping.symmetry(primitive)[:3] == (225, 2, ("4 m-3m", "4 m-3m"))
+
+
+def test_symmetries_are_the_same_over_processes(monkeypatch):
+    rows = entries(dataset(12))
+    alone = grouping.symmetries(rows, processes=1)
+    monkeypatch.setattr(grouping, "_INLINE_ROWS", 1)
+    assert grouping.symmetries(rows, processes=2) == alone
+
+
 def test_given_split_and_clear_errors():
     data = dataset(4)
     assert splits.given(data, {f"m{i}": "train" for i in range(4)}).split.tolist() == ["train"] * 4
@@ -122,5 +253,13 @@ def test_given_split_and_clear_errors():
         splits.random(data, seed=0, fractions={"train": 0.5, "test": 0.2})
     with pytest.raises(ValueError, match=r"no property 'date'; the data set has \['year'\]"):
         splits.by_time(data, column="date")
+    with pytest.raises(ValueError, match="space 'charge'; expected one of structure, composition"):
+        splits.by_cluster(data, seed=0, space="charge")
+    with pytest.raises(ValueError, match="expected 1 to 4, the number of distinct descriptors, got 9"):
+        splits.by_cluster(data, seed=0, clusters=9)
+    with pytest.raises(ValueError, match=r"largest cluster holds 100\.0% of the crystals"):
+        splits.by_cluster(data, seed=0, distance=1e3)
+    with pytest.raises(ValueError, match=r"finite vectors \(4, d\), got \(3, 2\)"):
+        splits.by_cluster(data, seed=0, vectors=np.zeros((3, 2)))
     with pytest.raises(ValueError, match="hold out 0 of 4"):
         splits.by_element(data, seed=0, elements=["U"])
