@@ -12,6 +12,7 @@ import numpy as np
 from crysjax.campaign.goals import Goals, meets, objective
 from crysjax.campaign.outcomes import Outcomes, ranked
 from crysjax.campaign.plan import Plan, as_settings
+from crysjax.campaign.warnings import warnings
 from crysjax.data import datasets, files, io
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.elements import formula
@@ -30,13 +31,16 @@ def write(folder: Path, plan: Plan, goals: Goals, outcomes: Outcomes, *, models:
     order = best_first(outcomes, goals)
     candidates = [shown(outcomes, goals, row, place, len(order)) for place, row in enumerate(order)]
     structures(folder, outcomes, goals, order)
+    wary = warnings(outcomes, goals)
     summary = summarise(plan, outcomes, rows, candidates, models)
+    summary["warnings"] = [f._replace(worst=[str(outcomes.crystals.ids[i]) for i in f.worst])._asdict() for f in wary]
     files.write(folder / "summary.json", json.dumps(summary, indent=1))
     page = report.render(
         title=f"crysjax design: {folder.name}", plan=json.dumps(as_settings(plan), indent=1),
         windows={name: (float(a), float(b)) for name, a, b in zip(goals.names, goals.low, goals.high)},
         rows=rows, candidates=candidates, history=objective(goals, outcomes.validated).tolist(), summary=summary,
         caveat=summary["nothing"] or CAVEAT.format(potential=models["potential"], judges=judges),
+        warnings=wary,
     )  # fmt: skip
     files.write(folder / "report.html", page)
     return summary

@@ -91,7 +91,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     surrogate = gp(ard=False, capacity=plan.validations)
     with _naming("novel_to"):
         known = read_part(plan.novel_to) if plan.novel_to else None
-    reference = _reference(path)
+    reference = read_reference(path)
     tools = Tools(
         goals=goals,
         propose=proposer(guide(model.build, plan), predictor, goals, gates(max_atoms=plan.max_atoms), surrogate,
@@ -128,7 +128,7 @@ def _check_elements(plan: Plan, known: dict[str, Any]) -> None:
             raise ValueError(f"elements: {strange[0]}; the {model} {getattr(plan, model)} does not know it")
 
 
-def _reference(path: Path) -> Reference | None:
+def read_reference(path: Path) -> Reference | None:
     """Element energies that turn the potential's energies into formation energies, if they were fitted."""
     import numpy as np
 

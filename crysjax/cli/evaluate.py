@@ -1,78 +1,235 @@
-"""`crysjax evaluate`: how good are samples, next to what no learning at all would give."""
+"""`crysjax evaluate`: how good are samples, stage by stage, next to what no learning at all would give."""
 
 from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from crysjax.cli.data import read_part
+from crysjax.cli.show import Stopped
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from crysjax.data.datasets import Dataset
+    from crysjax.evaluation.totals import Judged
 
 FLOORS = ("random template", "nearest template", "twin", "twin or nearest template")
+CEILING = "ceiling"  # one half of the real crystals, judged against the other
+MOST_OF_CEILING = 1000
 
 
 def evaluate(
-    samples: Path | None = typer.Argument(None, help="Crystals to judge; left out, only floors are computed."),
+    samples: list[Path] = typer.Argument(None, help="Sets of crystals to judge; left out, only floors are computed."),
     match: str = typer.Option("", help="PATH[:SPLIT] of the true structures, row by row: structure prediction."),
     train: str = typer.Option("", help="PATH[:SPLIT] of the training data: for novelty, and for the floors."),
+    reference: str = typer.Option("", help="PATH[:SPLIT] of held-out crystals: distributions, rediscovery, ceiling."),
+    known: list[str] = typer.Option([], help="PATH[:SPLIT] of further crystals that a new one may not equal."),
+    hull: list[str] = typer.Option([], help="Entries of a convex hull: data set, MatterGen cache, CSV or JSON table."),
+    potential: str = typer.Option("", help="Relax with it, for energies above --hull; such as student."),
+    dft: str = typer.Option("", help="CSV of id and formation_energy_ev_per_atom by DFT, for energies above --hull."),
+    level: str = typer.Option("", help="Level of theory of --dft, where it is not the hull's; they may not differ."),
+    margin: float = typer.Option(0.1, min=0, help="Of stability, eV/atom above the hull."),
+    target: Path | None = typer.Option(None, help="A plan of `design`: are its windows met, by its heads?"),
+    synthesizability: str = typer.Option("", help="A model of kind synthesizability."),
     floors: bool = typer.Option(True, help="Compute the no-learning floors of --match from --train."),
-    seed: int = typer.Option(0, help="Of the floors that draw."),
-    processes: int = typer.Option(2, min=1, help="For StructureMatcher."),
-    out: Path | None = typer.Option(None, help="Folder for metrics.json and structures.csv (a row a structure)."),
+    ceiling: bool = typer.Option(True, help="Judge one half of the real crystals against the other as well."),
+    seed: int = typer.Option(0, help="Of the floors that draw, and of the ceiling's halves."),
+    processes: int = typer.Option(2, min=1, help="For StructureMatcher and spglib."),
+    out: Path | None = typer.Option(None, help="Folder for the report, metrics.json, table.tex and a CSV a set."),
 ) -> None:
-    """Validity, uniqueness and novelty of samples; with --match, match rate and RMSE beside the floors."""
-    if samples is None and not (match and train):
+    """Judge sets of crystals in stages, side by side; with --match, match rate and RMSE beside the floors."""
+    if not samples and not (match and train):
         raise ValueError("evaluate: nothing to do; give SAMPLES, or --match and --train for the floors")
-    from crysjax.evaluation.matching import CDVAE
+    from crysjax.cli import oracles
 
-    tolerance = f"StructureMatcher stol {CDVAE.stol}, angle {CDVAE.angle_degree}°, ltol {CDVAE.ltol}"
-    metrics: dict[str, Any] = {"tolerances": tolerance}
-    columns: dict[str, Any] = {}
-    found = None if samples is None else read_part(str(samples))
-    known = read_part(train) if train else None
-    truth = read_part(match) if match else None
-    if found is not None:
-        _judge(found, known, processes, metrics, columns)
-    if truth is not None:
-        if found is not None:
-            metrics["match"] = _match(found, truth, processes, columns)
-        if known is not None and floors:
-            metrics["floors"] = {name: value for name, value in _floors(known, truth, seed, processes)}
-    _show(metrics, known)
+    given = {part: read_part(text) if text else None for part, text in (("train", train), ("match", match))}
+    try:
+        if samples:
+            sets = {name: oracles.read_samples(path) for name, path in _names(samples).items()}
+            questions = oracles.questions(
+                given["train"], read_part(reference) if reference else None, {text: read_part(text) for text in known},
+                hull, potential, dft, level, margin, target, synthesizability, processes, out,
+            )  # fmt: skip
+            _judge(sets, questions, given, ceiling, seed, out)
+        if given["match"] is not None:
+            first = next(iter(sets.values()))[0] if samples else None
+            _structure_prediction(first, given["match"], given["train"] if floors else None, seed, processes, out)
+    except KeyboardInterrupt:
+        raise Stopped(f"finished stages are kept in {out}; the same command goes on" if out else "") from None
+
+
+def _names(paths: list[Path]) -> dict[str, Path]:
+    """A name a set: the file's, with its folder's where two would be the same."""
+    from collections import Counter
+
+    stems = Counter(path.name.split(".")[0] for path in paths)
+    names = [p.name.split(".")[0] if stems[p.name.split(".")[0]] == 1 else f"{p.parent.name}-{p.name}" for p in paths]
+    if len(set(names)) < len(paths):
+        raise ValueError(f"evaluate: {paths[0]}: two sets of this name; expected sets that can be told apart")
+    return dict(zip(names, paths))
+
+
+def _judge(sets: dict, ask: Any, given: dict, with_ceiling: bool, seed: int, out: Path | None) -> None:
+    """Judge, print and write; each set's own files as soon as it is judged."""
+    from crysjax.evaluation import findings, judge, totals
+
+    judged, found, warned = [], {}, {}
+    real = ask.reference if ask.reference is not None else given["train"]
+    drawn = None if real is None else judge.blank("reference", _at_most(real, 4 * MOST_OF_CEILING, seed), ask.processes)
+    for name, (crystals, skipped) in sets.items():
+        judged.append(judge.judge(name, crystals, skipped, ask, _progress))
+        found[name] = totals.totals(judged[-1], real, None if drawn is None else drawn.space_group)
+        if drawn is not None:
+            _progress(f"{name}: detectors")
+            warned[name] = findings.findings(judged[-1], drawn, given["train"], ask.predict)
+        _write_rows(out, judged[-1])
+    if with_ceiling and real is not None and given["match"] is None and len(real) > 3:
+        ceiling, other = _ceiling(real, given["train"], ask, len(judged[0].samples), seed)
+        judged.append(ceiling)
+        found[CEILING] = totals.totals(ceiling, other, drawn.space_group)
+    _show(found, warned)
     if out is not None:
-        _write(out, metrics, columns, found)
+        _write_report(out, judged, found, warned, drawn)
 
 
-def _judge(found: Dataset, known: Dataset | None, processes: int, metrics: dict, columns: dict) -> None:
-    """Shares of valid, unique and new crystals, and a column a structure of each."""
+def _at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
     import numpy as np
 
-    from crysjax.evaluation import matching
-    from crysjax.evaluation.validity import validity
+    from crysjax.data.datasets import take
 
-    columns |= {f"{name}_valid" if name != "valid" else name: ok for name, ok in validity(found).items()}
-    group = matching.groups(found, processes=processes)
-    columns["first_of_its_kind"] = group == np.arange(len(found))
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count])
+    return take(dataset, chosen)
+
+
+def _ceiling(real: Dataset, train: Dataset | None, ask: Any, size: int, seed: int) -> tuple[Judged, Dataset]:
+    """One half of the real crystals judged against the other, as if it had been generated; and that other half."""
+    from crysjax.data.datasets import take
+    from crysjax.evaluation import judge
+
+    mine, other = judge.halves(real, most=min(size, MOST_OF_CEILING), seed=seed)
+    mine, other = take(real, mine), take(real, other)
+    known = {"the other half": other} | ({} if train is None or train is real else {"train": train})
+    ask = ask._replace(folder=ask.folder / CEILING, known=known, reference=other, target=None, synthesizability=None)
+    return judge.judge(CEILING, mine, [], ask, _progress), other
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
+    """The tables for people."""
+    from crysjax.evaluation import detectors
+    from crysjax.evaluation.set_report import number
+
+    for name, totals in found.items():
+        typer.echo(f"{name}: {totals['crystals']} crystals, {totals['not_read']} could not be read")
+        for row in totals["ledger"]:
+            typer.echo(f"  {row['stage']:10s}{row['passed']:>7d} of {row['entered']:<7d} {row['level']}")
+        for metric, value in (totals["metrics"] | totals.get("distances", {})).items():
+            typer.echo(f"  {metric:36s}{number(metric, value)}")
+        if warned.get(name):
+            typer.echo(detectors.text(warned[name]))
+        if totals["not_measured"]:
+            typer.echo("  not measured: " + "; ".join(f"{k} (needs {v})" for k, v in totals["not_measured"].items()))
+
+
+def _write_rows(out: Path | None, judged: Judged) -> None:
+    """`NAME/structures.csv`: a row a structure with every answer, and the entries that could not be read."""
+    from crysjax.data import files
+
+    if out is None:
+        return
+    columns = _columns(judged)
+    with files.whole(out / judged.name / "structures.csv") as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *columns, "reason"])
+        failed = [
+            next((v.reason[i] for v in judged.verdicts.values() if v.reason[i]), "") for i in range(len(judged.samples))
+        ]
+        for i, name in enumerate(judged.samples.ids):
+            writer.writerow([name, *(_plain(column[i]) for column in columns.values()), failed[i]])
+        writer.writerows([row["entry"] or row["file"], *[""] * len(columns), row["reason"]] for row in judged.skipped)
+
+
+def _columns(judged: Judged) -> dict[str, np.ndarray]:
+    from crysjax.evaluation import stages
+
+    columns = {}
+    for stage, said in judged.verdicts.items():
+        columns |= {stage: said.passed} | {name: values for name, values in said.columns.items() if values.ndim == 1}
+    columns["passed_all"] = [*stages.passed_so_far(judged.verdicts).values()][-1]
+    columns["space_group"] = judged.space_group
+    if judged.synthesizability is not None:
+        columns["synthesizability"] = judged.synthesizability.value.reshape(-1)
+    return columns
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if value.dtype.kind in "biu" else f"{float(value):.6g}" if value.dtype.kind == "f" else value
+
+
+def _write_report(out: Path, judged: list[Judged], found: dict, warned: dict, drawn: Judged | None) -> None:
+    from crysjax.data import files
+    from crysjax.evaluation import set_report
+
+    told = {name: [f._replace(worst=f.worst.tolist())._asdict() for f in said] for name, said in warned.items()}
+    everything = {name: totals | {"findings": told.get(name, [])} for name, totals in found.items()}
+    files.write(out / "metrics.json", json.dumps(_finite(everything), indent=1))
+    files.write(out / "table.tex", set_report.latex(found))
+    command = " ".join(["crysjax", *sys.argv[1:]])
+    title = f"crysjax evaluate: {out.name}"
+    page = set_report.render(judged, found, warned, title=title, command=command, reference=drawn)
+    files.write(out / "report.html", page)
+    typer.echo(f"{out / 'report.html'}: side by side, with the reasons")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is not finite, as JSON has it."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
+
+
+def _structure_prediction(
+    found: Dataset | None, truth: Dataset, known: Dataset | None, seed: int, processes: int, out: Path | None
+) -> None:
+    """Match rate and RMSE beside the floors."""
+    from crysjax.data import files
+    from crysjax.evaluation.matching import CDVAE
+    from crysjax.evaluation.stages import said
+
+    lines = {} if found is None else {"samples": _match(found, truth, processes, out)}
     if known is not None:
-        columns["novel"] = matching.novel(found, known, processes=processes)
-    metrics["crystals"] = len(found)
-    metrics |= {name: float(np.mean(ok)) for name, ok in columns.items()}
-    metrics["unique"] = metrics.pop("first_of_its_kind")
+        lines |= {f"floor: {name}": value for name, value in _floors(known, truth, seed, processes)}
+    typer.echo(f"{said(CDVAE)}\n  {'one try a row':36s}{'match':>9s}{'RMSE':>8s}{'offered':>9s}")
+    for name, value in lines.items():
+        offered = f"{value['offered']:>9.1%}" if "offered" in value else ""
+        typer.echo(f"  {name:36s}{value['rate']:>9.1%}{value['rmse']:>8.3f}{offered}")
+    if found is not None and known is None:
+        typer.echo("  no floors beside this match rate: give --train to see what no learning would reach")
+    if out is not None:
+        files.write(out / "match.json", json.dumps(_finite({"tolerances": said(CDVAE), **lines}), indent=1))
 
 
-def _match(found: Dataset, truth: Dataset, processes: int, columns: dict) -> dict[str, float]:
+def _match(found: Dataset, truth: Dataset, processes: int, out: Path | None) -> dict[str, float]:
+    from crysjax.data import files
     from crysjax.evaluation import matching
 
     if len(found) != len(truth):
         raise ValueError(f"--match: {len(found)} samples, but {len(truth)} true structures; expected one each")
     result = matching.match_pairs(truth, found, processes=processes)
-    columns["rms"] = result.best
+    if out is not None:
+        rows = [f"{name},{'' if rms != rms else f'{rms:.6g}'}" for name, rms in zip(truth.ids, result.best)]
+        files.write(out / "match.csv", "\n".join(["id,rms", *rows, ""]))
     return {"rate": result.rate, "rmse": result.rmse}
 
 
@@ -91,39 +248,3 @@ def _floors(known: Dataset, truth: Dataset, seed: int, processes: int):
             continue
         result = matching.match_pairs(truth, given, processes=processes)
         yield name, {"rate": result.rate, "rmse": result.rmse, "offered": offered}
-
-
-def _show(metrics: dict[str, Any], known: Dataset | None) -> None:
-    """The table for people."""
-    typer.echo(metrics["tolerances"])
-    names = {"crystals": "crystals", "structure_valid": "structurally valid", "composition_valid": "SMACT valid",
-             "valid": "both", "unique": "unique", "novel": "novel"}  # fmt: skip
-    for key, said in names.items():
-        if key in metrics:
-            value = metrics[key]
-            typer.echo(f"  {said:28s}{value:>8d}" if key == "crystals" else f"  {said:28s}{value:>8.2%}")
-    lines = [("samples", metrics["match"])] if "match" in metrics else []
-    lines += [(f"floor: {name}", value) for name, value in metrics.get("floors", {}).items()]
-    if lines:
-        typer.echo(f"  {'one try a row':36s}{'match':>9s}{'RMSE':>8s}{'offered':>9s}")
-    for name, value in lines:
-        offered = f"{value['offered']:>9.1%}" if "offered" in value else ""
-        typer.echo(f"  {name:36s}{value['rate']:>9.1%}{value['rmse']:>8.3f}{offered}")
-    if "match" in metrics and "floors" not in metrics:
-        typer.echo("  no floors beside this match rate: give --train to see what no learning would reach")
-
-
-def _write(out: Path, metrics: dict[str, Any], columns: dict[str, Any], found: Dataset | None) -> None:
-    from crysjax.data import files
-
-    files.write(out / "metrics.json", json.dumps(metrics, indent=1))
-    if found is None:
-        return
-    with files.whole(out / "structures.csv") as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", *columns])
-        writer.writerows([name, *(_plain(c[i]) for c in columns.values())] for i, name in enumerate(found.ids))
-
-
-def _plain(value: Any) -> Any:
-    return int(value) if value.dtype == bool else f"{float(value):.6g}"

@@ -33,7 +33,7 @@ def funnel(stages: dict[str, int]) -> str:
             f'<rect class="bar" x="130" y="{y + 5}" width="{max(width, 1.5 if count else 0):.1f}" height="24" rx="3"/>'
             f'<text class="strong" x="{138 + width:.1f}" y="{y + 21}">{count}{share}</text>'
         )
-    return _svg("".join(parts), height * len(stages), "Candidates that passed each stage")
+    return svg("".join(parts), height * len(stages), "Candidates that passed each stage")
 
 
 def goal_chart(title: str, marks: Sequence[Mark], window: tuple[float, float]) -> str:
@@ -46,7 +46,7 @@ def goal_chart(title: str, marks: Sequence[Mark], window: tuple[float, float]) -
     sides = [side for side in window if math.isfinite(side)]
     scale = Scale.over([*lows, *highs, *sides])
     step = (WIDTH - LEFT - RIGHT) / max(len(marks), 1)
-    parts = [_axis(scale), _window(scale, window)]
+    parts = [axis(scale), _window(scale, window)]
     every = math.ceil(len(marks) / 32)
     for place, mark in enumerate(marks):
         x = LEFT + (place + 0.5) * step
@@ -54,7 +54,7 @@ def goal_chart(title: str, marks: Sequence[Mark], window: tuple[float, float]) -
         if place % every == 0:
             parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{place + 1}</text>')
     parts.append(f'<text x="{(WIDTH + LEFT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">rank</text>')
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>{_svg(''.join(parts), HEIGHT, title)}</figure>"
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{svg(''.join(parts), HEIGHT, title)}</figure>"
 
 
 def progress_chart(title: str, values: Sequence[float]) -> str:
@@ -75,8 +75,8 @@ def progress_chart(title: str, values: Sequence[float]) -> str:
     line = '<polyline class="best" points="' + " ".join(f"{at:.1f},{scale(b):.1f}" for at, b in ends) + '"/>'
     middle, words = (WIDTH + LEFT) / 2, "validation, in the order made"
     label = f'<text x="{middle:.0f}" y="{HEIGHT - 10}" text-anchor="middle">{words}</text>'
-    body = _axis(scale) + dots + line + label
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>{_svg(body, HEIGHT, title)}</figure>"
+    body = axis(scale) + dots + line + label
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{svg(body, HEIGHT, title)}</figure>"
 
 
 class Scale(NamedTuple):
@@ -108,7 +108,8 @@ class Scale(NamedTuple):
         return [self.low + i * self.tick for i in range(round((self.high - self.low) / self.tick) + 1)]
 
 
-def _axis(scale: Scale) -> str:
+def axis(scale: Scale) -> str:
+    """Grid lines with their values."""
     digits = max(0, -math.floor(math.log10(scale.tick)))
     return "".join(
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{scale(t):.1f}" y2="{scale(t):.1f}"/>'
@@ -155,5 +156,6 @@ def _bar(std: float) -> float:
     return std if math.isfinite(std) else 0.0
 
 
-def _svg(body: str, height: float, title: str) -> str:
+def svg(body: str, height: float, title: str) -> str:
+    """A drawing as wide as the page."""
     return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{html.escape(title)}">{body}</svg>'

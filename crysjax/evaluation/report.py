@@ -6,7 +6,7 @@ import html
 import json
 import math
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 
 from crysjax.data.elements import SYMBOLS, counts
 from crysjax.evaluation import charts, ledger
+from crysjax.evaluation.detectors import Finding
 
 HERE = Path(__file__).parent
 MOST_CARDS = 9
@@ -56,6 +57,7 @@ def render(
     history: Sequence[float],
     summary: dict[str, Any],
     caveat: str,
+    warnings: Sequence[Finding] = (),
 ) -> str:
     """The report as text.
 
@@ -67,6 +69,7 @@ def render(
         history: objective of each validation in the order made, NaN where one failed.
         summary: what `summary.json` holds: `seconds`, `oracle_calls`, `seed`, `models`, `versions`.
         caveat: what "validated" means here and what it does not.
+        warnings: what the failure detectors said.
     """
     counts = {stage: n["passed"] for stage, n in ledger.counts(rows).items()}
     best = list(candidates[:MOST_CARDS])
@@ -79,16 +82,22 @@ def render(
         "funnel": charts.funnel(counts),
         "reasons": reasons(rows),
         "charts": "".join(goals) + charts.progress_chart("objective (lower is better), and the best so far", history),
+        "warnings": findings_table({"": warnings}),
         "cards": "".join(card(i, shown) for i, shown in enumerate(best)),
         "ranking": ranking(candidates, list(windows)),
         "cost": cost(summary),
         "versions": table(["", ""], [[k, str(v)] for k, v in versions(summary).items()], left=2),
         "plan": html.escape(plan),
         "crystals": json.dumps([drawing(s) for s in best]).replace("</", "<\\/"),
-        "viewer": (HERE / "viewer.js").read_text(encoding="utf-8"),
     }
-    page = (HERE / "report.html").read_text(encoding="utf-8")
-    before, *pieces = page.split("[[")
+    return filled("report.html", values)
+
+
+def filled(page: str, values: dict[str, str]) -> str:
+    """A page of this folder with its `[[name]]`s filled in; style and viewer go in by themselves."""
+    text = {name: (HERE / name).read_text(encoding="utf-8") for name in (page, "report.css", "viewer.js")}
+    values = values | {"style": text["report.css"], "viewer": text["viewer.js"]}
+    before, *pieces = text[page].split("[[")
     named = [piece.split("]]", 1) for piece in pieces]
     return before + "".join(values[name] + rest for name, rest in named)
 
@@ -177,14 +186,16 @@ def installed_versions() -> dict[str, str]:
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int | Sequence[int] = 0, escaped: bool = False
-) -> str:
-    """A table; the columns in `left` (or the first `left` ones) are text, the others numbers."""
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int | Sequence[int] = 0, escaped: bool = False,
+    wrap: Sequence[int] = (),
+) -> str:  # fmt: skip
+    """A table; the columns in `left` (or the first `left` ones) are text, the others numbers; those in `wrap` break."""
     columns = set(range(left)) if isinstance(left, int) else set(left)
 
     def line(cells: Sequence[str], tag: str) -> str:
         parts = [
-            f"<{tag}{' class=l' if i in columns else ''}>{c if escaped else html.escape(c)}</{tag}>"
+            f"<{tag}{' class=said' if i in wrap else ' class=l' if i in columns else ''}>"
+            f"{c if escaped else html.escape(c)}</{tag}>"
             for i, c in enumerate(cells)
         ]
         return f"<tr>{''.join(parts)}</tr>"
@@ -194,18 +205,41 @@ def table(
     return f"<table>{header}{body}</table>"
 
 
+def findings_table(findings: Mapping[str, Sequence[Finding]]) -> str:
+    """What the failure detectors found, set by set."""
+    many = len(findings) > 1
+    rows = [
+        [*([html.escape(name)] if many else []), html.escape(f.name), '<span class="found">found</span>' if f.detected
+         else '<span class="fine">not found</span>', f"{f.value:.3g} {html.escape(f.unit)}", f"{f.threshold:.3g}",
+         html.escape(f.explanation)]
+        for name, said in findings.items() for f in said
+    ]  # fmt: skip
+    head = [*(["set"] if many else []), "failure", "", "value", "threshold", "what it means"]
+    last = len(head) - 1
+    return (
+        table(head, rows, left=(*range(last - 2), last), escaped=True, wrap=(last,))
+        if rows
+        else "<p>Nothing was asked.</p>"
+    )
+
+
 def drawing(shown: Shown) -> dict[str, Any]:
+    """What the viewer draws of a candidate."""
+    return atoms_drawing(shown.numbers, np.asarray(shown.frac, float), np.asarray(shown.lattice, float))
+
+
+def atoms_drawing(numbers: np.ndarray, frac: np.ndarray, lattice: np.ndarray) -> dict[str, Any]:
     """Atoms, bonds and cell edges in Å about the cell's centre; atoms on a face are drawn on all of its images."""
     from ase.data import chemical_symbols, covalent_radii
     from ase.data.colors import jmol_colors
 
-    frac = np.asarray(shown.frac, float) % 1.0
+    frac = frac % 1.0
     frac = np.where(frac > 0.97, frac - 1, frac)
     corners = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), -1).reshape(-1, 3)
     images = (frac[:, None, :] + corners[None]).reshape(-1, 3)
-    number = np.repeat(shown.numbers, len(corners))
+    number = np.repeat(numbers, len(corners))
     inside = (images < 1.03).all(-1)
-    place, number = (images[inside] - 0.5) @ shown.lattice, number[inside]
+    place, number = (images[inside] - 0.5) @ lattice, number[inside]
     radius = covalent_radii[number]
     distance = np.linalg.norm(place[:, None] - place[None], axis=-1)
     i, j = np.nonzero(np.triu(distance < 1.2 * (radius[:, None] + radius[None]), 1))
@@ -215,7 +249,7 @@ def drawing(shown: Shown) -> dict[str, Any]:
          "color": "#" + "".join(f"{round(255 * c):02x}" for c in jmol_colors[z])}
         for p, z, r in zip(place, number.tolist(), radius)
     ]  # fmt: skip
-    ends = [[((c - 0.5) @ shown.lattice).round(3).tolist() for c in edge] for edge in edges]
+    ends = [[((c - 0.5) @ lattice).round(3).tolist() for c in edge] for edge in edges]
     return {"atoms": atoms, "bonds": np.stack([i, j], -1).tolist(), "edges": ends}
 
 

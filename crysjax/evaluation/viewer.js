@@ -114,6 +114,19 @@
   }
 
   const crystals = JSON.parse(document.getElementById("crystals").textContent);
+  // a mark with data-open shows that crystal in the page's one canvas for it
+  document.querySelectorAll("[data-open]").forEach(mark => {
+    const open = () => {
+      const box = document.getElementById("opened"), old = box.querySelector("canvas"), canvas = old.cloneNode(false);
+      old.replaceWith(canvas);
+      box.classList.add("shown");
+      box.querySelector("h3").textContent = mark.querySelector("title").textContent;
+      view(canvas, crystals[Number(mark.dataset.open)]);
+      box.scrollIntoView({ block: "nearest" });
+    };
+    mark.addEventListener("click", open);
+    mark.addEventListener("keydown", e => { if (e.key === "Enter") open(); });
+  });
   document.querySelectorAll("canvas[data-crystal]").forEach(c => view(c, crystals[Number(c.dataset.crystal)]));
   const button = document.getElementById("theme");
   button.addEventListener("click", () => {

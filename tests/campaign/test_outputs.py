@@ -12,6 +12,7 @@ from crysjax.campaign import outcomes as memory
 from crysjax.campaign import outputs
 from crysjax.campaign import plan as plans
 from crysjax.campaign.plan import Goal
+from crysjax.campaign.warnings import warnings
 from crysjax.data import datasets, io
 from crysjax.data.datasets import Entry
 from crysjax.evaluation import ledger
@@ -135,3 +136,21 @@ def test_new_outputs_take_the_place_of_old_ones_whole_or_not_at_all(tmp_path, mo
     write(tmp_path, moved)
     names = sorted(path.name for path in (tmp_path / "candidates").iterdir())
     assert len(names) == 4 and all("_9-" in name for name in names)  # none of the former run is left
+
+
+def test_predictions_that_were_not_kept_are_warned_of():
+    rng = np.random.default_rng(0)
+    assert warnings(outcomes(), GOALS) == []  # five candidates tell nothing
+
+    def promised(sigma, count=40):
+        validated = rng.normal(size=(count, 2)).astype(np.float32)
+        said = validated + sigma * rng.normal(size=(count, 2))
+        std = np.full((count, 2), 0.1)
+        return outcomes()._replace(
+            validated=validated, predicted=said, predicted_std=std, validated_std=np.zeros((count, 2))
+        )
+
+    assert not any(f.detected for f in warnings(promised(0.1), GOALS))
+    proud = warnings(promised(0.5), GOALS)
+    assert all(f.detected for f in proud)
+    assert [f.name for f in proud] == ["miscalibration of band_gap_ev", "miscalibration of energy_ev"]

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from ase.io import read as ase_read
 
-from crysjax.data import datasets
+from crysjax.data import datasets, io
 
 
 def compositions(dataset) -> list[list[int]]:
@@ -117,12 +119,63 @@ def test_evaluation_shows_floors_beside_the_match(crysjax, world, like_test, tmp
     assert lines[place - 1].split() == ["one", "try", "a", "row", "match", "RMSE", "offered"]
     floors = [line.strip() for line in lines[place + 1 :]]
     assert floors and all(line.startswith("floor: ") and "%" in line for line in floors)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert 0 <= metrics["match"]["rate"] <= 1
-    assert metrics["floors"].keys() == {line.split(": ")[1].split("  ")[0] for line in floors}
-    rows = list(csv.DictReader((tmp_path / "structures.csv").open()))
+    match = json.loads((tmp_path / "match.json").read_text())
+    assert 0 <= match["samples"]["rate"] <= 1
+    assert match.keys() - {"tolerances", "samples"} == {line.split("  ")[0] for line in floors}
+    name = like_test.name.split(".")[0]
+    rows = list(csv.DictReader((tmp_path / name / "structures.csv").open()))
     assert [row["id"] for row in rows] == [f"c{i}" for i in range(50, 60)]
-    assert np.mean([int(row["valid"]) for row in rows]) == pytest.approx(metrics["valid"])
-    perfect = crysjax("evaluate", truth, "--match", truth, "--processes", 1)
-    assert "samples" in perfect.out and "100.0%   0.000" in perfect.out
-    assert "no floors beside this match rate: give --train" in perfect.out
+    totals = json.loads((tmp_path / "metrics.json").read_text())[name]
+    assert np.mean([int(row["valid"]) for row in rows]) == pytest.approx(totals["metrics"]["validity"]["value"])
+    passed = [row["passed"] for row in totals["ledger"]]
+    assert passed == sorted(passed, reverse=True) and passed[-1] == sum(int(row["passed_all"]) for row in rows)
+
+
+def test_a_set_against_itself_matches_and_holds_nothing_new(crysjax, world, tmp_path):
+    truth = f"{world.data}:test"
+    answer = crysjax("evaluate", truth, "--match", truth, "--train", truth, "--no-floors", "--processes", 1)
+    assert "samples" in answer.out and "100.0%   0.000" in answer.out
+    assert "no floors beside this match rate: give --train" in answer.out
+    assert re.search(r"novelty +0\.0 %", answer.out)
+
+
+def test_sets_stand_side_by_side_with_the_ceiling_and_what_was_not_read(crysjax, world, like_test, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "cut.cif").write_text("data_cut\n_cell_length_a 4\n")
+    io.write_crystals(datasets.take(datasets.load(like_test), [0, 1]), folder / "good")
+    [file.rename(folder / file.name) for file in (folder / "good").iterdir()]
+    (folder / "good").rmdir()
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(world.plan()))
+    answer = crysjax(
+        "evaluate", like_test, folder, "--train", f"{world.data}:train", "--reference", f"{world.data}:test",
+        "--target", plan, "--processes", 1, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [*found] == [like_test.name.split(".")[0], "mixed", "ceiling"]
+    assert (found["mixed"]["crystals"], found["mixed"]["not_read"]) == (2, 1)
+    assert found["mixed"]["ledger"][0]["passed"] == 2 and found["mixed"]["ledger"][0]["entered"] == 3
+    rows = list(csv.DictReader((tmp_path / "out" / "mixed" / "structures.csv").open()))
+    assert len(rows) == 3 and rows[-1]["id"] == "cut.cif" and rows[-1]["reason"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "mixed" in page and "ceiling" in page and "cut" in page
+    assert {f["name"] for f in found["mixed"]["findings"]} >= {"clash", "leakage", "hidden shift"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--hull", "TRAIN"], "--potential or --dft is missing"),
+        (["--potential", "student"], "--hull is missing"),
+        (["--hull", "TRAIN", "--dft", "TABLE"], "expected columns id and formation_energy_ev_per_atom"),
+        (["--hull", "TRAIN", "--potential", "nobody"], "'nobody' is neither a file nor a model"),
+    ],
+)
+def test_questions_that_lack_something_are_refused_in_one_line(crysjax, world, like_test, tmp_path, options, said):
+    table = tmp_path / "table.csv"
+    table.write_text("id,energy\na,1\n")
+    named = {"TRAIN": f"{world.data}:train", "TABLE": table}
+    answer = crysjax("evaluate", like_test, *[named.get(option, option) for option in options])
+    assert answer.code == 2 and said in answer.err and len(answer.err.strip().splitlines()) == 1

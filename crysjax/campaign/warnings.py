@@ -1,0 +1,28 @@
+"""What a campaign should make its reader wary of: did the validated values keep what the predictions promised?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from crysjax.campaign.goals import Goals
+from crysjax.campaign.outcomes import Outcomes
+from crysjax.evaluation import detectors
+from crysjax.evaluation.detectors import Finding
+
+FEWEST = 10  # validated candidates below which nothing can be told
+
+
+def warnings(outcomes: Outcomes, goals: Goals) -> list[Finding]:
+    """Miscalibration of each target property among the validated candidates, which were chosen for their predictions.
+
+    Error is validated minus predicted; the std is that of both together where validation has one.
+    """
+    found = []
+    for k, name in enumerate(goals.names):
+        error = outcomes.validated[:, k] - outcomes.predicted[:, k]
+        std = np.hypot(outcomes.predicted_std[:, k], np.nan_to_num(outcomes.validated_std[:, k]))
+        known = np.isfinite(error) & (std > 0)
+        if known.sum() >= FEWEST:
+            said = detectors.miscalibration(error[known], std[known])
+            found.append(said._replace(name=f"miscalibration of {name}", worst=np.flatnonzero(known)[said.worst]))
+    return found

@@ -1,0 +1,237 @@
+"""What `crysjax evaluate` asks about a set beyond what its files say: names on the command line become stages."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crysjax.cli import registry
+from crysjax.cli.data import read_part
+from crysjax.cli.show import bar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crysjax.data.datasets import Dataset
+    from crysjax.evaluation.hull import Hull
+    from crysjax.evaluation.judge import Ask, Questions
+
+BLOCK = 128  # crystals relaxed before their energies are kept
+FORMATION_ENERGY = "formation_energy_ev_per_atom"
+
+
+def read_samples(path: Path) -> tuple[Dataset, list[dict]]:
+    """The crystals of a file or folder, and rows of file, entry and reason for what could not be read."""
+    from crysjax.data import io
+
+    text = str(path)
+    place, colon, split = text.rpartition(":")
+    if colon and not path.exists():
+        return read_part(f"{place}:{split}"), []
+    found = io.read(path, skip_bad=True)
+    return found, list(found.provenance.get("skipped", [])) if io.detect(path) != "crysjax" else []
+
+
+def questions(
+    train: Dataset | None, reference: Dataset | None, known: Mapping[str, Dataset], hulls: list[str], potential: str,
+    dft: str, level: str, margin: float, target: Path | None, synthesizability: str, processes: int, out: Path | None,
+) -> Questions:  # fmt: skip
+    """Everything that a set is judged by; an error for questions that lack what they need."""
+    import tempfile
+
+    from crysjax.evaluation.judge import Questions
+
+    if bool(hulls) != bool(potential or dft):
+        need = "--potential or --dft" if hulls else "--hull"
+        raise ValueError(f"evaluate: energies above the hull need --hull and --potential or --dft; {need} is missing")
+    folder = out if out is not None else Path(tempfile.mkdtemp(prefix="crysjax-evaluate-"))
+    new = ({} if train is None else {"train": train}) | dict(known)
+    settings = {
+        "hull": " ".join(hulls),
+        "potential": potential,
+        "dft": dft,
+        "margin": str(margin),
+        "target": str(target),
+    }
+    return Questions(
+        folder, new, reference,
+        stability(read_hull(hulls), potential, dft, level, margin, folder) if hulls else None,
+        None if target is None else on_target(target), None if target is None else predictions(target),
+        scored(synthesizability) if synthesizability else None, settings, processes,
+    )  # fmt: skip
+
+
+def read_hull(paths: list[str]) -> Hull:
+    """The hull of all entries in these files and folders."""
+    import numpy as np
+
+    from crysjax.evaluation import hull
+
+    parts = [_entries(text) for text in paths]
+    counts, energies, names = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    source = f"{', '.join(Path(p).name for p in paths)} ({len(names)} entries)"
+    return hull.hull(counts, energies, level=hull.MATERIALS_PROJECT_2021, source=source, names=names)
+
+
+def _entries(text: str) -> tuple:
+    from crysjax.evaluation import hull
+
+    path = Path(text)
+    if path.is_dir():
+        return hull.read_cache(path)
+    if path.suffix in (".json", ".csv"):
+        return hull.read_entries(path)
+    return hull.dataset_entries(read_part(text))
+
+
+def stability(known: Hull, potential: str, dft: str, level: str, margin: float, folder: Path) -> Ask:
+    """The stage `stable`: energies by DFT where a table gives them, else of structures relaxed by the potential."""
+    from crysjax.evaluation import stages
+
+    of = known.level._replace(theory=level) if level else known.level  # the potential's references are of MP-20's level
+    energies = read_energies(dft) if dft else relaxed_energies(potential, folder)
+
+    def ask(samples: Dataset, worth: np.ndarray) -> tuple[Any, int]:
+        value, std, reason, more, measured, calls = energies(samples, worth)
+        said = stages.stable(
+            samples,
+            value,
+            known,
+            level=of,
+            measured=measured,
+            margin_ev_per_atom=margin,
+            std_ev_per_atom=std,
+            failed=reason,
+        )
+        return said._replace(columns=said.columns | more), calls
+
+    return ask
+
+
+def read_energies(path: str) -> Callable:
+    """Formation energies by id from a CSV; crystals that it does not hold were not asked about."""
+    import numpy as np
+
+    with Path(path).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        known = {row["id"]: float(row[FORMATION_ENERGY]) for row in rows}
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"--dft {path}: expected columns id and {FORMATION_ENERGY} with numbers ({error})") from None
+
+    def energies(samples: Dataset, worth: np.ndarray) -> tuple:
+        value = np.array([known.get(name, np.nan) for name in samples.ids.tolist()])
+        known_here = int(np.isfinite(value).sum())
+        return value, np.inf, np.full(len(samples), ""), {}, f"DFT energies of {Path(path).name}", known_here
+
+    return energies
+
+
+def relaxed_energies(potential: str, folder: Path) -> Callable:
+    """Formation energies of structures relaxed by a potential, block by block, each kept when it is done."""
+    import numpy as np
+
+    from crysjax.campaign.validate import element_energy
+    from crysjax.cli.design import read_reference
+    from crysjax.data import datasets
+
+    engine, params, path = registry.load_potential(potential)
+    reference = read_reference(path)
+    if reference is None:
+        raise ValueError(f"--potential {potential}: no references.json beside it, so it has no formation energies")
+
+    def energies(samples: Dataset, worth: np.ndarray) -> tuple:
+        index = np.flatnonzero(worth)
+        columns = {k: np.full(len(samples), np.nan) for k in ("relaxed_ev_per_atom", "rmsd_to_relaxed_angstrom")}
+        reason, calls = np.full(len(samples), "geometry is not valid", "<U200"), 0
+        with bar("relax") as advance:
+            for start in range(0, len(index), BLOCK):
+                part = index[start : start + BLOCK]
+                block = datasets.take(samples, part)
+                found = _block(engine, params, block, folder / "relaxed", potential)
+                columns["relaxed_ev_per_atom"][part], columns["rmsd_to_relaxed_angstrom"][part] = found[:2]
+                reason[part], calls = found[2], calls + int(found[3].sum())
+                advance(start + len(part), len(index))
+        formation = columns["relaxed_ev_per_atom"] - element_energy(samples, reference)
+        lost = np.isnan(formation) & (reason == "")
+        reason[lost] = "an element that the potential has no reference for"
+        measured = f"relaxed by {potential} (formation energies within {reference.std_ev_per_atom:.2f} eV/atom of DFT)"
+        return formation, reference.std_ev_per_atom, reason, columns, measured, calls
+
+    return energies
+
+
+def _block(engine: Any, params: Any, block: Dataset, folder: Path, potential: str) -> tuple:
+    """Energy an atom, RMSD to the relaxed structure, reason and evaluations of each crystal; kept as `KEY.npz`."""
+    import numpy as np
+
+    from crysjax.data import datasets, files
+    from crysjax.evaluation import distributions, kept
+    from crysjax.potentials.relax_dataset import relax_dataset
+
+    path = folder / f"{kept.digest(block, potential)}.npz"
+    names = ("energy", "rmsd", "reason", "steps")
+    if path.exists():
+        with files.npz(path, "relaxed crystals") as file:
+            return tuple(file[name] for name in names)
+    done = relax_dataset(engine.energy_forces_stress, params, block, cutoff_angstrom=engine.cutoff_angstrom)
+    relaxed = replace(done.crystals, frac=datasets.wrap(done.crystals.frac))
+    rmsd = np.where(done.valid, distributions.relaxation_rmsd(block, relaxed)["rmsd_angstrom"], np.nan)
+    answer = (np.where(done.valid, done.energy / block.num_atoms, np.nan), rmsd, done.reason.astype(str), done.steps)
+    files.write_npz(path, dict(zip(names, answer)) | {"frac": relaxed.frac, "lattice": relaxed.lattice})
+    return answer
+
+
+def on_target(path: Path) -> Ask:
+    """The stage `target`: the windows of a plan of `design`, by the heads that it names."""
+    import math
+
+    from crysjax.campaign import plan as plans
+    from crysjax.evaluation import stages
+
+    plan = plans.read_plan(path)
+    windows = {name: (goal.low, goal.high) for name, goal in plan.target.items()}
+    windows = {name: pair for name, pair in windows.items() if any(map(math.isfinite, pair))}
+    if not windows:
+        raise ValueError(f"--target {path}: no target has a window, so nothing can be inside or outside of it")
+    names, ask_heads = heads(plan.heads)
+
+    def ask(samples: Dataset, worth: np.ndarray) -> tuple[Any, int]:
+        return stages.on_target(names, ask_heads(samples), windows, measured=f"heads {plan.heads}"), len(samples)
+
+    return ask
+
+
+def heads(name: str) -> tuple[list[str], Callable]:
+    """Names of the properties that heads predict, and data set -> `Estimate` of (m, k)."""
+    from crysjax.campaign.validate import estimate
+    from crysjax.data import batching
+
+    model = registry.load_model(name, "heads")
+    predict = model.build.predict
+    return model.config["properties"], lambda s: estimate(predict, model.params, s, batching.capacity(s.num_atoms))
+
+
+def predictions(path: Path) -> Callable:
+    """Data set -> {property: (value, std)} of the heads that a plan names."""
+    from crysjax.campaign import plan as plans
+
+    names, ask = heads(plans.read_plan(path).heads)
+
+    def predict(samples: Dataset) -> dict:
+        found = ask(samples)
+        return {name: (found.value[:, k], found.std[:, k]) for k, name in enumerate(names)}
+
+    return predict
+
+
+def scored(name: str) -> Callable:
+    """A model of synthesizability as a function of a data set."""
+    from crysjax.campaign.validate import estimate
+    from crysjax.data import batching
+
+    model = registry.load_model(name, "synthesizability")
+    return lambda samples: estimate(model.build.predict, model.params, samples, batching.capacity(samples.num_atoms))

@@ -1,0 +1,79 @@
+"""Which of the eight detectors a judged set has the data for, and what they say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from crysjax.data.datasets import Dataset
+from crysjax.evaluation import detector_inputs, detectors, stages
+from crysjax.evaluation.detectors import Finding
+from crysjax.evaluation.totals import Judged
+
+ENERGY = "formation_energy_ev_per_atom"
+BEST = 0.1  # the share of samples with the lowest predicted energy: whom a search would select
+
+
+def findings(
+    judged: Judged, reference: Judged, train: Dataset | None, predict: Callable[[Dataset], dict] | None = None
+) -> list[Finding]:
+    """The detectors that apply, in the order of `detectors`.
+
+    Args:
+        judged: the samples.
+        reference: real crystals that samples should be like.
+        train: what models were trained on; without it neither leakage nor shift can be told.
+        predict: data set -> {property: (value, std)} of the heads, for their calibration on the reference.
+    """
+    valid = stages.valid(reference.samples).columns["composition_valid"]
+    close = [detector_inputs.closeness(s.samples) for s in (judged, reference)]
+    grouped = [s.space_group[s.space_group > 0] for s in (judged, reference)]
+    found = [
+        detectors.clash(*close),
+        detectors.chemical_implausibility(judged.verdicts["valid"].columns["composition_valid"], valid),
+        detectors.symmetry_breaking(*grouped),
+        *reward_hacking(judged),
+    ]
+    size = min(len(judged.features), len(reference.features))
+    found.append(detectors.diversity_collapse(judged.features[:size], reference.features))
+    if train is not None:
+        found += [shift(judged, train), detectors.leakage(detector_inputs.seen_structures(reference.samples, train))]
+    return found + (calibration_of(reference.samples, predict) if predict is not None else [])
+
+
+def shift(judged: Judged, train: Dataset, most: int = 1000, seed: int = 0) -> Finding:
+    """Samples against a part of the training data."""
+    from crysjax.data.datasets import take
+    from crysjax.evaluation.descriptors import descriptors
+
+    part = np.random.default_rng(seed).permutation(len(train))[:most]
+    return detectors.hidden_shift(judged.features, descriptors(take(train, np.sort(part))))
+
+
+def reward_hacking(judged: Judged) -> list[Finding]:
+    """Predicted against relaxed formation energy of the samples that the prediction puts first, if both are known."""
+    needed = [judged.verdicts.get("target"), judged.verdicts.get("stable")]
+    if None in needed or f"predicted_{ENERGY}" not in needed[0].columns:
+        return []
+    proxy, judge = needed[0].columns[f"predicted_{ENERGY}"], needed[1].columns[ENERGY]
+    known = np.isfinite(proxy) & np.isfinite(judge)
+    if known.sum() < 30:
+        return []
+    index = np.flatnonzero(known)
+    chosen = proxy[index] <= np.quantile(proxy[index], BEST)
+    found = detectors.reward_hacking(proxy[index], judge[index], chosen)
+    return [found._replace(worst=index[found.worst])]
+
+
+def calibration_of(reference: Dataset, predict: Callable[[Dataset], dict]) -> list[Finding]:
+    """Predicted std against errors on the reference, a finding a property that it has values of."""
+    found = []
+    for name, (value, std) in predict(reference).items():
+        error = reference.properties.get(name, np.full(len(reference), np.nan)) - value
+        known = np.isfinite(error) & (std > 0)
+        if known.sum() >= 30:
+            said = detectors.miscalibration(error[known], std[known])
+            said = said._replace(explanation=f"{name}: {said.explanation}", worst=np.flatnonzero(known)[said.worst])
+            found.append(said)
+    return found

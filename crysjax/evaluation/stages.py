@@ -1,0 +1,165 @@
+"""The stages that generated crystals are judged in, one function a stage, each saying how it measured.
+
+A stage takes a whole set and answers a `Verdict`: who passed, why the others did not, and the numbers behind it. The
+ledger of a set is the running "and" of its verdicts in the order of `ORDER` (`passed_so_far`), so its counts can only
+fall; each verdict by itself is what published tables call validity, uniqueness, novelty or stability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from crysjax.base import Estimate
+from crysjax.data.datasets import Dataset, entries
+from crysjax.data.elements import formula
+from crysjax.data.equivalence import CDVAE, Tolerance
+from crysjax.evaluation import distributions, hull, matching
+from crysjax.evaluation.validity import MIN_DISTANCE_ANGSTROM, MIN_VOLUME_ANGSTROM3, validity
+
+ORDER = ("valid", "unique", "novel", "stable", "target")
+VOLUME_A3_PER_ATOM = (2.0, 250.0)  # every crystal of MP-20, Perov-5 and Carbon-24 lies inside
+BELIEVED_STD = 3.0
+MIN_HEIGHT_ANGSTROM = 0.5  # between lattice planes: a flatter cell has a site closer than that to its own image
+
+
+class Verdict(NamedTuple):
+    """What one stage says of `m` crystals."""
+
+    passed: np.ndarray  # (m,) bool
+    reason: np.ndarray  # (m,) str, "" where passed
+    columns: dict[str, np.ndarray]  # further numbers, (m,) each; names carry units
+    level: str  # how it was measured: method, tolerances, data
+    asked: np.ndarray  # (m,) bool: whom the stage looked at; the others neither passed nor failed
+
+
+def verdict(
+    passed: np.ndarray, reason: Sequence[str], level: str, columns: Mapping[str, np.ndarray] | None = None, asked=None
+) -> Verdict:
+    """A `Verdict` with the reasons of those that passed left out; everyone was `asked` unless it says otherwise."""
+    passed = np.asarray(passed, bool)
+    asked = np.ones_like(passed) if asked is None else np.asarray(asked, bool)
+    said = np.where(passed | ~asked, "", np.asarray(reason, str))
+    return Verdict(passed & asked, said, dict(columns or {}), level, asked)
+
+
+def valid(samples: Dataset) -> Verdict:
+    """Geometry and composition that can be: CDVAE's two tests, and bounds on density and on the shape of the cell."""
+    found, volume = validity(samples), np.abs(np.linalg.det(samples.lattice.astype(np.float64)))
+    per_atom, height = volume / samples.num_atoms, volume / _largest_face(samples.lattice)
+    low, high = VOLUME_A3_PER_ATOM
+    tests = {
+        "sites too close, or no volume": found["structure"],
+        "volume per atom out of range": (per_atom >= low) & (per_atom <= high),
+        "flat cell": height >= MIN_HEIGHT_ANGSTROM,
+        "composition fails SMACT's charge and electronegativity test": found["composition"],
+    }
+    columns = {
+        "structure_valid": found["structure"],
+        "composition_valid": found["composition"],
+        "volume_a3_per_atom": per_atom,
+        "density_g_per_cm3": distributions.densities(samples),
+    }
+    level = (
+        f"no two sites within {MIN_DISTANCE_ANGSTROM} Å and at least {MIN_VOLUME_ANGSTROM3} Å³ (CDVAE); SMACT with "
+        f"the oxidation states smact14; {low:g} to {high:g} Å³ an atom; lattice planes {MIN_HEIGHT_ANGSTROM} Å apart"
+    )
+    return verdict(np.all([*tests.values()], 0), _first_failure(tests), level, columns)
+
+
+def _largest_face(lattice: np.ndarray) -> np.ndarray:
+    """Area in Å² of the largest face of each cell: (m,)."""
+    a, b, c = np.moveaxis(lattice.astype(np.float64), 1, 0)
+    return np.max([np.linalg.norm(np.cross(x, y), axis=-1) for x, y in ((a, b), (b, c), (c, a))], 0)
+
+
+def _first_failure(tests: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The name of the first test that each crystal fails: (m,)."""
+    names = np.array([*tests])
+    return names[np.argmin(np.stack([*tests.values()]), 0)]
+
+
+def unique(samples: Dataset, *, tolerance: Tolerance = CDVAE, processes: int = 2) -> Verdict:
+    """The first of each kind; every later crystal that equals it is a repetition."""
+    first = matching.groups(samples, tolerance=tolerance, processes=processes)
+    reason = [f"equals {samples.ids[i]}" for i in first]
+    return verdict(first == np.arange(len(samples)), reason, said(tolerance), {"first_of_its_kind": first})
+
+
+def novel(
+    samples: Dataset, known: Mapping[str, Dataset], *, tolerance: Tolerance = CDVAE, processes: int = 2
+) -> Verdict:
+    """Crystals that equal none of the known ones, and whether their composition is new."""
+    new = {
+        f"not_in_{name}": matching.novel(samples, data, tolerance=tolerance, processes=processes)
+        for name, data in known.items()
+    }
+    formulas = {formula(row.numbers) for data in known.values() for row in entries(data)}
+    columns = new | {"new_composition": np.array([formula(row.numbers) not in formulas for row in entries(samples)])}
+    where = [
+        ", ".join(name.removeprefix("not_in_") for name, ok in new.items() if not ok[i]) for i in range(len(samples))
+    ]
+    sets = ", ".join(f"{name} ({len(data)} crystals)" for name, data in known.items())
+    reason = [f"equals a crystal of {place}" for place in where]
+    return verdict(np.all([*new.values()], 0), reason, f"{said(tolerance)}; against {sets}", columns)
+
+
+def stable(
+    samples: Dataset, energy: np.ndarray, known: hull.Hull, *, level: hull.Level, measured: str,
+    margin_ev_per_atom: float, std_ev_per_atom: float = np.inf, failed: Sequence[str] | None = None,
+) -> Verdict:  # fmt: skip
+    """Crystals within the margin of the convex hull, and not so far below it that the energy cannot be right.
+
+    Args:
+        energy: (m,) formation energies in eV/atom; NaN = not known.
+        level: the level of theory of the energies; another one than the hull's is an error.
+        measured: how the energies were come by, such as "relaxed with the potential student".
+        std_ev_per_atom: error of such energies; three of them below the hull is not believed.
+        failed: (m,) why there is no energy.
+    """
+    found = hull.stability(hull.compositions(samples), energy, known, level=level)
+    believed = ~(found.above < -BELIEVED_STD * std_ev_per_atom)
+    reason = [
+        (failed[i] if failed is not None and failed[i] else why)
+        or (
+            f"{above:.3f} eV/atom above the hull" if above > 0 else f"{-above:.3f} eV/atom below the hull: not believed"
+        )
+        for i, (above, why) in enumerate(zip(found.above, found.reason))
+    ]
+    columns = {"formation_energy_ev_per_atom": np.asarray(energy, float), "e_above_hull_ev_per_atom": found.above}
+    columns["believed"] = believed
+    how = f"{measured}; at most {margin_ev_per_atom:g} eV/atom above the hull of {known.source}"
+    passed = hull.is_stable(found.above, margin_ev_per_atom=margin_ev_per_atom) & believed
+    asked = np.isfinite(energy) if failed is None else np.isfinite(energy) | (np.asarray(failed) != "")
+    return verdict(passed, reason, how, columns, asked)
+
+
+def on_target(
+    names: Sequence[str], found: Estimate, windows: Mapping[str, tuple[float, float]], *, measured: str
+) -> Verdict:
+    """Crystals of which every target property lies in its window. `found` holds (m, k) values of the `names`."""
+    value, std, ok = (np.asarray(leaf) for leaf in found)
+    columns = {f"predicted_{name}": value[:, k] for k, name in enumerate(names)}
+    columns |= {f"predicted_{name}_std": std[:, k] for k, name in enumerate(names)}
+    tests = {}
+    for name, (low, high) in windows.items():
+        k = names.index(name)
+        tests[f"{name} outside {low:g} to {high:g}"] = ok[:, k] & (value[:, k] >= low) & (value[:, k] <= high)
+    return verdict(np.all([*tests.values()], 0), _first_failure(tests), measured, columns)
+
+
+def said(tolerance: Tolerance) -> str:
+    """The tolerances in words."""
+    return f"StructureMatcher stol {tolerance.stol}, angle {tolerance.angle_degree}°, ltol {tolerance.ltol}"
+
+
+def passed_so_far(verdicts: Mapping[str, Verdict]) -> dict[str, np.ndarray]:
+    """Stage -> who passed it and every stage before: (m,) bool."""
+    alive, found = None, {}
+    for name in ORDER:
+        if name in verdicts:
+            alive = verdicts[name].passed if alive is None else alive & verdicts[name].passed
+            found[name] = alive
+    return found

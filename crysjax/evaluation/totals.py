@@ -1,0 +1,192 @@
+"""Totals of judged sets: the ledger, the metrics of the literature with intervals, and what it all cost.
+
+Names follow Box 2 of the review of inverse design of inorganic compounds (stability, uniqueness, novelty, rediscovery,
+validity, data augmentation, diversity, verification, synthesizability), MatterGen (S.U.N.; Zeni et al. 2025) and CDVAE
+(Xie et al. 2022). A metric that was not measured is absent from the totals and named in `NOT_MEASURED` with what it
+would need, so that a table never shows a zero for a question that nobody asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from crysjax.base import Estimate
+from crysjax.data.datasets import Dataset
+from crysjax.evaluation import continuous, distributions, families, stages, symmetry
+from crysjax.evaluation.coverage import Coverage
+from crysjax.evaluation.distributions import Interval, interval
+from crysjax.evaluation.stages import Verdict
+
+MARGINS_EV_PER_ATOM = {"S.U.N.": 0.0, "MSUN": 0.1}
+MOST_OF_VENDI = 1000  # the kernel's eigenvalues take m^3
+SCALE = 0.5  # of descriptors of order one: the typical distance of two MP-20 crystals is 2, of two relatives 0.3
+NOT_MEASURED = {
+    "stability": "--hull, and --potential or --dft",
+    "novelty": "--train",
+    "rediscovery": "--reference, apart from --train",
+    "data augmentation": "--train",
+    "verification": "--target",
+    "synthesizability": "--synthesizability, a model trained by `crysjax train`",
+}
+
+
+class Judged(NamedTuple):
+    """A set of crystals with everything that was found out about it."""
+
+    name: str
+    samples: Dataset
+    skipped: list[dict]  # rows of file, entry, reason: what could not be read
+    verdicts: dict[str, Verdict]
+    cost: dict[str, dict[str, float]]  # stage -> seconds, calls
+    space_group: np.ndarray  # (m,) 0 where spglib finds none
+    features: np.ndarray  # (m, d) descriptors, see `descriptors`
+    rediscovered: np.ndarray | None = None  # (r,) bool: which of the reference the samples hold
+    synthesizability: Estimate | None = None
+    coverage: Coverage | None = None
+
+
+def totals(
+    judged: Judged, reference: Dataset | None = None, reference_group: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Everything about one set that fits in a table; intervals are 95 % (`distributions.interval`)."""
+    found: dict[str, Any] = {"crystals": len(judged.samples), "not_read": len(judged.skipped)}
+    found["ledger"] = ledger(judged)
+    found["metrics"] = {name: value._asdict() for name, value in metrics(judged).items()}
+    found["not_measured"] = {name: need for name, need in NOT_MEASURED.items() if name not in found["metrics"]}
+    found["space_groups"] = {str(n): int(c) for n, c in zip(*np.unique(judged.space_group, return_counts=True))}
+    if reference is not None:
+        apart = distributions.property_distances(judged.samples, reference)
+        if reference_group is not None:
+            apart["space group (total variation)"] = _groups_apart(judged.space_group, reference_group)
+        found["distances"] = {name: value._asdict() for name, value in apart.items()}
+    found["cost"] = cost(judged)
+    return found
+
+
+def _groups_apart(found: np.ndarray, reference: np.ndarray) -> Interval:
+    return Interval(distributions.category_distance(found, reference), np.nan, np.nan, len(found), 0)
+
+
+def ledger(judged: Judged) -> list[dict[str, Any]]:
+    """A row a stage: how many entered, how many passed, how it was measured, the commonest reasons of failure."""
+    read, asked = len(judged.samples), len(judged.samples) + len(judged.skipped)
+    rows = [{"stage": "parsed", "entered": asked, "passed": read, "level": "read as crystals of 1 to 100 elements",
+             "reasons": _counted(np.array([row["reason"] for row in judged.skipped], str))}]  # fmt: skip
+    before = np.ones(read, bool)
+    for name, alive in stages.passed_so_far(judged.verdicts).items():
+        said = judged.verdicts[name]
+        why = np.where(said.asked, said.reason, "not asked, as it failed before")
+        rows.append({"stage": name, "entered": int(before.sum()), "passed": int(alive.sum()), "level": said.level,
+                     "reasons": _counted(why[before & ~alive])})  # fmt: skip
+        before = alive
+    return rows
+
+
+def _counted(reasons: np.ndarray, most: int = 6) -> dict[str, int]:
+    """The commonest reasons; names and numbers inside them are left out so that like counts as like."""
+    kinds = [
+        "equals another sample" if r.startswith("equals ") and "crystal of" not in r else r for r in reasons.tolist()
+    ]
+    kinds = ["above the hull" if r.endswith("above the hull") else r for r in kinds]
+    names, count = np.unique(np.array(kinds, str), return_counts=True)
+    order = np.argsort(-count, kind="stable")[:most]
+    return {str(names[i]): int(count[i]) for i in order}
+
+
+def metrics(judged: Judged) -> dict[str, Interval]:
+    """The metrics of the literature that were measured, each over all crystals that could be read."""
+    verdicts = judged.verdicts
+    found = {"validity": interval(verdicts["valid"].passed), "uniqueness": interval(verdicts["unique"].passed)}
+    columns = verdicts["valid"].columns
+    found |= {f"{kind} validity (CDVAE)": interval(columns[f"{kind}_valid"]) for kind in ("structure", "composition")}
+    if "novel" in verdicts:
+        found["novelty"] = interval(verdicts["novel"].passed)
+        found["composition novelty"] = interval(verdicts["novel"].columns["new_composition"].astype(bool))
+        found["data augmentation"] = _product(found, len(judged.samples))
+        found |= _families(verdicts["families"])
+    if "stable" in verdicts:
+        found |= _stability(verdicts)
+    found |= _continuous(verdicts)
+    if judged.rediscovered is not None:
+        found["rediscovery"] = distributions.rediscovery(judged.rediscovered)
+    if "target" in verdicts:
+        found["verification"] = interval(verdicts["target"].passed[verdicts["target"].asked])
+    if judged.synthesizability is not None:
+        found["synthesizability"] = interval(np.asarray(judged.synthesizability.value, np.float64).reshape(-1))
+    if judged.coverage is not None:
+        found |= {"COV-R (CDVAE)": judged.coverage.recall, "COV-P (CDVAE)": judged.coverage.precision}
+    found["P1 share"] = symmetry.p1_share(judged.space_group)
+    found["diversity"] = _one(distributions.diversity(judged.features), len(judged.samples))
+    found["Vendi score"] = _one(vendi(judged.features), min(len(judged.samples), MOST_OF_VENDI))
+    return found
+
+
+def _families(said: Verdict) -> dict[str, Interval]:
+    """What the crystals that count as new are to known ones, of those that were looked at."""
+    kinds = said.columns["family"][said.asked]
+    named = {kind: f"new, yet a {kind}" for kind in families.KINDS[1:-1]} | {"new": "new, and no relative"}
+    return {title: interval(kinds == kind) for kind, title in named.items()} if len(kinds) else {}
+
+
+def _continuous(verdicts: Mapping[str, Verdict]) -> dict[str, Interval]:
+    """Uniqueness, novelty and their product with stability, without a threshold (Negishi et al. 2025)."""
+    columns = verdicts["continuous"].columns
+    found = {name.replace("_", " "): interval(values) for name, values in columns.items()}
+    if "stable" in verdicts and len(columns) == 2:
+        said = verdicts["stable"]
+        above = np.where(said.asked & said.columns["believed"], said.columns["e_above_hull_ev_per_atom"], np.nan)
+        found["continuous S.U.N."] = interval(continuous.stability(above) * np.prod([*columns.values()], axis=0))
+    return found
+
+
+def vendi(features: np.ndarray) -> float:
+    """The effective number of different crystals among the first 1,000, alike within `SCALE` of the descriptors."""
+    kernel = distributions.gaussian_kernel(features[:MOST_OF_VENDI], SCALE)
+    return distributions.vendi_score(kernel)
+
+
+def _product(found: Mapping[str, Interval], count: int) -> Interval:
+    """Uniqueness x novelty x validity (Box 2); the ends are the products of the ends, which is wide."""
+    parts = [found[name] for name in ("uniqueness", "novelty", "validity")]
+    return Interval(*(float(np.prod([part[k] for part in parts])) for k in range(3)), count, 0)
+
+
+def _stability(verdicts: Mapping[str, Verdict]) -> dict[str, Interval]:
+    said = verdicts["stable"]
+    above = np.where(said.asked & said.columns["believed"], said.columns["e_above_hull_ev_per_atom"], np.inf)
+    found = {"stability": interval(said.passed[said.asked])}
+    if "novel" in verdicts:
+        new = verdicts["unique"].passed & verdicts["novel"].passed
+        found |= {name: interval(new & (above <= margin)) for name, margin in MARGINS_EV_PER_ATOM.items()}
+    return found
+
+
+def _one(value: float, count: int) -> Interval:
+    return Interval(float(value), np.nan, np.nan, count, 0)
+
+
+def cost(judged: Judged) -> dict[str, Any]:
+    """Seconds and oracle calls by stage, in all, and for each crystal that passed every stage."""
+    seconds = sum(spent["seconds"] for spent in judged.cost.values())
+    hits = int([*stages.passed_so_far(judged.verdicts).values()][-1].sum())
+    per_hit = {"seconds_per_hit": seconds / hits} if hits else {}
+    return {"stages": judged.cost, "seconds": seconds, "hits": hits, **per_hit}
+
+
+def worst(judged: Judged, count: int = 5) -> dict[str, list[dict[str, str]]]:
+    """Stage -> the first crystals that failed it, with the reason; those furthest above the hull first."""
+    found, before = {}, np.ones(len(judged.samples), bool)
+    for name, alive in stages.passed_so_far(judged.verdicts).items():
+        said = judged.verdicts[name]
+        failed = np.flatnonzero(before & ~alive & said.asked)
+        if "e_above_hull_ev_per_atom" in said.columns:
+            above = np.nan_to_num(said.columns["e_above_hull_ev_per_atom"][failed], nan=-np.inf)
+            failed = failed[np.argsort(-above, kind="stable")]
+        found[name] = [
+            {"id": str(judged.samples.ids[i]), "index": int(i), "reason": said.reason[i]} for i in failed[:count]
+        ]
+        before = alive
+    return found

@@ -1,0 +1,157 @@
+"""Stages of judging: each turns away what it should, says why, and counts can only fall."""
+
+import numpy as np
+import pytest
+
+from crysjax.base import Estimate
+from crysjax.data import datasets
+from crysjax.data.datasets import Entry
+from crysjax.evaluation import hull, judge, kept, stages, totals
+
+ROCK_SALT = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], float)
+ROCK_SALT = np.concatenate([ROCK_SALT, ROCK_SALT + np.array([[0.5, 0, 0]])]) % 1
+
+
+def salt(name, cation=11, anion=17, edge=5.64):
+    return Entry(name, np.repeat([cation, anion], 4), ROCK_SALT, edge * np.eye(3), {})
+
+
+def faulty():
+    """NaCl, NaCl again in a larger cell, MgO, a clash, a gas, a flat cell, and a composition that cannot balance."""
+    clash = salt("clash")._replace(frac=ROCK_SALT * 0.05)
+    flat = Entry(
+        "flat", np.array([11, 17]), np.array([[0, 0, 0], [0.5, 0.5, 0]], float), np.diag([20.0, 20.0, 0.4]), {}
+    )
+    odd = Entry("odd", np.array([11, 17, 17]), np.array([[0, 0, 0], [0.5, 0, 0], [0, 0.5, 0]]), 5.0 * np.eye(3), {})
+    rows = [salt("a"), salt("b", edge=5.7), salt("c", 12, 8, 4.21), clash, salt("gas", edge=40.0), flat, odd]
+    return datasets.from_entries(rows)
+
+
+def test_valid_turns_away_each_fault_with_its_own_reason():
+    said = stages.valid(faulty())
+    assert said.passed.tolist() == [True, True, True, False, False, False, False]
+    assert said.reason.tolist()[3:] == [
+        "sites too close, or no volume", "volume per atom out of range", "flat cell",
+        "composition fails SMACT's charge and electronegativity test",
+    ]  # fmt: skip
+    assert said.columns["density_g_per_cm3"][0] == pytest.approx(2.163, abs=0.005)  # halite
+
+
+def test_real_crystals_pass_the_bounds_on_geometry(data_dir):
+    from crysjax.data import io
+
+    for name in ("perov_5/perov_5.npz", "carbon_24/carbon_24.npz"):
+        said = stages.valid(datasets.where_split(io.read(data_dir / name), "test"))
+        composition = "composition fails SMACT's charge and electronegativity test"
+        assert set(said.reason.tolist()) <= {"", composition}
+
+
+def test_repetitions_and_known_crystals_are_named():
+    rows = faulty()
+    unique = stages.unique(rows, processes=1)
+    assert unique.reason[1] == "equals a" and unique.passed[[0, 2]].all() and not unique.passed[1]
+    known = {
+        "train": datasets.from_entries([salt("x", 12, 8, 4.3)]),
+        "other": datasets.from_entries([salt("y", 3, 9, 4.0)]),
+    }
+    novel = stages.novel(rows, known, processes=1)
+    assert novel.reason[2] == "equals a crystal of train" and novel.passed[0]
+    assert novel.columns["new_composition"].tolist()[:3] == [1, 1, 0]
+    assert "train (1 crystals), other (1 crystals)" in novel.level
+
+
+def test_stability_counts_from_the_hull_and_does_not_believe_wonders():
+    salts = datasets.from_entries([salt(name) for name in "abcde"])
+    counts = hull.compositions(salts)[:1]
+    known = hull.hull(counts, np.array([-2.0]), level=hull.Level("x", "none"), source="one salt", names=["NaCl"])
+    energy = np.array([-1.95, -1.7, -2.2, -3.0, np.nan])
+    said = stages.stable(
+        salts, energy, known, level=known.level, measured="made up", margin_ev_per_atom=0.1, std_ev_per_atom=0.1,
+        failed=["", "", "", "", "no convergence"],
+    )  # fmt: skip
+    np.testing.assert_allclose(said.columns["e_above_hull_ev_per_atom"][:4], [0.05, 0.3, -0.2, -1.0], atol=1e-9)
+    assert said.passed.tolist() == [True, False, True, False, False]
+    assert said.reason[1] == "0.300 eV/atom above the hull" and said.reason[4] == "no convergence"
+    assert said.reason[3].endswith("below the hull: not believed")
+    with pytest.raises(ValueError, match=r"theory .another functional."):
+        other = hull.Level("another functional", "none")
+        stages.stable(salts, energy, known, level=other, measured="made up", margin_ev_per_atom=0.1)
+
+
+def test_windows_decide_the_target_and_an_invalid_answer_never_passes():
+    value = np.array([[1.5, 0.0], [2.5, 0.0], [1.5, 9.0]])
+    valid = np.array([[True, True], [True, True], [False, True]])
+    found = Estimate(value, np.ones_like(value), valid)
+    said = stages.on_target(["gap", "energy"], found, {"gap": (1.0, 2.0)}, measured="heads")
+    assert said.passed.tolist() == [True, False, False] and said.reason[1] == "gap outside 1 to 2"
+
+
+def questions(folder):
+    return judge.Questions(folder, {"train": datasets.from_entries([salt("x", 12, 8, 4.3)])}, processes=1)
+
+
+def test_the_ledger_falls_and_totals_are_shares_with_intervals(tmp_path):
+    judged = judge.judge("set", faulty(), [{"file": "f", "entry": "e", "reason": "cut short"}], questions(tmp_path))
+    rows = totals.ledger(judged)
+    assert [(r["stage"], r["entered"], r["passed"]) for r in rows] == [
+        ("parsed", 8, 7), ("valid", 7, 3), ("unique", 3, 2), ("novel", 2, 1)
+    ]  # fmt: skip
+    assert rows[0]["reasons"] == {"cut short": 1} and rows[2]["reasons"] == {"equals another sample": 1}
+    metrics = totals.metrics(judged)
+    assert metrics["validity"].value == pytest.approx(3 / 7)
+    assert metrics["validity"].low < 3 / 7 < metrics["validity"].high
+    assert metrics["data augmentation"].value == pytest.approx(3 / 7 * 5 / 7 * 6 / 7)  # the gas is a dilute NaCl
+    assert totals.worst(judged)["novel"] == [{"id": "c", "index": 2, "reason": "equals a crystal of train"}]
+    missing = totals.totals(judged)["not_measured"]
+    assert {
+        "stability",
+        "verification",
+        "rediscovery",
+        "synthesizability",
+    } <= missing.keys() and "novelty" not in missing
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_same_answers(tmp_path, monkeypatch):
+    whole = judge.judge("set", faulty(), [], questions(tmp_path / "whole"))
+    real = stages.novel
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "novel", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        judge.judge("set", faulty(), [], questions(tmp_path / "cut"))
+    monkeypatch.setattr(stages, "novel", real)
+
+    def never(*_, **__):
+        raise AssertionError("a finished stage was made again")
+
+    monkeypatch.setattr(stages, "unique", never)
+    resumed = judge.judge("set", faulty(), [], questions(tmp_path / "cut"))
+    for name, said in whole.verdicts.items():
+        again = resumed.verdicts[name]
+        assert said.passed.tolist() == again.passed.tolist() and said.reason.tolist() == again.reason.tolist()
+        assert said.level == again.level and said.columns.keys() == again.columns.keys()
+        for column in said.columns:
+            np.testing.assert_array_equal(said.columns[column], again.columns[column])
+    np.testing.assert_array_equal(whole.features, resumed.features)
+
+
+def test_other_crystals_or_settings_are_judged_anew(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return stages.verdict([True], [""], "level"), {"seconds": 0.0, "calls": 0}
+
+    path, rows = tmp_path / "v.npz", faulty()
+    key = kept.digest("valid", rows, {"a": 1})
+    kept.verdict(path, key, make)
+    kept.verdict(path, kept.digest("valid", rows, {"a": 1}), make)
+    assert len(made) == 1
+    kept.verdict(path, kept.digest("valid", rows, {"a": 2}), make)
+    kept.verdict(path, kept.digest("valid", datasets.take(rows, np.arange(3)), {"a": 2}), make)
+    assert len(made) == 3
+    path.write_bytes(path.read_bytes()[:50])  # cut short by a crash
+    kept.verdict(path, "k", make)
+    assert len(made) == 4
