@@ -104,7 +104,7 @@ def _asked(texts: list[str], names: list[str]) -> Any:
 
 def predict(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
-    model: str = typer.Option("mp_20_heads", help="Property heads: name of a shipped model, or a path."),
+    model: str = typer.Option("mp_20_heads", help="Heads or synthesizability: name of a shipped model, or a path."),
     out: Path | None = typer.Option(None, help="CSV to write; left out, rows are printed."),
 ) -> None:
     """Predict properties with uncertainty."""
@@ -113,12 +113,16 @@ def predict(
     from crysjax.campaign.validate import estimate
     from crysjax.data import batching, files
 
-    loaded, dataset = registry.load_model(model, "heads"), read_part(crystals)
+    loaded, dataset = registry.load_scorer(model), read_part(crystals)
     found = estimate(loaded.build.predict, loaded.params, dataset, batching.capacity(dataset.num_atoms))
     head = ["id", *(f"{name}{end}" for name in loaded.config["properties"] for end in ("", "_std"))]
     numbers = np.stack([found.value, found.std], -1).reshape(len(dataset), -1)
-    lines = [",".join(head)]
-    lines += [",".join([str(i), *(f"{v:.5g}" for v in row)]) for i, row in zip(dataset.ids, numbers)]
+    meaning = loaded.config.get("meaning")
+    note = [f'"{meaning}"'] if meaning and out else []  # a file keeps it beside every score
+    lines = [",".join(head + ["meaning"] * len(note))]
+    lines += [",".join([str(i), *(f"{v:.5g}" for v in row), *note]) for i, row in zip(dataset.ids, numbers)]
+    if meaning:
+        typer.echo(f"crysjax: {loaded.config['properties'][0]}: {meaning}", err=True)
     if out is None:
         typer.echo("\n".join(lines))
     else:

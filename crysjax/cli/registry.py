@@ -105,6 +105,17 @@ def build_heads(settings: Mapping[str, Any]) -> Any:
     return called("ensemble", ensembles.ensemble, nested["ensemble"], head) if nested["ensemble"] else head
 
 
+def build_synthesizability(settings: Mapping[str, Any]) -> Any:
+    """A classifier from flat settings: network, `pu.*`, and `ensemble.*` where there is more than one member."""
+    from crysjax.properties import synthesizability
+
+    plain, nested = sections(settings, ("network", "pu", "ensemble"))
+    no_others(plain, ("network",), "a model of synthesizability")
+    network = made("network", plain.get("network"), networks(), nested["network"])
+    one = called("pu", synthesizability.classifier, nested["pu"], network)
+    return called("ensemble", synthesizability.bagged, nested["ensemble"], one) if nested["ensemble"] else one
+
+
 def model_path(name: str) -> Path:
     """The file of a shipped or pulled model, or of a path; an error lists the models there are."""
     for path in (MODELS / name / f"{name}.npz", pulled_folder() / f"{name}.npz", pulled_folder() / f"{name}.nqx"):
@@ -148,6 +159,23 @@ def read_config(path: Path, kind: str) -> dict[str, Any]:
     return config
 
 
+def load_scorer(name: str) -> Model:
+    """Whatever answers an `Estimate` a crystal from a pack: property heads, or a classifier of synthesizability."""
+    from crysjax.training import checkpoint
+
+    path = model_path(name)
+    mine = path.suffix == ".npz" and checkpoint.read_config(path).get("kind") == "synthesizability"
+    return load_model(name, "synthesizability" if mine else "heads")
+
+
+def load_synthesizability(name: str) -> Any:
+    """A trained classifier as an `Oracle`; its unit says what the score means."""
+    from crysjax.properties import synthesizability
+
+    model = load_model(name, "synthesizability")
+    return synthesizability.oracle(model.build, model.params, prior=float(model.config["settings"]["pu.prior"]))
+
+
 def load_potential(name: str) -> tuple[Any, Any, Path]:
     """An interatomic potential, its parameters, and the file that it came from."""
     from crysjax.potentials import mlip
@@ -181,4 +209,4 @@ def load_predictor(name: str) -> tuple[Any, dict[str, Any]]:
     return predictor, model.config
 
 
-BUILDERS = {"generator": build_generator, "heads": build_heads}
+BUILDERS = {"generator": build_generator, "heads": build_heads, "synthesizability": build_synthesizability}

@@ -80,6 +80,40 @@ def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Datase
     return task._replace(export=export)
 
 
+def synthesizability(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:
+    """A classifier from positive and unlabelled crystals; its card says what the score means and holds its report."""
+    import numpy as np
+
+    from crysjax.campaign.validate import estimate
+    from crysjax.data import batching, datasets
+    from crysjax.properties import synthesizability as pu
+    from crysjax.training import checkpoint
+
+    names = tuple(run.properties)
+    if len(names) != 1:
+        raise ValueError(f"properties: {list(names)}; expected one column, which says what has been made")
+    # files are often sorted by label, and a validation pack has to hold both kinds
+    held_out = datasets.take(held_out, np.random.default_rng(run.seed).permutation(len(held_out)))
+    observed, others = (pu.labelled(d, names[0]) for d in (part, held_out))
+    made = registry.build_synthesizability(settings)
+    prior = float(settings["pu.prior"])
+    about = {"properties": list(made.names), "observed": names[0], "meaning": pu.meaning(prior)}
+    shape = batching.capacity(np.concatenate([part.num_atoms, held_out.num_atoms]), run.pairs)
+    pu.check_packs(observed, len(part) / len(batching.assign(part.num_atoms, shape)))
+
+    def init(key: Any, pack: Any, labels: Any) -> Any:
+        return made.init(key, pack)
+
+    task = _by_properties(run, part, held_out, names, settings, about, init, made.loss)
+
+    def export(path: Path, card: dict, params: Any) -> Path:
+        score = estimate(made.predict, params, held_out, shape).value[:, 0]
+        found = {"synthesizability": pu.report(score, others, prior)}
+        return checkpoint.export(path, task.config | {"card": card | found}, params)
+
+    return task._replace(export=export)
+
+
 def _by_properties(
     run: Run, part: Dataset, held_out: Dataset, names: tuple[str, ...], settings: dict, about: dict,
     init: Callable, loss: Callable,
@@ -153,4 +187,4 @@ def _elements(part: Dataset) -> list[int]:
     return sorted(set(part.numbers.tolist()))
 
 
-TASKS = {"generator": generator, "heads": heads, "potential": potential}
+TASKS = {"generator": generator, "heads": heads, "potential": potential, "synthesizability": synthesizability}

@@ -18,7 +18,7 @@ from crysjax.cli import registry
 from crysjax.cli.show import Stopped, bar
 from crysjax.cli.tasks import TASKS, Task
 
-SECTIONS = ("network", "generator", "heads", "ensemble", "loss", "frac", "lattice", "species", "optimizer")
+SECTIONS = ("network", "generator", "heads", "pu", "ensemble", "loss", "frac", "lattice", "species", "optimizer")
 
 
 class Run(NamedTuple):
@@ -56,10 +56,11 @@ def run_settings(
     """The keys of a training config that are not a factory's.
 
     Args:
-        kind: what is trained: "generator", "heads" or "potential".
+        kind: what is trained: "generator", "heads", "potential" or "synthesizability".
         data: a data set file made by `crysjax data prepare`, relative to the working folder.
         steps: optimiser steps.
-        properties: labels: a generator's conditions, or what heads predict.
+        properties: labels: a generator's conditions, what heads predict, or the one column that says which crystals
+            have been made (1; 0 or missing = unlabelled).
         train_split, validation_split: names of splits in the data set.
         tiles: packs a step.
         pairs: pairs of sites a pack, which is what memory and time go with.
