@@ -200,7 +200,9 @@ def on_target(path: Path) -> Ask:
     names, ask_heads = heads(plan.heads)
 
     def ask(samples: Dataset, worth: np.ndarray) -> tuple[Any, int]:
-        return stages.on_target(names, ask_heads(samples), windows, measured=f"heads {plan.heads}"), len(samples)
+        about = {"windows": windows, "measured": f"heads {plan.heads}"}
+        said = stages.among(samples, worth, lambda sane: stages.on_target(names, ask_heads(sane), **about))
+        return said, int(worth.sum())
 
     return ask
 

@@ -18,15 +18,7 @@ NEIGHBORS = 20
 
 
 def descriptors(dataset: Dataset) -> np.ndarray:
-    """(m, 28) float32; a crystal that has none, its cell being no cell, gets the mean of the others."""
-    sound = np.isfinite(dataset.lattice).all((1, 2)) & (np.abs(np.linalg.det(dataset.lattice.astype(float))) > 0.1)
-    if not sound.all():
-        from crysjax.data.datasets import take
-
-        rows = descriptors(take(dataset, sound)) if sound.any() else np.zeros((1, 1), np.float32)
-        out = np.tile(rows.mean(0, keepdims=True), (len(dataset), 1))
-        out[sound] = rows
-        return out
+    """(m, 28) float32."""
     volume = np.abs(np.linalg.det(dataset.lattice.astype(np.float64))) / dataset.num_atoms
     geometry = amd(dataset, k=NEIGHBORS) / np.cbrt(volume)[:, None]
     return np.concatenate([geometry, np.log(volume)[:, None], _composition(dataset)], 1).astype(np.float32)

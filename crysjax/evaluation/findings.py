@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from crysjax.data.datasets import Dataset
+from crysjax.data.datasets import Dataset, take
 from crysjax.evaluation import detector_inputs, detectors, stages
+from crysjax.evaluation.descriptors import descriptors
 from crysjax.evaluation.detectors import Finding
 from crysjax.evaluation.totals import Judged
 
@@ -27,7 +28,7 @@ def findings(
         predict: data set -> {property: (value, std)} of the heads, for their calibration on the reference.
     """
     valid = stages.valid(reference.samples).columns["composition_valid"]
-    close = [detector_inputs.closeness(s.samples) for s in (judged, reference)]
+    close = [closeness(s.samples) for s in (judged, reference)]
     grouped = [s.space_group[s.space_group > 0] for s in (judged, reference)]
     found = [
         detectors.clash(*close),
@@ -42,11 +43,16 @@ def findings(
     return found + (calibration_of(reference.samples, predict) if predict is not None else [])
 
 
+def closeness(samples: Dataset) -> np.ndarray:
+    """`detector_inputs.closeness`, NaN for cells too large to look at every pair."""
+    small, found = samples.num_atoms <= stages.MAX_SITES, np.full(len(samples), np.nan)
+    if small.any():
+        found[small] = detector_inputs.closeness(take(samples, small))
+    return found
+
+
 def shift(judged: Judged, train: Dataset, most: int = 1000, seed: int = 0) -> Finding:
     """Samples against a part of the training data."""
-    from crysjax.data.datasets import take
-    from crysjax.evaluation.descriptors import descriptors
-
     part = np.random.default_rng(seed).permutation(len(train))[:most]
     return detectors.hidden_shift(judged.features, descriptors(take(train, np.sort(part))))
 

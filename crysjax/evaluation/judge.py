@@ -50,27 +50,34 @@ def judge(
         verdicts[title], cost[title] = kept.verdict(ask.folder / name / "stages" / f"{title}.npz", key, _timed(make))
         return verdicts[title]
 
-    workers = {"processes": ask.processes}
     stage("valid", lambda: (stages.valid(samples), 0))
-    stage("unique", lambda: (stages.unique(samples, **workers), 0))
+    worth = verdicts["valid"].columns["sane"].astype(bool)
+
+    def of_sane(make: Callable[[Dataset], Verdict]) -> Callable[[], tuple[Verdict, int]]:
+        return lambda: (stages.among(samples, worth, make), 0)
+
+    known, processes = (*ask.known, *ask.known.values()), ask.processes
+    stage("unique", of_sane(lambda sane: stages.unique(sane, processes=processes)))
     if ask.known:
-        stage("novel", lambda: (stages.novel(samples, ask.known, **workers), 0), *ask.known, *ask.known.values())
-    worth = verdicts["valid"].columns["structure_valid"].astype(bool)
+        stage("novel", of_sane(lambda sane: stages.novel(sane, ask.known, processes=processes)), *known)
     for title, oracle in (("stable", ask.stable), ("target", ask.target)):
         if oracle is not None:
             stage(title, lambda oracle=oracle: oracle(samples, worth), dict(ask.settings))
-    about = stage("described", lambda: (described(samples, ask.processes), 0)).columns
-    stage("continuous", lambda: (continuously(samples, ask.known), 0), *ask.known, *ask.known.values())
+    about = stage("described", of_sane(lambda sane: described(sane, processes))).columns
+    stage("continuous", of_sane(lambda sane: continuously(sane, ask.known)), *known)
     if ask.known:
-        stage("families", lambda: (families_of(samples, verdicts, ask), 0), *ask.known, *ask.known.values())
+        stage("families", lambda: (families_of(samples, verdicts, ask), 0), *known)
     again = near = None
     if ask.reference is not None:
         say(f"{name}: coverage")
-        near = covered(samples, ask.reference, ask.folder / name, ask.folder, ask.processes)
-        again = stage("rediscovery", lambda: (_rediscovered(samples, ask), 0), ask.reference).columns["rediscovered"]
-    made = None if ask.synthesizability is None else ask.synthesizability(samples)
+        near = covered(samples, worth, ask.reference, ask.folder / name, ask.folder, processes)
+        mine = take(samples, worth)
+        again = stage("rediscovery", lambda: (_rediscovered(mine, ask), 0), ask.reference).columns["rediscovered"]
+    made = None if ask.synthesizability is None else ask.synthesizability(take(samples, worth))
     told = {title: said for title, said in verdicts.items() if title in (*stages.ORDER, "families", "continuous")}
-    return Judged(name, samples, skipped, told, cost, about["space_group"], about["features"], again, made, near)
+    group, features = np.maximum(about["space_group"], 0), about["features"].copy()
+    features[~worth] = features[worth].mean(0) if worth.any() else 0.0  # no place of their own
+    return Judged(name, samples, skipped, told, cost, group, features, again, made, near)
 
 
 def _timed(make: Callable[[], tuple[Verdict, int]]) -> Callable[[], tuple[Verdict, dict]]:
@@ -122,13 +129,20 @@ def _rediscovered(samples: Dataset, ask: Questions) -> Verdict:
     )
 
 
-def covered(samples: Dataset, reference: Dataset, mine: Path, shared: Path, processes: int) -> coverage.Coverage:
-    """COV-R and COV-P by CDVAE's cutoffs for MP-20; fingerprints are kept in these folders."""
+def covered(
+    samples: Dataset, worth: np.ndarray, reference: Dataset, mine: Path, shared: Path, processes: int
+) -> coverage.Coverage:
+    """COV-R and COV-P by CDVAE's cutoffs for MP-20; fingerprints are kept in these folders.
+
+    Crystals that are not `worth` it (m,) have no fingerprint and count as imprecise.
+    """
     made = [
         coverage.fingerprints(data, processes=processes, cache=folder / "fingerprints.npz")
-        for data, folder in ((samples, mine), (reference, shared))
+        for data, folder in ((take(samples, worth), mine), (reference, shared))
     ]
-    return coverage.coverage(*made)
+    missing = [np.full(((~worth).sum(), leaf.shape[1]), np.nan) for leaf in made[0]]
+    everyone = coverage.Fingerprints(*(np.concatenate(pair) for pair in zip(made[0], missing)))
+    return coverage.coverage(everyone, made[1])
 
 
 def blank(name: str, samples: Dataset, processes: int = 2) -> Judged:

@@ -18,6 +18,7 @@ from crysjax.evaluation.symmetry import CRYSTAL_SYSTEMS, crystal_system_shares
 from crysjax.evaluation.totals import Judged
 
 MOST_OPENED = 120  # structures of a set that open from the map; each is about 3 kB of the page
+MOST_DRAWN = 100  # sites of a crystal that is drawn
 MOST_DOTS = 1500  # of a set on the map
 CAVEAT = (
     "Counts hold at the level that each stage states. A potential's hull distance is not DFT's, a hull distance is not "
@@ -180,7 +181,8 @@ def place_map(drawn: Sequence[Judged]) -> tuple[str, list[dict]]:
     at = principal_axes([j.features[chosen[j.name]] for j in drawn])
     labels, crystals = {}, []
     for judged in drawn:
-        opens = set(chosen[judged.name][:MOST_OPENED].tolist()) if judged.name != set_charts.REFERENCE else set()
+        small = chosen[judged.name][judged.samples.num_atoms[chosen[judged.name]] <= MOST_DRAWN]
+        opens = set(small[:MOST_OPENED].tolist()) if judged.name != set_charts.REFERENCE else set()
         rows = entries(judged.samples)
         labels[judged.name] = []
         for i in chosen[judged.name].tolist():

@@ -7,13 +7,13 @@ fall; each verdict by itself is what published tables call validity, uniqueness,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from crysjax.base import Estimate
-from crysjax.data.datasets import Dataset, entries
+from crysjax.data.datasets import Dataset, entries, take
 from crysjax.data.elements import formula
 from crysjax.data.equivalence import CDVAE, Tolerance
 from crysjax.evaluation import distributions, hull, matching
@@ -22,6 +22,8 @@ from crysjax.evaluation.validity import MIN_DISTANCE_ANGSTROM, MIN_VOLUME_ANGSTR
 ORDER = ("valid", "unique", "novel", "stable", "target")
 VOLUME_A3_PER_ATOM = (2.0, 250.0)  # every crystal of MP-20, Perov-5 and Carbon-24 lies inside
 BELIEVED_STD = 3.0
+MAX_ASPECT = 60.0  # longest edge over the least distance of lattice planes; real cells and samples stay below 22
+MAX_SITES = 500  # beyond, pairs of sites and fingerprints would take the memory and the hours of everything else
 MIN_HEIGHT_ANGSTROM = 0.5  # between lattice planes: a flatter cell has a site closer than that to its own image
 
 
@@ -54,9 +56,12 @@ def valid(samples: Dataset) -> Verdict:
         "sites too close, or no volume": found["structure"],
         "volume per atom out of range": (per_atom >= low) & (per_atom <= high),
         "flat cell": height >= MIN_HEIGHT_ANGSTROM,
+        "needle of a cell": np.linalg.norm(samples.lattice, axis=-1).max(1) <= MAX_ASPECT * height,
+        f"more than {MAX_SITES} sites": samples.num_atoms <= MAX_SITES,
         "composition fails SMACT's charge and electronegativity test": found["composition"],
     }
     columns = {
+        "sane": np.all([test for name, test in tests.items() if "SMACT" not in name], 0),
         "structure_valid": found["structure"],
         "composition_valid": found["composition"],
         "volume_a3_per_atom": per_atom,
@@ -64,7 +69,8 @@ def valid(samples: Dataset) -> Verdict:
     }
     level = (
         f"no two sites within {MIN_DISTANCE_ANGSTROM} Å and at least {MIN_VOLUME_ANGSTROM3} Å³ (CDVAE); SMACT with "
-        f"the oxidation states smact14; {low:g} to {high:g} Å³ an atom; lattice planes {MIN_HEIGHT_ANGSTROM} Å apart"
+        f"the oxidation states smact14; {low:g} to {high:g} Å³ an atom; lattice planes {MIN_HEIGHT_ANGSTROM} Å apart; "
+        f"edges up to {MAX_ASPECT:g} times that distance; {MAX_SITES} sites"
     )
     return verdict(np.all([*tests.values()], 0), _first_failure(tests), level, columns)
 
@@ -81,11 +87,34 @@ def _first_failure(tests: Mapping[str, np.ndarray]) -> np.ndarray:
     return names[np.argmin(np.stack([*tests.values()]), 0)]
 
 
+def among(samples: Dataset, worth: np.ndarray, stage: Callable[[Dataset], Verdict]) -> Verdict:
+    """A stage asked about the crystals that are `worth` it (m,) alone; the others were not asked."""
+    index = np.flatnonzero(worth)
+    if len(index) == len(samples):
+        return stage(samples)
+    if not len(index):
+        nobody = np.zeros(len(samples), bool)
+        return verdict(nobody, [""] * len(samples), "no crystal with a sane cell", {}, nobody)
+    said = stage(take(samples, index))
+    spread = {name: _spread(values, index, len(samples)) for name, values in said.columns.items()}
+    everyone = (_spread(leaf, index, len(samples)) for leaf in (said.passed, said.reason, said.asked))
+    passed, reason, asked = everyone
+    return Verdict(passed, reason, spread, said.level, asked)
+
+
+def _spread(values: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
+    """Values of the rows `index` in a column of all; elsewhere False, "", NaN or -1."""
+    empty = {"b": False, "U": "", "f": np.nan, "i": -1}[values.dtype.kind]
+    column = np.full((count, *values.shape[1:]), empty, values.dtype)
+    column[index] = values
+    return column
+
+
 def unique(samples: Dataset, *, tolerance: Tolerance = CDVAE, processes: int = 2) -> Verdict:
     """The first of each kind; every later crystal that equals it is a repetition."""
     first = matching.groups(samples, tolerance=tolerance, processes=processes)
     reason = [f"equals {samples.ids[i]}" for i in first]
-    return verdict(first == np.arange(len(samples)), reason, said(tolerance), {"first_of_its_kind": first})
+    return verdict(first == np.arange(len(samples)), reason, said(tolerance))
 
 
 def novel(

@@ -100,7 +100,7 @@ def test_the_ledger_falls_and_totals_are_shares_with_intervals(tmp_path):
     metrics = totals.metrics(judged)
     assert metrics["validity"].value == pytest.approx(3 / 7)
     assert metrics["validity"].low < 3 / 7 < metrics["validity"].high
-    assert metrics["data augmentation"].value == pytest.approx(3 / 7 * 5 / 7 * 6 / 7)  # the gas is a dilute NaCl
+    assert metrics["data augmentation"].value == pytest.approx((3 / 7) ** 3)  # insane cells are not compared
     assert totals.worst(judged)["novel"] == [{"id": "c", "index": 2, "reason": "equals a crystal of train"}]
     missing = totals.totals(judged)["not_measured"]
     assert {
@@ -109,6 +109,22 @@ def test_the_ledger_falls_and_totals_are_shares_with_intervals(tmp_path):
         "rediscovery",
         "synthesizability",
     } <= missing.keys() and "novelty" not in missing
+
+
+def test_insane_cells_are_counted_and_never_compared(tmp_path):
+    apart = np.array([[0, 0, 0], [0, 0, 0.5]])
+    needle = Entry("needle", np.array([11, 17]), apart, np.diag([0.8, 0.8, 400.0]), {})
+    crowd = Entry("crowd", np.full(600, 11), np.random.default_rng(0).random((600, 3)), 30 * np.eye(3), {})
+    rows = datasets.from_entries([salt("a"), needle, salt("b"), crowd])
+    judged = judge.judge("set", rows, [], questions(tmp_path)._replace(reference=faulty()))
+    assert judged.verdicts["valid"].reason[[1, 3]].tolist() == ["needle of a cell", "sites too close, or no volume"]
+    for name in ("unique", "novel", "continuous"):
+        assert judged.verdicts[name].asked.tolist() == [True, False, True, False]
+    assert judged.verdicts["unique"].reason.tolist() == ["", "", "equals a", ""]
+    assert np.isfinite(judged.features).all() and judged.space_group[[1, 3]].tolist() == [0, 0]
+    found = totals.totals(judged)
+    assert [row["passed"] for row in found["ledger"]] == [4, 2, 1, 1]
+    assert found["metrics"]["uniqueness"]["value"] == 0.25
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_same_answers(tmp_path, monkeypatch):
