@@ -81,6 +81,7 @@ def space_group(
     angle_tolerance_degree: float = ANGLE_TOLERANCE_DEGREE,
 ) -> tuple[int, str]:
     """The space group number of one crystal and ""; or 0 and why there is none."""
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C library prints what the answer below says anyway
     import spglib
 
     lattice, frac = np.asarray(row.lattice, float), np.asarray(row.frac, float)

@@ -87,13 +87,17 @@ def ledger(judged: Judged) -> list[dict[str, Any]]:
 
 def _counted(reasons: np.ndarray, most: int = 6) -> dict[str, int]:
     """The commonest reasons; names and numbers inside them are left out so that like counts as like."""
-    kinds = [
-        "equals another sample" if r.startswith("equals ") and "crystal of" not in r else r for r in reasons.tolist()
-    ]
-    kinds = ["above the hull" if r.endswith("above the hull") else r for r in kinds]
-    names, count = np.unique(np.array(kinds, str), return_counts=True)
+    names, count = np.unique(np.array([*map(_kind, reasons.tolist())], str), return_counts=True)
     order = np.argsort(-count, kind="stable")[:most]
     return {str(names[i]): int(count[i]) for i in order}
+
+
+def _kind(reason: str) -> str:
+    if reason.startswith("equals ") and "crystal of" not in reason:
+        return "equals another sample"
+    if reason.endswith("above the hull"):
+        return "above the hull"
+    return "too far below the hull to be believed" if reason.endswith("not believed") else reason
 
 
 def metrics(judged: Judged) -> dict[str, Interval]:
