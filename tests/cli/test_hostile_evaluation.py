@@ -16,9 +16,10 @@ def nasty():
 
 
 def test_every_file_is_judged_or_counted_and_nothing_is_executed(crysjax, world, tmp_path):
-    folder, marker, makers = tmp_path / "all", tmp_path / "executed", nasty()
-    folder.mkdir()
-    good, bad = makers.good_files(tmp_path), makers.nasty_files(tmp_path, marker)
+    folder, work, marker, makers = tmp_path / "all", tmp_path / "work", tmp_path / "executed", nasty()
+    for place in (folder, work):
+        place.mkdir()
+    good, bad = makers.good_files(work), makers.nasty_files(work, marker)
     for name, data in (good | bad).items():
         (folder / name.replace("/", "_")).write_bytes(data)
     options = ["--train", f"{world.data}:train", "--no-ceiling", "--processes", 1, "--out", tmp_path / "out"]
