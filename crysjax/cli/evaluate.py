@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -49,19 +50,20 @@ def evaluate(
     from crysjax.cli import oracles
 
     given = {part: read_part(text) if text else None for part, text in (("train", train), ("match", match))}
-    try:
-        if samples:
-            sets = {name: oracles.read_samples(path) for name, path in _names(samples).items()}
-            questions = oracles.questions(
-                given["train"], read_part(reference) if reference else None, {text: read_part(text) for text in known},
-                hull, potential, dft, level, margin, target, synthesizability, processes, out,
-            )  # fmt: skip
-            _judge(sets, questions, given, ceiling, seed, out)
-        if given["match"] is not None:
-            first = next(iter(sets.values()))[0] if samples else None
-            _structure_prediction(first, given["match"], given["train"] if floors else None, seed, processes, out)
-    except KeyboardInterrupt:
-        raise Stopped(f"finished stages are kept in {out}; the same command goes on" if out else "") from None
+    with TemporaryDirectory() as spare:  # without --out nothing is kept
+        sets = {name: oracles.read_samples(path) for name, path in _names(samples or []).items()}
+        try:
+            if sets:
+                questions = oracles.questions(
+                    given["train"], read_part(reference) if reference else None, {k: read_part(k) for k in known},
+                    hull, potential, dft, level, margin, target, synthesizability, processes, out or Path(spare),
+                )  # fmt: skip
+                _judge(sets, questions, given, ceiling, seed, out)
+            if given["match"] is not None:
+                first = next(iter(sets.values()))[0] if sets else None
+                _structure_prediction(first, given["match"], given["train"] if floors else None, seed, processes, out)
+        except KeyboardInterrupt:
+            raise Stopped(f"finished stages are kept in {out}; the same command goes on" if out else "") from None
 
 
 def _names(paths: list[Path]) -> dict[str, Path]:

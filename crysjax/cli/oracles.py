@@ -37,17 +37,14 @@ def read_samples(path: Path) -> tuple[Dataset, list[dict]]:
 
 def questions(
     train: Dataset | None, reference: Dataset | None, known: Mapping[str, Dataset], hulls: list[str], potential: str,
-    dft: str, level: str, margin: float, target: Path | None, synthesizability: str, processes: int, out: Path | None,
+    dft: str, level: str, margin: float, target: Path | None, synthesizability: str, processes: int, folder: Path,
 ) -> Questions:  # fmt: skip
     """Everything that a set is judged by; an error for questions that lack what they need."""
-    import tempfile
-
     from crysjax.evaluation.judge import Questions
 
     if bool(hulls) != bool(potential or dft):
         need = "--potential or --dft" if hulls else "--hull"
         raise ValueError(f"evaluate: energies above the hull need --hull and --potential or --dft; {need} is missing")
-    folder = out if out is not None else Path(tempfile.mkdtemp(prefix="crysjax-evaluate-"))
     new = ({} if train is None else {"train": train}) | dict(known)
     settings = {
         "hull": " ".join(hulls),

@@ -73,7 +73,10 @@ def judge(
         near = covered(samples, worth, ask.reference, ask.folder / name, ask.folder, processes)
         mine = take(samples, worth)
         again = stage("rediscovery", lambda: (_rediscovered(mine, ask), 0), ask.reference).columns["rediscovered"]
-    made = None if ask.synthesizability is None else ask.synthesizability(take(samples, worth))
+    made = None
+    if ask.synthesizability is not None:
+        index, said = np.flatnonzero(worth), ask.synthesizability(take(samples, worth))
+        made = Estimate(*(stages.spread(np.asarray(leaf).reshape(-1), index, len(samples)) for leaf in said))
     told = {title: said for title, said in verdicts.items() if title in (*stages.ORDER, "families", "continuous")}
     group, features = np.maximum(about["space_group"], 0), about["features"].copy()
     features[~worth] = features[worth].mean(0) if worth.any() else 0.0  # no place of their own

@@ -96,13 +96,13 @@ def among(samples: Dataset, worth: np.ndarray, stage: Callable[[Dataset], Verdic
         nobody = np.zeros(len(samples), bool)
         return verdict(nobody, [""] * len(samples), "no crystal with a sane cell", {}, nobody)
     said = stage(take(samples, index))
-    spread = {name: _spread(values, index, len(samples)) for name, values in said.columns.items()}
-    everyone = (_spread(leaf, index, len(samples)) for leaf in (said.passed, said.reason, said.asked))
+    columns = {name: spread(values, index, len(samples)) for name, values in said.columns.items()}
+    everyone = (spread(leaf, index, len(samples)) for leaf in (said.passed, said.reason, said.asked))
     passed, reason, asked = everyone
-    return Verdict(passed, reason, spread, said.level, asked)
+    return Verdict(passed, reason, columns, said.level, asked)
 
 
-def _spread(values: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
+def spread(values: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
     """Values of the rows `index` in a column of all; elsewhere False, "", NaN or -1."""
     empty = {"b": False, "U": "", "f": np.nan, "i": -1}[values.dtype.kind]
     column = np.full((count, *values.shape[1:]), empty, values.dtype)

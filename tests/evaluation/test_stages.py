@@ -116,7 +116,10 @@ def test_insane_cells_are_counted_and_never_compared(tmp_path):
     needle = Entry("needle", np.array([11, 17]), apart, np.diag([0.8, 0.8, 400.0]), {})
     crowd = Entry("crowd", np.full(600, 11), np.random.default_rng(0).random((600, 3)), 30 * np.eye(3), {})
     rows = datasets.from_entries([salt("a"), needle, salt("b"), crowd])
-    judged = judge.judge("set", rows, [], questions(tmp_path)._replace(reference=faulty()))
+    score = lambda sane: Estimate(*np.tile([[0.5], [0.1], [1.0]], (1, len(sane)))[:, :, None])  # noqa: E731
+    ask = questions(tmp_path)._replace(reference=faulty(), synthesizability=score)
+    judged = judge.judge("set", rows, [], ask)
+    np.testing.assert_array_equal(judged.synthesizability.value, [0.5, np.nan, 0.5, np.nan])
     assert judged.verdicts["valid"].reason[[1, 3]].tolist() == ["needle of a cell", "sites too close, or no volume"]
     for name in ("unique", "novel", "continuous"):
         assert judged.verdicts[name].asked.tolist() == [True, False, True, False]
