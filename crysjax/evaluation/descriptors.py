@@ -15,6 +15,7 @@ from crysjax.evaluation.distances import amd
 from crysjax.evaluation.floors import element_table
 
 NEIGHBORS = 20
+SIZE = NEIGHBORS + 8
 
 
 def descriptors(dataset: Dataset) -> np.ndarray:

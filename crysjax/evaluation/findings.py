@@ -13,6 +13,7 @@ from crysjax.evaluation.detectors import Finding
 from crysjax.evaluation.totals import Judged
 
 ENERGY = "formation_energy_ev_per_atom"
+FEWEST = 10  # samples below which a distribution tells nothing
 BEST = 0.1  # the share of samples with the lowest predicted energy: whom a search would select
 
 
@@ -29,17 +30,18 @@ def findings(
     """
     valid = stages.valid(reference.samples).columns["composition_valid"]
     close = [closeness(s.samples) for s in (judged, reference)]
-    grouped = [s.space_group[s.space_group > 0] for s in (judged, reference)]
     found = [
         detectors.clash(*close),
         detectors.chemical_implausibility(judged.verdicts["valid"].columns["composition_valid"], valid),
-        detectors.symmetry_breaking(*grouped),
+        detectors.symmetry_breaking(judged.space_group, reference.space_group),
         *reward_hacking(judged),
     ]
     size = min(len(judged.features), len(reference.features))
-    found.append(detectors.diversity_collapse(judged.features[:size], reference.features))
+    if size >= FEWEST:
+        found.append(detectors.diversity_collapse(judged.features[:size], reference.features))
     if train is not None:
-        found += [shift(judged, train), detectors.leakage(detector_inputs.seen_structures(reference.samples, train))]
+        found += [shift(judged, train)] if len(judged.features) >= FEWEST else []
+        found.append(detectors.leakage(detector_inputs.seen_structures(reference.samples, train)))
     return found + (calibration_of(reference.samples, predict) if predict is not None else [])
 
 
@@ -64,7 +66,7 @@ def reward_hacking(judged: Judged) -> list[Finding]:
         return []
     proxy, judge = needed[0].columns[f"predicted_{ENERGY}"], needed[1].columns[ENERGY]
     known = np.isfinite(proxy) & np.isfinite(judge)
-    if known.sum() < 30:
+    if known.sum() < 3 * FEWEST:
         return []
     index = np.flatnonzero(known)
     chosen = proxy[index] <= np.quantile(proxy[index], BEST)
@@ -78,7 +80,7 @@ def calibration_of(reference: Dataset, predict: Callable[[Dataset], dict]) -> li
     for name, (value, std) in predict(reference).items():
         error = reference.properties.get(name, np.full(len(reference), np.nan)) - value
         known = np.isfinite(error) & (std > 0)
-        if known.sum() >= 30:
+        if known.sum() >= 3 * FEWEST:
             said = detectors.miscalibration(error[known], std[known])
             said = said._replace(explanation=f"{name}: {said.explanation}", worst=np.flatnonzero(known)[said.worst])
             found.append(said)

@@ -13,7 +13,7 @@ from crysjax import __version__
 from crysjax.base import Estimate
 from crysjax.data.datasets import Dataset, concatenate, take
 from crysjax.evaluation import continuous, coverage, families, kept, matching, stages, symmetry
-from crysjax.evaluation.descriptors import descriptors
+from crysjax.evaluation.descriptors import SIZE, descriptors
 from crysjax.evaluation.stages import Verdict
 from crysjax.evaluation.totals import Judged
 
@@ -68,18 +68,20 @@ def judge(
     if ask.known:
         stage("families", lambda: (families_of(samples, verdicts, ask), 0), *known)
     again = near = None
-    if ask.reference is not None:
+    if ask.reference is not None and worth.any():
         say(f"{name}: coverage")
         near = covered(samples, worth, ask.reference, ask.folder / name, ask.folder, processes)
         mine = take(samples, worth)
         again = stage("rediscovery", lambda: (_rediscovered(mine, ask), 0), ask.reference).columns["rediscovered"]
     made = None
-    if ask.synthesizability is not None:
+    if ask.synthesizability is not None and worth.any():
         index, said = np.flatnonzero(worth), ask.synthesizability(take(samples, worth))
         made = Estimate(*(stages.spread(np.asarray(leaf).reshape(-1), index, len(samples)) for leaf in said))
     told = {title: said for title, said in verdicts.items() if title in (*stages.ORDER, "families", "continuous")}
-    group, features = np.maximum(about["space_group"], 0), about["features"].copy()
-    features[~worth] = features[worth].mean(0) if worth.any() else 0.0  # no place of their own
+    group, features = np.zeros(len(samples), int), np.zeros((len(samples), SIZE), np.float32)
+    if worth.any():
+        group, features = np.maximum(about["space_group"], 0), about["features"].copy()
+        features[~worth] = features[worth].mean(0)  # no place of their own
     return Judged(name, samples, skipped, told, cost, group, features, again, made, near)
 
 

@@ -108,7 +108,8 @@ def metrics(judged: Judged) -> dict[str, Interval]:
     found |= {f"{kind} validity (CDVAE)": interval(columns[f"{kind}_valid"]) for kind in ("structure", "composition")}
     if "novel" in verdicts:
         found["novelty"] = interval(verdicts["novel"].passed)
-        found["composition novelty"] = interval(verdicts["novel"].columns["new_composition"].astype(bool))
+        new = verdicts["novel"].columns.get("new_composition", np.zeros(len(judged.samples), bool))
+        found["composition novelty"] = interval(new.astype(bool))
         found["data augmentation"] = _product(found, len(judged.samples))
         found |= _families(verdicts["families"])
     if "stable" in verdicts:
@@ -123,7 +124,8 @@ def metrics(judged: Judged) -> dict[str, Interval]:
     if judged.coverage is not None:
         found |= {"COV-R (CDVAE)": judged.coverage.recall, "COV-P (CDVAE)": judged.coverage.precision}
     found["P1 share"] = symmetry.p1_share(judged.space_group)
-    found["diversity"] = _one(distributions.diversity(judged.features), len(judged.samples))
+    if len(judged.samples) > 1:
+        found["diversity"] = _one(distributions.diversity(judged.features), len(judged.samples))
     found["Vendi score"] = _one(vendi(judged.features), min(len(judged.samples), MOST_OF_VENDI))
     return found
 

@@ -6,7 +6,7 @@ import pytest
 from crysjax.base import Estimate
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.evaluation import hull, judge, kept, stages, totals
+from crysjax.evaluation import findings, hull, judge, kept, set_report, stages, totals
 
 ROCK_SALT = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], float)
 ROCK_SALT = np.concatenate([ROCK_SALT, ROCK_SALT + np.array([[0.5, 0, 0]])]) % 1
@@ -154,6 +154,19 @@ def test_an_interrupted_evaluation_goes_on_with_the_same_answers(tmp_path, monke
         for column in said.columns:
             np.testing.assert_array_equal(said.columns[column], again.columns[column])
     np.testing.assert_array_equal(whole.features, resumed.features)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_sets_too_small_for_statistics_are_judged_all_the_same(tmp_path, count):
+    needle = Entry("n", np.array([11, 17]), np.array([[0, 0, 0], [0, 0, 0.5]]), np.diag([0.8, 0.8, 400.0]), {})
+    rows = [salt(name, edge=5.5 + i) for i, name in enumerate("ab"[:count])] or [needle]  # 0: none with a sane cell
+    judged = judge.judge("few", datasets.from_entries(rows), [], questions(tmp_path)._replace(reference=faulty()))
+    real = judge.blank("reference", datasets.take(faulty(), [0, 2, 6]), processes=1)
+    warned = findings.findings(judged, real, datasets.take(faulty(), [0, 1]))
+    assert {f.name for f in warned} == {"clash", "chemical implausibility", "symmetry breaking", "leakage"}
+    found = totals.totals(judged, real.samples, real.space_group)
+    page = set_report.render([judged], {"few": found}, {"few": warned}, title="few", command="", reference=real)
+    assert f"{len(rows)} (100.0% of {len(rows)})" in page
 
 
 def test_other_crystals_or_settings_are_judged_anew(tmp_path):
