@@ -133,7 +133,7 @@ def metrics(judged: Judged) -> dict[str, Interval]:
 def _families(said: Verdict) -> dict[str, Interval]:
     """What the crystals that count as new are to known ones, of those that were looked at."""
     kinds = said.columns["family"][said.asked]
-    named = {kind: f"new, yet a {kind}" for kind in families.KINDS[1:-1]} | {"new": "new, and no relative"}
+    named = {kind: f"new, but {kind} of a known one" for kind in families.KINDS[1:-1]} | {"new": "new, and no relative"}
     return {title: interval(kinds == kind) for kind, title in named.items()} if len(kinds) else {}
 
 
