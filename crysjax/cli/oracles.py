@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crysjax.campaign.plan import read_plan
 from crysjax.cli import registry
 from crysjax.cli.data import read_part
 from crysjax.cli.show import bar
@@ -46,19 +48,26 @@ def questions(
         need = "--potential or --dft" if hulls else "--hull"
         raise ValueError(f"evaluate: energies above the hull need --hull and --potential or --dft; {need} is missing")
     new = ({} if train is None else {"train": train}) | dict(known)
-    settings = {
-        "hull": " ".join(hulls),
-        "potential": potential,
-        "dft": dft,
-        "margin": str(margin),
-        "target": str(target),
-    }
+    model = potential and contents(registry.model_path(potential))
+    settings = {"margin": str(margin), "level": level, "potential": model, "dft": dft and contents(dft)}
+    settings["hull"] = " ".join(map(contents, hulls))
+    if target is not None:
+        settings["target"] = contents(target) + contents(registry.model_path(read_plan(target).heads))
     return Questions(
         folder, new, reference,
         stability(read_hull(hulls), potential, dft, level, margin, folder) if hulls else None,
         None if target is None else on_target(target), None if target is None else predictions(target),
         scored(synthesizability) if synthesizability else None, settings, processes,
     )  # fmt: skip
+
+
+def contents(text: str | Path) -> str:
+    """A digest of what is in a file (`PATH:SPLIT` too), or in every file of a folder: names do not say."""
+    from crysjax.evaluation import kept
+
+    path = Path(text) if Path(text).exists() else Path(str(text).rpartition(":")[0])
+    parts = sorted(path.iterdir()) if path.is_dir() else [path, path.parent / "references.json"]
+    return kept.digest(str(text), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in parts if p.is_file()))
 
 
 def read_hull(paths: list[str]) -> Hull:
@@ -169,7 +178,7 @@ def _block(engine: Any, params: Any, block: Dataset, folder: Path, potential: st
     from crysjax.evaluation import distributions, kept
     from crysjax.potentials.relax_dataset import relax_dataset
 
-    path = folder / f"{kept.digest(block, potential)}.npz"
+    path = folder / f"{kept.digest(block, contents(registry.model_path(potential)))}.npz"
     names = ("energy", "rmsd", "reason", "steps")
     if path.exists():
         with files.npz(path, "relaxed crystals") as file:
@@ -186,10 +195,9 @@ def on_target(path: Path) -> Ask:
     """The stage `target`: the windows of a plan of `design`, by the heads that it names."""
     import math
 
-    from crysjax.campaign import plan as plans
     from crysjax.evaluation import stages
 
-    plan = plans.read_plan(path)
+    plan = read_plan(path)
     windows = {name: (goal.low, goal.high) for name, goal in plan.target.items()}
     windows = {name: pair for name, pair in windows.items() if any(map(math.isfinite, pair))}
     if not windows:
@@ -216,9 +224,8 @@ def heads(name: str) -> tuple[list[str], Callable]:
 
 def predictions(path: Path) -> Callable:
     """Data set -> {property: (value, std)} of the heads that a plan names."""
-    from crysjax.campaign import plan as plans
 
-    names, ask = heads(plans.read_plan(path).heads)
+    names, ask = heads(read_plan(path).heads)
 
     def predict(samples: Dataset) -> dict:
         found = ask(samples)

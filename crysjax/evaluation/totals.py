@@ -144,7 +144,8 @@ def _continuous(verdicts: Mapping[str, Verdict]) -> dict[str, Interval]:
     if "stable" in verdicts and len(columns) == 2:
         said = verdicts["stable"]
         above = np.where(said.asked & said.columns["believed"], said.columns["e_above_hull_ev_per_atom"], np.nan)
-        found["continuous S.U.N."] = interval(continuous.stability(above) * np.prod([*columns.values()], axis=0))
+        parts = np.nan_to_num([*columns.values()])  # what was not compared has no share in it
+        found["continuous S.U.N."] = interval(continuous.stability(above) * np.prod(parts, axis=0))
     return found
 
 

@@ -166,6 +166,23 @@ def test_sets_stand_side_by_side_with_the_ceiling_and_what_was_not_read(crysjax,
     assert asked[like_test.name.split(".")[0]] >= {"clash", "leakage", "hidden shift", "diversity collapse"}
 
 
+def test_energies_that_changed_are_noticed_and_levels_may_not_differ(crysjax, world, like_test, tmp_path):
+    table, ids = tmp_path / "dft.csv", datasets.load(like_test).ids
+    options = ["--hull", f"{world.data}:train", "--dft", table, "--processes", 1, "--out", tmp_path / "out"]
+
+    def stable(energy, *more):
+        table.write_text("id,formation_energy_ev_per_atom\n" + "".join(f"{i},{energy}\n" for i in ids))
+        answer = crysjax("evaluate", like_test, *options, *more)
+        if answer.code:
+            return answer
+        found = json.loads((tmp_path / "out" / "metrics.json").read_text())[like_test.name.split(".")[0]]
+        return found["metrics"]["stability"]["value"]
+
+    assert (stable(-20.0), stable(5.0)) == (1.0, 0.0)
+    other = stable(5.0, "--level", "another functional")
+    assert other.code == 2 and "another functional" in other.err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
