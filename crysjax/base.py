@@ -61,6 +61,7 @@ class Condition(NamedTuple):
 
     properties: Array  # (b, k) in the generator's own order of names; NaN = not given
     space_group: Array  # (b,) int32, 1..230; 0 = not given
+    view: PyTree = ()  # the same crystals described once more, where a family works on it: made on the host (`data/`)
 
 
 class Estimate(NamedTuple):
@@ -124,6 +125,20 @@ class Process(NamedTuple):
     step: Callable[..., Array]  # (key, x_t, prediction, t, dt, pack) -> x_{t - dt}
     error: Callable[..., Array]  # (prediction, target, x_t, pack) -> an error a site or a crystal
     head: str  # the field of `Prediction` that it reads
+    dynamics: Dynamics | None = None  # `None`: `step` is all there is (discrete fields)
+    answers: int = 1  # how many predictions it needs of its head, one after another along the last axis
+
+
+class Dynamics(NamedTuple):
+    """A continuous process as a differential equation, for samplers that do more than `Process.step`.
+
+    Shapes and times are those of `Process`. The score of the law at t is `-noise / spread`.
+    """
+
+    clock: Callable[..., Array]  # (t) -> c, rising with t: the time in which the velocity is smooth
+    velocity: Callable[..., Array]  # (x_t, prediction, t, pack) -> dx/dc of the probability-flow ODE
+    noise: Callable[..., Array] | None = None  # (x_t, prediction, t, pack) -> E[z | x_t]; `None`: no score is known
+    spread: Callable[..., Array] | None = None  # (t) -> the standard deviation of the noise z in x_t
 
 
 class Search(NamedTuple):

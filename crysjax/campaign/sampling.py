@@ -52,6 +52,7 @@ def sample(
     *,
     elements: tuple[int, ...] | None = None,
     space_group: np.ndarray | None = None,
+    view: Callable | None = None,
     pairs: int = 2048,
     on_pack: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
@@ -61,6 +62,7 @@ def sample(
         properties: (m, k) condition values in the model's order; NaN = not asked for.
         elements: atomic numbers that free sites may take; `None` = all.
         space_group: (m,) requested groups, 0 = any.
+        view: what the family is given beside the templates, such as retrieved candidates (`data.start_view`).
         pairs: size of a pack.
         on_pack: called with the number of packs done and their total.
     """
@@ -73,7 +75,8 @@ def sample(
     run = jax.jit(generator.sample)
     drawn = []
     for k, row in enumerate(jax.random.split(key, len(used))):
-        condition = Condition(jnp.asarray(values[k]), jnp.asarray(groups[k], jnp.int32))
+        own = view(batch.index[k][batch.index[k] >= 0], shape) if view else ()
+        condition = Condition(jnp.asarray(values[k]), jnp.asarray(groups[k], jnp.int32), own)
         template = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), packs)
         drawn.append(jax.tree.map(np.asarray, run(params, row, template, condition)))
         on_pack(k + 1, len(used))

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from crysjax import __version__
-from crysjax.cli import data, design, evaluate, models, train
+from crysjax.cli import compare, data, design, evaluate, models, train
 from crysjax.cli.show import Stopped
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("predict")(models.predict)
 app.command("relax")(models.relax)
 app.command("design")(design.design)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.add_typer(models.app, name="models")
 
 

@@ -124,6 +124,34 @@ def space_groups(
 
 
 @app.command()
+def pairs(
+    path: Path = typer.Argument(help="A data set file with splits."),
+    out: Path = typer.Option(..., help="The data set file to write (.npz)."),
+    tries: int = typer.Option(5, min=1, help="Nearest templates a crystal."),
+    train_split: str = typer.Option("train", help="The split that templates are taken from."),
+    others: str = typer.Option("val", help="Further splits to pair, such as val,test."),
+) -> None:
+    """Pair every crystal with its nearest templates (leave-one-out): what the retrieval-based flow learns from."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from crysjax.data import datasets
+    from crysjax.data.pairs import pairs as made
+
+    dataset = datasets.load(path)
+    train = datasets.where_split(dataset, train_split)
+    parts = []
+    for name in (train_split, *filter(None, others.split(","))):
+        part = datasets.where_split(dataset, name)
+        found = made(train, part, tries=tries, own=np.arange(len(part)) if name == train_split else None)
+        parts.append(replace(found, split=np.full(len(found), name)))
+        typer.echo(f"{name}: {len(found)} pairs, {found.properties['matched'].mean():.1%} of one structure")
+    datasets.save(datasets.concatenate(parts), out)
+    typer.echo(f"{out}: done")
+
+
+@app.command()
 def label(
     path: str = typer.Argument(help="PATH[:SPLIT] of crystals."),
     out: Path = typer.Option(..., help="The data set file to write (.npz)."),

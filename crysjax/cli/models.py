@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import pull, registry
+from crysjax.cli import constraints, pull, registry
 from crysjax.cli.data import read_part
 from crysjax.cli.show import bar
 
@@ -26,10 +27,17 @@ def sample(
     count: int = typer.Option(100, "--count", "-n", min=1, help="How many, without --like."),
     like: str = typer.Option("", help="PATH[:SPLIT]: one sample with the composition of each of these crystals."),
     elements: str = typer.Option("", help="Only these elements, such as Li,Fe,P,O."),
+    formula: str = typer.Option("", help="This composition, such as LiFePO4, in cells of whole units."),
+    forbid: str = typer.Option("", help="None of these elements, such as Pb,Cd,Hg."),
+    num_elements: str = typer.Option("", help="NUMBER or LOW:HIGH of different elements."),
+    neutral: bool = typer.Option(False, "--neutral", help="Charges add up to zero with common oxidation states."),
+    min_distance: float = typer.Option(0.0, min=0, help="Of all atoms in Å, periodic images included."),
+    fix: str = typer.Option("", help="A file of one crystal whose atoms are in every sample, where they are."),
+    fix_cell: bool = typer.Option(False, "--fix-cell", help="The cell of --fix as well."),
     max_atoms: int | None = typer.Option(None, min=1, help="Largest cell."),
-    want: list[str] = typer.Option([], "--property", help="NAME=VALUE to ask for, such as band_gap_ev=1.5."),
+    want: list[str] = typer.Option([], "--property", help="NAME=VALUE, or NAME=LOW:HIGH: a value a crystal."),
     steps: int | None = typer.Option(None, min=1, help="Steps of the sampler."),
-    guidance: float | None = typer.Option(None, min=0, help="Weight of classifier-free guidance."),
+    guidance: str = typer.Option("", help="Weight of guidance; or NAME=WEIGHT,..., one a --property."),
     seed: int = typer.Option(0, help="Of all draws."),
 ) -> None:
     """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""
@@ -39,39 +47,30 @@ def sample(
     from crysjax.campaign import sampling
     from crysjax.data import datasets, io
 
-    changed = {"generator.steps": steps, "generator.guidance": guidance}
-    loaded = registry.load_model(model, "generator", {k: v for k, v in changed.items() if v is not None})
-    allowed = _allowed(elements, loaded.config["elements"])
+    config = registry.read_config(registry.model_path(model), "generator")
+    names, known = [*config["properties"], "space_group"], config["elements"]
+    changed = {"generator.steps": steps, "generator.guidance": _weights(guidance, names, want) if guidance else None}
+    options = constraints.Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance)
+    limits = constraints.wanted(options, known)
     if like:
+        constraints.beside_like(options)
         given = read_part(like)
-        _warn_of_strangers(given, loaded.config["elements"])
+        _warn_of_strangers(given, known)
         templates = replace(sampling.blank(given.num_atoms, given.numbers), ids=given.ids)
     else:
-        templates = sampling.blank(sampling.draw_sizes(seed, _sizes(loaded), count, max_atoms))
-    asked = np.tile(_asked(want, loaded.config["properties"]), (len(templates), 1))
+        sizes = constraints.sizes(limits, {int(n): c for n, c in config["sizes"].items()}, known)
+        templates = sampling.blank(sampling.draw_sizes(seed, sizes, count, max_atoms))
+    changed = {k: v for k, v in changed.items() if v is not None}
+    generator, params = constraints.load(model, changed, limits, [] if like else templates.num_atoms.tolist())
+    asked = _asked(want, names, len(templates), seed)
     with bar("sample") as advance:
         drawn = sampling.sample(
-            loaded.build, loaded.params, jax.random.key(seed), templates, asked, elements=allowed, on_pack=advance
-        )
+            generator, params, jax.random.key(seed), templates, asked[:, :-1],
+            space_group=np.nan_to_num(asked[:, -1]).astype(np.int32), on_pack=advance,
+        )  # fmt: skip
+    drawn = constraints.kept(limits, drawn)
     datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)
     typer.echo(f"{out}: {len(drawn)} crystals")
-
-
-def _allowed(text: str, known: list[int]) -> tuple[int, ...] | None:
-    """Atomic numbers in `--elements`, all of which the model has to know."""
-    from crysjax.data import elements as periodic
-
-    if not text:
-        return None
-    found = []
-    for symbol in (part.strip() for part in text.split(",")):
-        number = periodic.NUMBERS.get(symbol)
-        if number is None:
-            raise ValueError(f"--elements {text}: {symbol!r} is not a chemical element from H to Fm")
-        if number not in known:
-            raise ValueError(f"--elements {text}: the model was not trained on {symbol}")
-        found.append(number)
-    return tuple(sorted(set(found)))
 
 
 def _warn_of_strangers(given: Dataset, known: list[int]) -> None:
@@ -87,19 +86,49 @@ def _sizes(loaded: registry.Model) -> dict[int, int]:
     return {int(n): c for n, c in loaded.config["sizes"].items()}
 
 
-def _asked(texts: list[str], names: list[str]) -> Any:
+def _asked(texts: list[str], names: list[str], count: int, seed: int) -> Any:
+    """What each crystal is asked for, (count, names); a range is a value a crystal, uniform within it."""
     import numpy as np
 
-    asked = np.full(len(names), np.nan, np.float32)
+    asked = np.full((count, len(names)), np.nan, np.float32)
     for text in texts:
         name, _, value = text.partition("=")
         if name not in names:
             raise ValueError(f"--property {text}: expected {registry.choice(name, names)}")
-        try:
-            asked[names.index(name)] = float(value)
-        except ValueError:
-            raise ValueError(f"--property {text}: expected NAME=NUMBER") from None
+        k, expected = names.index(name), f"--property {text}: expected NAME=NUMBER or NAME=LOW:HIGH"
+        low, high = (_number(v, expected) for v in (value.split(":", 1) if ":" in value else (value, value)))
+        if low > high:
+            raise ValueError(expected)
+        if name == "space_group" and not (low == high and low in range(1, 231)):
+            raise ValueError(f"--property {text}: expected a space group from 1 to 230")
+        # a stream a property, and apart from the draws of sizes, which have the seed alone
+        asked[:, k] = np.random.default_rng((seed, k)).uniform(low, high, count) if low < high else low
     return asked
+
+
+def _weights(text: str, names: list[str], want: list[str]) -> float | list[float]:
+    """`--guidance`: a weight of all conditions together, or one for each."""
+    expected = f"--guidance {text}: expected WEIGHT, or NAME=WEIGHT,... with a --property for each name; from 0 on"
+    if "=" not in text:
+        return _number(text, expected, least=0)
+    weights = dict.fromkeys(names, 0.0)
+    asked = {one.partition("=")[0] for one in want}
+    for name, _, weight in (part.strip().partition("=") for part in text.split(",")):
+        if name not in asked:
+            raise ValueError(expected)
+        weights[name] = _number(weight, expected, least=0)
+    return list(weights.values())
+
+
+def _number(text: str, expected: str, least: float = -math.inf) -> float:
+    """A finite number of at least `least`, else an error that says what was expected."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= least):
+        raise ValueError(expected)
+    return value
 
 
 def predict(

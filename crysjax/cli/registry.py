@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crysjax.campaign.settings import checked, choice
+from crysjax.cli import families
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -77,20 +78,18 @@ def networks() -> dict[str, Any]:
     return {"dense": dense, "equivariant": equivariant}
 
 
-FIELDS = ("frac", "lattice", "species")
-
-
 def build_generator(settings: Mapping[str, Any]) -> Any:
-    """A generator from flat settings: network, frac, lattice, species, and `generator.*`."""
+    """A generator from flat settings: family, what that needs (network, frac, lattice, species), and `generator.*`."""
     from crysjax.generators import processes
-    from crysjax.generators.iterative import iterative
 
-    plain, nested = sections(settings, ("network", "generator", *FIELDS))
-    no_others(plain, ("network", *FIELDS), "a generator")
-    network = made("network", plain.get("network"), networks(), nested["network"])
-    tables = dict(zip(FIELDS, (processes.POSITIONS, processes.LATTICE, processes.SPECIES)))
-    fields = {field: made(field, plain.get(field), tables[field], nested[field]) for field in FIELDS}
-    return called("generator", iterative, nested["generator"] | fields, network)
+    family = families.named(settings)
+    plain, nested = sections(settings, ("network", "generator", *families.FIELDS))
+    no_others(plain, ("family", *family.needs), "a generator of this family")
+    no_others({k: v for k, v in nested.items() if v}, ("generator", *family.needs), "a generator of this family")
+    tables = dict(zip(families.FIELDS, (processes.POSITIONS, processes.LATTICE, processes.SPECIES)))
+    given = [made("network", plain.get("network"), networks(), nested["network"])] if "network" in family.needs else []
+    fields = {f: made(f, plain.get(f), tables[f], nested[f]) for f in families.FIELDS if f in family.needs}
+    return called("generator", families.factory(family), nested["generator"] | fields, *given)
 
 
 def build_heads(settings: Mapping[str, Any]) -> Any:

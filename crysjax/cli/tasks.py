@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crysjax.cli import registry
+from crysjax.cli import families, fine_tune, registry
 
 if TYPE_CHECKING:
     from crysjax.cli.train import Run
@@ -33,22 +33,27 @@ def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
     from crysjax.training import tasks
 
     names = tuple(run.properties)
-    center, scale = tasks.lattice_statistics(part)
     scalars = tuple(name for name in names if name != "space_group")  # a label of its own, not a number
-    property_center, property_scale = tasks.property_statistics(part, scalars)
-    found = {"lattice_center": center, "lattice_scale": scale}
-    found |= {"property_center": property_center, "property_scale": property_scale}
-    settings = {f"generator.{k}": v for k, v in found.items()} | dict(settings)
+    if not run.start:  # else the settings have those of the model that it starts from
+        center, scale = tasks.lattice_statistics(part)
+        property_center, property_scale = tasks.property_statistics(part, scalars)
+        found = {"lattice_center": center, "lattice_scale": scale}
+        found |= {"property_center": property_center, "property_scale": property_scale}
+        settings = families.statistics(families.named(settings), found) | dict(settings)
     made = registry.build_generator(settings)
     sizes, count = np.unique(part.num_atoms, return_counts=True)
     about = {"properties": list(scalars), "sizes": {int(n): int(c) for n, c in zip(sizes, count)}}
+    about["elements"] = fine_tune.elements(run, _elements(part))
+
+    view = families.view(families.named(settings))
 
     def init(key: Any, pack: Any, labels: Any) -> Any:
         crystals = pack.lattice.shape[0]
-        nothing = Condition(jnp.full((crystals, len(scalars)), jnp.nan), jnp.zeros(crystals, jnp.int32))
+        own = labels[1] if view else ()
+        nothing = Condition(jnp.full((crystals, len(scalars)), jnp.nan), jnp.zeros(crystals, jnp.int32), own)
         return made.init(key, pack, nothing)
 
-    return _by_properties(run, part, held_out, names, settings, about, init, tasks.generator_loss(made, names))
+    return _by_properties(run, part, held_out, names, settings, about, init, tasks.generator_loss(made, names), view)
 
 
 def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:
@@ -116,9 +121,10 @@ def synthesizability(settings: Mapping[str, Any], run: Run, part: Dataset, held_
 
 def _by_properties(
     run: Run, part: Dataset, held_out: Dataset, names: tuple[str, ...], settings: dict, about: dict,
-    init: Callable, loss: Callable,
+    init: Callable, loss: Callable, view: Callable | None = None,
 ) -> Task:  # fmt: skip
-    """A task whose labels are columns of the data set."""
+    """A task whose labels are columns of the data set, beside a view of it where `view(dataset)` makes one."""
+    import jax
     import numpy as np
 
     from crysjax.data import batching
@@ -128,12 +134,13 @@ def _by_properties(
     config = {"kind": run.kind, "settings": settings, "elements": _elements(part)} | about
 
     def packs() -> list[tuple]:
-        batch = batching.pack_dataset(held_out, shape)
-        labels = batching.targets(held_out, names, batch.index)
-        return [(type(batch.pack)(*(leaf[i] for leaf in batch.pack)), labels[i]) for i in range(len(labels))]
+        rows = view and view(held_out)
+        groups = batching.assign(held_out.num_atoms, shape)
+        made = (tasks.labelled(held_out, [group], shape, names, rows) for group in groups)
+        return [jax.tree.map(lambda leaf: leaf[0], one) for one in made]
 
     return Task(
-        init, loss, tasks.stream(part, shape, run.tiles, run.seed, names), packs, config,
+        init, loss, tasks.stream(part, shape, run.tiles, run.seed, names, view and view(part)), packs, config,
         lambda path, card, params: checkpoint.export(path, config | {"card": card}, params),
     )  # fmt: skip
 

@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 import typer
 
 from crysjax.campaign.settings import checked, choice, read_yaml
-from crysjax.cli import registry
+from crysjax.cli import fine_tune, registry
 from crysjax.cli.show import Stopped, bar
 from crysjax.cli.tasks import TASKS, Task
 
-SECTIONS = ("network", "generator", "heads", "pu", "ensemble", "loss", "frac", "lattice", "species", "optimizer")
+SECTIONS = (
+    "family", "network", "generator", "heads", "pu", "ensemble", "loss", "frac", "lattice", "species", "optimizer",
+    "adapter",
+)  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -36,6 +39,7 @@ class Run(NamedTuple):
     ema_decay: float
     log_every: int
     save_every: int
+    start: str | None
 
 
 def run_settings(
@@ -52,6 +56,7 @@ def run_settings(
     ema_decay: float = 0.999,
     log_every: int = 50,
     save_every: int = 1000,
+    start: str | None = None,
 ) -> Run:
     """The keys of a training config that are not a factory's.
 
@@ -67,6 +72,9 @@ def run_settings(
         seed: of initial weights, the order of the data and every draw.
         ema_decay: of the weights that are evaluated and exported.
         log_every, save_every: steps between log rows and between checkpoints.
+        start: a generator to start from, a shipped one's name or a file; its settings hold where the config has none,
+            its properties come before the config's. `adapter: none` trains every weight, `condition` the inputs of new
+            properties, `lora` low-rank changes of kernels as well (`training.adapters`).
     """
     counts = {"steps": steps, "tiles": tiles, "pairs": pairs, "log_every": log_every, "save_every": save_every}
     for key, value in counts.items():
@@ -79,7 +87,7 @@ def run_settings(
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay: {ema_decay}; expected a number from 0 up to, not including, 1")
     return Run(kind, data, list(properties), train_split, validation_split, steps, tiles, pairs, seed, ema_decay,
-               log_every, save_every)  # fmt: skip
+               log_every, save_every, start)  # fmt: skip
 
 
 def train(
@@ -139,12 +147,19 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     dataset = datasets.load(run.data)
     part, held_out = (datasets.where_split(dataset, s) for s in (run.train_split, run.validation_split))
     given, (settings, optimizer) = settings, _optimizer(settings, run.steps)
+    settings, adapter, own = fine_tune.split(settings, run)
+    base = fine_tune.base(run) if run.start else None
+    if base:
+        settings, run, part, held_out = fine_tune.continued(base, settings, run, part, held_out)
     task = TASKS[run.kind](settings, run, part, held_out)
-    origin = task.config | {"run": run._asdict(), "given": given}
+    origin = task.config | {"run": run._asdict(), "given": given, "start": {"start": base and base.sha256}}
     if checkpoint.exists(out):
         same_run(out, checkpoint.metadata(out), origin)
     key_init, key_run, key_test = jax.random.split(jax.random.key(run.seed), 3)
     params = _initial(task, key_init)
+    if base:
+        task, params, line = fine_tune.started(task, params, base, adapter, own, jax.random.fold_in(key_init, 1))
+        typer.echo(f"crysjax: {line}", err=True)
     state = loop.initial(params, optimizer, key_run)
     begun = time.perf_counter()
     step = loop.make_step(task.loss, optimizer, ema_decay=run.ema_decay)
@@ -177,7 +192,7 @@ FREE = ("data", "log_every", "save_every")
 def same_run(out: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """An error that names the first setting that differs from those that the run in `out` began with."""
     now = json.loads(json.dumps(now))  # as the file holds it
-    for part in ("run", "given", "settings"):
+    for part in ("run", "given", "settings", "start"):
         before, after = began.get(part, now[part]), now[part]
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key) and key not in FREE:

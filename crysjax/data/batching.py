@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +125,11 @@ def stack(dataset: Dataset, groups: list[list[int]], shape: Capacity) -> Batch:
     for row, g in zip(index, groups):
         row[: len(g)] = g
     return Batch(Pack(*(np.stack(leaves) for leaves in zip(*packs))), index)
+
+
+def stack_view(view: Callable, groups: list[list[int]], shape: Capacity) -> Any:
+    """A family's own view of the groups of rows, stacked; `view(rows, shape)` is a pytree of arrays of one pack."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(view(np.asarray(g, np.int64), shape) for g in groups))
 
 
 def shuffled_groups(

@@ -39,12 +39,13 @@ _REMEMBERED: dict[bytes, Entry] = {}  # a crystal's bytes -> its primitive cell;
 _MOST_REMEMBERED = 1 << 16
 
 
-@lru_cache(maxsize=4)
-def matcher(tolerance: Tolerance) -> StructureMatcher:
-    """pymatgen's matcher with these tolerances and its other defaults."""
+@lru_cache(maxsize=8)
+def matcher(tolerance: Tolerance, *, in_given_cells: bool = False) -> StructureMatcher:
+    """pymatgen's matcher with these tolerances and its other defaults, or one that leaves cells as they are."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    return StructureMatcher(stol=tolerance.stol, angle_tol=tolerance.angle_degree, ltol=tolerance.ltol)
+    stol, angle, ltol = tolerance
+    return StructureMatcher(stol=stol, angle_tol=angle, ltol=ltol, primitive_cell=not in_given_cells)
 
 
 def primitive(rows: Sequence[Entry], run: Callable = lambda function, rows: list(map(function, rows))) -> list[Entry]:
@@ -92,6 +93,23 @@ def rms(first: Structure, second: Structure, tolerance: Tolerance) -> float:
     engine = matcher(tolerance)
     match = engine._match(*engine._preprocess(first, second, skip_structure_reduction=True), use_rms=True)
     return float("nan") if match is None else float(match[0])
+
+
+def onto(first: Entry, second: Entry, tolerance: Tolerance = CDVAE) -> tuple[float, Entry] | None:
+    """The second crystal in the first one's basis, origin and order of sites, and the normalised RMS between them.
+
+    `None` where they do not match. Both are taken in the cells that are given, so these must hold as many sites.
+    """
+    engine = matcher(tolerance, in_given_cells=True)
+    *cells, ratio, _ = engine._preprocess(to_structure(first), to_structure(second), niggli=False)
+    match = engine._strict_match(*cells, ratio, s1_supercell=False, use_rms=True)
+    if match is None:
+        return None
+    value, _, basis, shift, place = match  # site i of the second lies on site place[i] of the first
+    basis = np.asarray(basis, float)
+    frac = (np.asarray(second.frac, float) @ np.linalg.inv(basis) + shift)[np.argsort(place)]
+    frac -= np.round(frac - np.asarray(first.frac, float))
+    return float(value), second._replace(numbers=first.numbers, frac=frac, lattice=basis @ second.lattice)
 
 
 def fits(first: Structure, second: Structure, tolerance: Tolerance) -> bool:

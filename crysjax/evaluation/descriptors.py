@@ -1,8 +1,8 @@
 """Where a crystal lies in a space of structure and composition, for maps, diversity and tests of shift: 28 numbers.
 
 Average minimum distances (`distances.amd`) to 20 neighbours in units of the free length, the logarithm of the volume an
-atom, and mean and spread of three properties of its elements (`floors.element_table`) with the entropy of mixing. All
-are of order one, depend on nothing but the crystal, and do not change with the choice of cell.
+atom, and mean and spread of three properties of its elements (`templates.element_table`) with the entropy of mixing.
+All are of order one, depend on nothing but the crystal, and do not change with the choice of cell.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from crysjax.data.datasets import Dataset
+from crysjax.data.templates import element_table
 from crysjax.evaluation import hull
 from crysjax.evaluation.distances import amd
-from crysjax.evaluation.floors import element_table
 
 NEIGHBORS = 20
 SIZE = NEIGHBORS + 8

@@ -6,7 +6,7 @@ prediction), sites whose row allows several elements are drawn among those alone
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,12 @@ from crysjax.base import (
     num_sites,
     site_mask,
 )
+from crysjax.generators import constraint as constraints
+from crysjax.generators.classifier_free import check_weights, guided
+from crysjax.generators.constraint import Constraint, Given
+from crysjax.generators.interpolants import asked_twice
+from crysjax.generators.samplers import Problem, grid
+from crysjax.generators.samplers import sampler as named_sampler
 from crysjax.geometry import lattice as lattices
 
 SPACE_GROUPS = 231  # 0 = not given
@@ -46,33 +52,50 @@ def iterative(
     lattice: Process,
     species: Process,
     steps: int = 50,
+    sampler: str = "euler",
+    rho: float = 1.0,
+    sde_noise: float = 1.0,
+    corrector_steps: int = 1,
+    corrector_size: float = 0.1,
     lattice_center: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 1.6),
     lattice_scale: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2, 0.3),
     property_center: tuple[float, ...] = (),
     property_scale: tuple[float, ...] = (),
     known_fraction: float = 0.5,
     drop_condition: float = 0.2,
-    guidance: float = 0.0,
+    guidance: float | tuple[float, ...] = 0.0,
     frac_weight: float = 10.0,
     lattice_weight: float = 1.0,
     species_weight: float = 0.2,
+    constraint: Constraint | None = None,
 ) -> Generator:
     """A generator that denoises positions, lattice and species together.
 
     Args:
         network: the backbone.
         frac, lattice, species: the process of each field.
-        steps: network calls a sample (twice that with guidance).
+        steps: of the sampler, at one network call or two (and one more for each condition that guidance weighs).
+        sampler: "euler", "heun", "multistep", "predictor_corrector" or "sde", see `samplers`.
+        rho: the times are `(1 - k / steps)^rho`: 1 even, 2 quadratic, larger ones crowd towards the data.
+        sde_noise, corrector_steps, corrector_size: of those samplers, see `samplers.sampler`.
         lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
         known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
         drop_condition: share of training crystals that lose their properties, which guidance needs.
-        guidance: weight w of classifier-free guidance, `(1 + w) conditional - w unconditional` (Ho & Salimans 2022).
+        guidance: weight w of classifier-free guidance, `(1 + w) conditional - w unconditional`; or a weight for each
+            property and then for the space group, `free + sum_k w_k (conditional_k - free)` (`classifier_free`).
         frac_weight, lattice_weight, species_weight: of the three errors in the loss: squared cell lengths (0.067 for
             no knowledge), squared standard deviations (1) and nats (about 4).
+        constraint: kept exactly by every sample: species are drawn under its rules at every step, and its fixed part
+            follows the path of its own noise (replacement: Song et al. 2021, section 5; RePaint, Lugmayr et al. 2022).
     """
+    check_weights(guidance, len(property_center))
     centre, scale = np.asarray(lattice_center)[None], np.asarray(lattice_scale)[None]
     processes = Fields(frac, lattice, species)
+    move = named_sampler(
+        sampler, processes, noise=sde_noise, corrector_steps=corrector_steps, corrector_size=corrector_size
+    )
+    network = asked_twice(network) if frac.answers > 1 else network
     weights = Fields(frac_weight, lattice_weight, species_weight)
 
     def encode(pack: Pack) -> Fields:
@@ -126,38 +149,52 @@ def iterative(
 
     def predict(params, x: Fields, t: Array, template: Pack, condition: Condition) -> Prediction:
         pack = assemble(x, template)
-        given = network.apply(params, pack, context(t, condition))
-        if guidance == 0:
-            return given
-        nothing = Condition(jnp.full_like(condition.properties, jnp.nan), jnp.zeros_like(condition.space_group))
-        free = network.apply(params, pack, context(t, nothing))
-        return jax.tree.map(lambda a, b: (1 + guidance) * a - guidance * b, given, free)
+        return guided(lambda asked: network.apply(params, pack, context(t, asked)), condition, guidance)
+
+    def replaced(key: Array, part: Given | None, x: Fields, t: Array, template: Pack) -> Fields:
+        if part is None:
+            return x
+        at, keys = times(t, template), jax.random.split(key)
+        x = x._replace(frac=jnp.where(part.mask, frac.corrupt(keys[0], part.frac, at.frac, template)[0], x.frac))
+        if part.lattice is None:
+            return x
+        clean = encode(template._replace(lattice=part.lattice)).lattice
+        return x._replace(lattice=lattice.corrupt(keys[1], clean, at.lattice, template)[0])
 
     def decode(params, key: Array, noise: Fields, template: Pack, condition: Condition) -> Pack:
+        template = constraints.prepare(constraint, template)
+        part, rules = constraints.given(constraint, template), constraint and constraint.species
+        key_plan, key_rules, key_part = (jax.random.fold_in(key, k) for k in (1, 2, 3))
         known = is_known(template.occupancy)[:, None]
         allowed = template.occupancy > 0
         ones = jnp.ones(template.lattice.shape[0], template.frac.dtype)
-        dt = jnp.asarray(1.0 / steps, template.frac.dtype)
 
         def hold(rows: Array) -> Array:
             return jnp.where(known > 0, template.occupancy, rows)
 
-        def step(x: Fields, this: tuple[Array, Array]) -> tuple[Fields, None]:
-            key, t = this
-            prediction = predict(params, x, t * ones, template, condition)
-            logits = jnp.where(allowed, prediction.species, -1e9)
-            prediction = prediction._replace(species=logits)
-            at, keys = times(t * ones, template), jax.random.split(key, 3)
-            moved = [
-                p.step(k, value, getattr(prediction, p.head), s, dt, template)
-                for p, k, value, s in zip(processes, keys, x, at)
-            ]
-            return Fields(*moved)._replace(species=hold(moved[2])), None
+        def step(carry: tuple, this: tuple[Array, Array, Array]) -> tuple[tuple, None]:
+            (x, memory, plan), (key, key_rules, t, dt) = carry, this
 
-        t = jnp.linspace(1.0, 1.0 / steps, steps, dtype=template.frac.dtype)
-        start = noise._replace(species=hold(noise.species))
-        final, _ = jax.lax.scan(jax.checkpoint(step), start, (jax.random.split(key, steps), t))
-        return assemble(final._replace(species=_harden(final.species, template)), template)
+            def ask(x: tuple, t: Array) -> tuple[tuple, Any]:
+                x = Fields(*x)._replace(species=hold(x[2]))
+                said = predict(params, x, t * ones, template, condition)
+                logits = jnp.where(allowed, said.species, -1e9)
+                rows = noise.species, x.species
+                logits, settled = constraints.conditioned(rules, key_rules, logits, *rows, plan, template)
+                return tuple(getattr(said._replace(species=logits), p.head) for p in processes), settled
+
+            moved, memory, plan = move.advance(problem._replace(ask=ask), key, x, memory, t, dt)
+            after = Fields(*moved)._replace(species=hold(moved[2]))
+            return (replaced(key_part, part, after, (t - dt) * ones, template), memory, plan), None
+
+        problem = Problem(processes, None, lambda t: times(t * ones, template), template)
+        start = replaced(key_part, part, noise._replace(species=hold(noise.species)), ones, template)
+        plan = None if rules is None else rules.start(key_plan, template)
+        keys = jax.random.split(key, steps), jax.random.split(key_rules, steps)
+        first = start, move.start(problem, start), plan
+        (final, _, _), _ = jax.lax.scan(jax.checkpoint(step), first, (*keys, *grid(steps, rho, ones.dtype)))
+        final = assemble(final._replace(species=_harden(final.species, template)), template)
+        return constraints.in_place(part, final)
 
     def sample(params, key: Array, template: Pack, condition: Condition) -> Pack:
         first, rest = jax.random.split(key)

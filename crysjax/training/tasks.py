@@ -18,17 +18,28 @@ from crysjax.potentials import learn
 from crysjax.potentials.learn import Edges, Labels
 
 
-def stream(dataset: Dataset, shape: Capacity, tiles: int, seed: int, names: tuple[str, ...]) -> Callable:
+def stream(
+    dataset: Dataset, shape: Capacity, tiles: int, seed: int, names: tuple[str, ...], view: Callable | None = None
+) -> Callable:
     """`stream(k)` yields `(pack, labels)` from step k on, over endless shuffled epochs; labels are (t, b, properties).
 
-    A crystal's place depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one would have seen.
+    With `view` (see `batching.stack_view`) labels are (properties, the view of the same crystals). A crystal's place
+    depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one would have seen.
     """
 
-    def build(groups: list[list[int]]) -> tuple[Pack, np.ndarray]:
-        batch = batching.stack(dataset, groups, shape)
-        return batch.pack, batching.targets(dataset, names, batch.index)
+    def build(groups: list[list[int]]) -> tuple:
+        return labelled(dataset, groups, shape, names, view)
 
     return _endless(lambda epoch: batching.shuffled_groups(dataset.num_atoms, shape, seed, epoch), build, tiles)
+
+
+def labelled(
+    dataset: Dataset, groups: list[list[int]], shape: Capacity, names: tuple[str, ...], view: Callable | None = None
+) -> tuple:
+    """The groups of rows as `(pack, labels)`, stacked; see `stream`."""
+    batch = batching.stack(dataset, groups, shape)
+    labels = batching.targets(dataset, names, batch.index)
+    return batch.pack, (labels, batching.stack_view(view, groups, shape)) if view else labels
 
 
 def force_stream(dataset: Dataset, edges: Edges, shape: Capacity, room: int, tiles: int, seed: int) -> Callable:
@@ -68,13 +79,17 @@ def _endless(groups_of: Callable[[int], list], build: Callable[[list], tuple], t
 
 
 def generator_loss(generator: Generator, names: tuple[str, ...]) -> Callable:
-    """The generator's loss with labels as its condition; the label "space_group", where present, is the group."""
+    """The generator's loss with labels as its condition; the label "space_group", where present, is the group.
+
+    Labels of a family with a view of its own are (properties, view).
+    """
     group = names.index("space_group") if "space_group" in names else None
     columns = [k for k, name in enumerate(names) if name != "space_group"]
 
-    def loss(params, key: Array, pack: Pack, labels: Array) -> tuple[Array, dict]:
+    def loss(params, key: Array, pack: Pack, labels: Array | tuple) -> tuple[Array, dict]:
+        labels, view = labels if isinstance(labels, tuple) else (labels, ())
         found = jnp.zeros(labels.shape[:-1]) if group is None else jnp.nan_to_num(labels[..., group])
-        condition = Condition(labels[..., jnp.asarray(columns, jnp.int32)], found.astype(jnp.int32))
+        condition = Condition(labels[..., jnp.asarray(columns, jnp.int32)], found.astype(jnp.int32), view)
         return generator.loss(params, key, pack, condition)
 
     return loss

@@ -9,27 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from crysjax.campaign import sampling
+from crysjax.campaign import prediction
 from crysjax.cli import registry
 from crysjax.data import datasets
-from crysjax.data.datasets import Dataset
 from crysjax.evaluation import floors, matching
-
-
-def candidates(model, test: Dataset, seed: int, tries: int, pairs: int) -> tuple[list[Dataset], float]:
-    """`tries` samples of every row's composition and the seconds they took, compilation included."""
-    templates = sampling.blank(test.num_atoms, test.numbers)
-    properties = np.full((len(test), len(model.config["properties"])), np.nan)
-    start = time.perf_counter()
-    keys = jax.random.split(jax.random.key(seed), tries)
-    drawn = [sampling.sample(model.build, model.params, k, templates, properties, pairs=pairs) for k in keys]
-    return drawn, time.perf_counter() - start
 
 
 def interval(matched: np.ndarray) -> float:
@@ -48,10 +35,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--train-split", default="train")
+    parser.add_argument("--train-split", default="train", help="what floors and retrieval know; train,val for both")
     parser.add_argument("--split", default="test")
     parser.add_argument("--rows", type=int, help="the first so many rows of a fixed shuffle")
     parser.add_argument("--tries", type=int, default=1)
+    parser.add_argument("--retrieve", type=int, default=5, help="templates that a retrieval-based flow chooses among")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=2048)
     parser.add_argument("--set", action="append", default=[], help="override, such as generator.steps=100")
@@ -61,10 +49,17 @@ def main() -> None:
     changes = dict((k, json.loads(v)) for k, v in (text.split("=", 1) for text in arguments.set))
     model = registry.load_model(arguments.model, "generator", changes)
     dataset = datasets.load(arguments.data)
-    train, test = (datasets.where_split(dataset, s) for s in (arguments.train_split, arguments.split))
+    known = [datasets.where_split(dataset, s) for s in arguments.train_split.split(",")]
+    train, test = datasets.concatenate(known), datasets.where_split(dataset, arguments.split)
     if arguments.rows:
         test = datasets.take(test, np.random.default_rng(0).permutation(len(test))[: arguments.rows])
-    drawn, seconds = candidates(model, test, arguments.seed, arguments.tries, arguments.pairs)
+    views = (None,)
+    if model.config["settings"].get("family") == "retrieval":
+        views = prediction.retrieved(train, test, count=arguments.retrieve, tries=arguments.tries)
+    drawn, seconds = prediction.candidates(
+        model.build, model.params, test, properties=len(model.config["properties"]), tries=arguments.tries,
+        seed=arguments.seed, views=views, pairs=arguments.pairs,
+    )  # fmt: skip
     table = [row(f"model, {arguments.tries} tries", matching.match_pairs(test, drawn))]
     for name in arguments.floors:
         table.append(row(f"floor: {name}", matching.match_pairs(test, getattr(floors, name)(train, test))))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from crysjax.data import templates
 from crysjax.data.datasets import Entry, entries, from_entries, take, where_split
 from crysjax.data.elements import counts
 from crysjax.data.io import read
@@ -29,11 +30,11 @@ def test_nearest_template_assigns_each_element_to_its_nearest():
     """From BaTiO3 and NaNbF3: SrZrO3 takes Sr for Ba and Zr for Ti, in the oxide."""
     train = from_entries([perovskite("NaNbF3", 11, 41, 9), perovskite("BaTiO3", 56, 22)])
     test = from_entries([perovskite("SrZrO3", 40, 38)])  # the test row's own sites must not matter
-    first, second = floors.nearest_templates(train, test, tries=2)
+    first, second = templates.nearest_templates(train, test, tries=2)
     assert entries(first)[0].numbers.tolist() == [38, 40, 8, 8, 8]
     assert entries(second)[0].numbers.tolist()[2:] == [8, 8, 8]
     assert first.properties["found"].tolist() == second.properties["found"].tolist() == [1]
-    third = floors.nearest_templates(train, test, tries=3)[2]
+    third = templates.nearest_templates(train, test, tries=3)[2]
     assert third.properties["found"].tolist() == [0]  # there are only two
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from crysjax.base import Pack, one_hot
 from crysjax.data import batching
-from crysjax.generators import processes
+from crysjax.generators import diffusions, processes
 from crysjax.geometry import torus
 
 SITES = 4
@@ -72,7 +72,7 @@ def test_torus_diffusion_with_the_exact_score_returns_to_a_point():
     steps, process, pack = 200, processes.torus_diffusion(sigma_min=0.005), pack_of(200)
     x = process.prior(jax.random.key(0), pack.frac, pack)
     grid = np.geomspace(0.005, 0.5, 64)
-    rms = np.array([processes._rms_score(s) for s in grid])
+    rms = np.array([diffusions.rms_score(s) for s in grid])
 
     @jax.jit
     def step(key, x, t):
@@ -147,6 +147,14 @@ def test_simplex_flow_ends_at_the_named_distribution():
     for k in range(5):
         x = process.step(jax.random.key(1), x, logits, jnp.full((8, 1), 1 - k / 5), jnp.asarray(0.2), pack)
     np.testing.assert_allclose(x, jax.nn.softmax(logits), atol=1e-6)
+
+
+def test_simplex_flow_leaves_empty_slots_empty():
+    process, pack = processes.simplex_flow(), pack_of(2)
+    pack = pack._replace(occupancy=pack.occupancy.at[-2:].set(0))
+    x = process.prior(jax.random.key(0), pack.occupancy, pack)
+    x = process.step(jax.random.key(1), x, jnp.zeros((8, 100)), jnp.ones((8, 1)), jnp.asarray(0.2), pack)
+    assert float(jnp.abs(x[-2:]).max()) == 0 and float(x[:-2].min()) > 0
 
 
 def test_an_unknown_kind_of_noise_is_refused():

@@ -1,0 +1,242 @@
+"""`crysjax compare`: generators of every family on one ground, with the floors beside them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from crysjax.campaign.settings import checked, choice, read_yaml
+
+if TYPE_CHECKING:
+    from crysjax.cli.registry import Model
+    from crysjax.data.datasets import Dataset
+    from crysjax.evaluation.comparison import Line
+    from crysjax.evaluation.distributions import Interval
+
+TASKS = ("csp", "de novo")
+FLOORS = ("random_template", "nearest_template", "twin", "twin_or_nearest")
+
+
+class Plan(NamedTuple):
+    """One data set, one task, and who takes part."""
+
+    name: str
+    data: str
+    task: str
+    models: dict[str, str]
+    train_split: str
+    split: str
+    rows: int
+    tries: int
+    seeds: list[int]
+    steps: list[int]
+    retrieve: int
+    floors: list[str]
+
+
+def plan_settings(
+    *,
+    data: str,
+    models: dict,
+    name: str = "",
+    task: str = "csp",
+    train_split: str = "train",
+    split: str = "test",
+    rows: int = 1000,
+    tries: int = 1,
+    seeds: list[int] = [0],  # noqa: B006  # never changed
+    steps: list[int] = [],  # noqa: B006
+    retrieve: int = 5,
+    floors: list[str] = ["random_template", "nearest_template"],  # noqa: B006
+) -> Plan:
+    """The keys of a comparison.
+
+    Args:
+        data: a data set file with splits.
+        models: name -> a training config (trained once, into the folder of the comparison) or a trained model.
+        name: of the data set in the table; its file's if not given.
+        task: "csp", the structure of a given composition, or "de novo", free samples.
+        train_split, split: what floors learn from, and what is asked.
+        rows: compositions asked, the first of a fixed shuffle, or crystals sampled.
+        tries: candidates a composition.
+        seeds: of sampling; more than one gives the spread between them.
+        steps: numbers of sampler steps at which each model that has them is measured as well.
+        retrieve: templates that a retrieval-based flow chooses among.
+        floors: functions of `evaluation.floors`, for structure prediction.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task: {task!r}; expected {choice(task, TASKS)}")
+    for floor in floors:
+        if floor not in FLOORS:
+            raise ValueError(f"floors: {floor!r}; expected {choice(floor, FLOORS)}")
+    if min(rows, tries, retrieve, len(seeds), *steps, 1) < 1:
+        raise ValueError("rows, tries, retrieve, steps: expected whole numbers of at least 1, and at least one seed")
+    return Plan(name or Path(data).stem, data, task, dict(models), train_split, split, rows, tries, list(seeds),
+                list(steps), retrieve, list(floors))  # fmt: skip
+
+
+def compare(
+    configs: list[Path] = typer.Argument(help="Comparisons, such as configs/compare/perov_5.yaml."),
+    out: Path = typer.Option(..., help="Folder for table.md, table.json, report.html and the models trained."),
+) -> None:
+    """Train or load, sample and evaluate models of every family; one table and one plot, floors beside them."""
+    from crysjax.data import files
+    from crysjax.evaluation import comparison
+
+    plans = [_plan(path) for path in configs]
+    lines: list[Line] = []
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for plan in plans:
+        for line in _lines(plan, out, curves.setdefault(f"{plan.name}, {plan.task}", {})):
+            lines.append(line)
+            files.write(out / "table.md", comparison.markdown(lines))  # after every row: nothing measured is lost
+            about = {"plans": [p._asdict() for p in plans], "curves": curves}
+            files.write(out / "table.json", comparison.as_json(lines, about))
+    page = comparison.render(lines, curves, command=" ".join(["crysjax", *sys.argv[1:]]))
+    files.write(out / "report.html", page)
+    typer.echo((out / "table.md").read_text())
+    typer.echo(f"{out / 'report.html'}: the same with plots")
+
+
+def _plan(path: Path) -> Plan:
+    try:
+        return plan_settings(**checked(plan_settings, read_yaml(path)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _lines(plan: Plan, out: Path, curves: dict[str, list[tuple[int, float]]]) -> Iterator[Line]:
+    import numpy as np
+
+    from crysjax.data import datasets
+
+    dataset = datasets.load(plan.data)
+    train, asked = (datasets.where_split(dataset, s) for s in (plan.train_split, plan.split))
+    if plan.task == "csp":
+        asked = datasets.take(asked, np.random.default_rng(0).permutation(len(asked))[: plan.rows])
+        yield from _floors(plan, train, asked)
+    else:
+        yield _substitution(plan, train, asked, out)
+    for name, source in plan.models.items():
+        yield _line(plan, name, _model_file(name, source, out), train, asked, out, curves)
+
+
+def _model_file(name: str, source: str, out: Path) -> str:
+    """A trained model; a training config is trained first, once."""
+    from crysjax.cli import train
+
+    if not source.endswith(".yaml"):
+        return source
+    made = out / "models" / name / "model.npz"
+    if not made.exists():
+        _say(f"{name}: training {source}")
+        train.train(Path(source), made.parent, [])
+        shutil.rmtree(made.parent / "checkpoints")
+    return str(made)
+
+
+def _line(
+    plan: Plan, name: str, source: str, train: Dataset, asked: Dataset, out: Path, curves: dict
+) -> Line:  # fmt: skip
+    from crysjax.cli import registry
+    from crysjax.evaluation import comparison
+
+    model = registry.load_model(source, "generator")
+    settings = model.config["settings"]
+    found, seconds = [], 0.0
+    for seed in plan.seeds:
+        _say(f"{plan.name}, {plan.task}: {name}, seed {seed}")
+        metrics, took = _measured(plan, model, train, asked, seed, out / "sets" / f"{name}-{seed}")
+        found.append(metrics)
+        seconds += took / len(plan.seeds)
+    means, spread = comparison.over_seeds(found)
+    first = next(iter(means))
+    if plan.steps and "steps" in _factory_settings(settings):
+        for steps in plan.steps:
+            _say(f"{plan.name}, {plan.task}: {name}, {steps} steps")
+            other = registry.load_model(source, "generator", {"generator.steps": steps})
+            metrics, _ = _measured(plan, other, train, asked, plan.seeds[0], out / "sets" / f"{name}-{steps}-steps")
+            curves.setdefault(name, []).append((steps, metrics[first].value))
+    facts = {
+        "parameters": float(model.config["card"]["parameters"]),
+        "training seconds": float(model.config["card"]["seconds"]),
+        "ms a sample": 1e3 * seconds / (len(asked) * plan.tries if plan.task == "csp" else plan.rows),
+    }
+    return comparison.Line(plan.name, plan.task, name, settings.get("family", "iterative"), facts, means, spread)
+
+
+def _factory_settings(settings: dict[str, Any]) -> set[str]:
+    import inspect
+
+    from crysjax.cli import families
+
+    return set(inspect.signature(families.factory(families.named(settings))).parameters)
+
+
+def _measured(
+    plan: Plan, model: Model, train: Dataset, asked: Dataset, seed: int, folder: Path
+) -> tuple[dict[str, Interval], float]:
+    """Metrics of the samples of one seed, and the seconds that drawing them took, compilation included."""
+    from crysjax.campaign import prediction
+
+    properties = len(model.config["properties"])
+    if plan.task == "csp":
+        views = (None,)
+        if model.config["settings"].get("family") == "retrieval":
+            views = prediction.retrieved(train, asked, count=plan.retrieve, tries=plan.tries)
+        tried = prediction.candidates(
+            model.build, model.params, asked, properties=properties, tries=plan.tries, seed=seed, views=views
+        )
+        return prediction.match(asked, tried.sets), tried.seconds
+    begun = time.perf_counter()
+    drawn = prediction.free(model.build, model.params, model.config, plan.rows, seed=seed)
+    return _judged(drawn, train, asked, folder), time.perf_counter() - begun
+
+
+def _floors(plan: Plan, train: Dataset, asked: Dataset) -> Iterator[Line]:
+    from crysjax.campaign import prediction
+    from crysjax.evaluation import comparison, floors
+
+    for name in plan.floors:
+        _say(f"{plan.name}: floor {name}")
+        tries = 1 if name != "random_template" else plan.tries
+        made = [getattr(floors, name)(train, asked, **({"seed": k} if tries > 1 else {})) for k in range(tries)]
+        metrics = prediction.match(asked, made)
+        yield comparison.Line(plan.name, plan.task, name.replace("_", " "), "floor", {}, metrics)
+
+
+def _substitution(plan: Plan, train: Dataset, asked: Dataset, out: Path) -> Line:
+    """What no learning gives: training structures with elements drawn by how often they replace one another."""
+    from crysjax.data import substitution
+    from crysjax.evaluation import comparison
+
+    drawn = substitution.substituted(train, plan.rows, seed=plan.seeds[0])
+    metrics = _judged(drawn, train, asked, out / "sets" / "substitution")
+    return comparison.Line(plan.name, plan.task, "substitution", "floor", {}, metrics)
+
+
+def _judged(drawn: Dataset, train: Dataset, reference: Dataset, folder: Path) -> dict[str, Interval]:
+    """The stages that cost no oracle, and the distances of distributions."""
+    from crysjax.evaluation import judge, totals
+
+    ask = judge.Questions(folder, known={"train": train})
+    judged = judge.judge(folder.name, drawn, [], ask, _say)
+    found = totals.totals(judged, reference)
+    both = found["metrics"] | found["distances"]
+    return {name: totals.Interval(**value) for name, value in both.items() if name in SHOWN}
+
+
+SHOWN = (
+    "validity", "structure validity (CDVAE)", "composition validity (CDVAE)", "uniqueness", "novelty", "P1 share",
+    "density_g_per_cm3", "num_elements", "diversity",
+)  # fmt: skip
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

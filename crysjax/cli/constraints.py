@@ -1,0 +1,163 @@
+"""Constraints of `crysjax sample`: options in, what the sampler needs out, and a last look at what came of it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from crysjax.cli import families
+from crysjax.cli.data import read_part
+
+if TYPE_CHECKING:
+    from crysjax.data.datasets import Dataset
+    from crysjax.guidance.constraints import Constraints
+
+
+class Options(NamedTuple):
+    """What was said on the command line; the defaults ask for nothing."""
+
+    formula: str = ""
+    elements: str = ""
+    forbid: str = ""
+    num_elements: str = ""
+    neutral: bool = False
+    fix: str = ""
+    fix_cell: bool = False
+    min_distance: float = 0.0
+
+    def asked(self) -> list[str]:
+        """The options that were given, as they are written."""
+        return [f"--{k.replace('_', '-')}" for k, v in self._asdict().items() if v]
+
+
+def wanted(options: Options, known: list[int]) -> Constraints:
+    """The constraints that the options mean; elements have to be among those that the model knows."""
+    from crysjax.data.oxidation import common_states
+    from crysjax.guidance.constraints import Constraints
+
+    if options.fix_cell and not options.fix:
+        raise ValueError("--fix-cell: expected --fix FILE beside it")
+    return Constraints(
+        formula=_formula(options.formula, known),
+        allowed=symbols("--elements", options.elements, known),
+        forbidden=symbols("--forbid", options.forbid, None),
+        num_elements=_range(options.num_elements),
+        states=common_states() if options.neutral else None,
+        fixed=_fixed(options.fix, options.fix_cell),
+        min_distance_angstrom=options.min_distance,
+    )
+
+
+def beside_like(options: Options) -> None:
+    """An error for what would contradict `--like`."""
+    others = [name for name in options.asked() if name != "--min-distance"]
+    if others:
+        raise ValueError(f"--like: gives the composition; expected no {', '.join(others)} beside it")
+
+
+def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> dict[int, int]:
+    """The sizes that the model knows and the constraints leave: whole units of a formula, room for what is asked.
+
+    Where none can meet the constraints all are left, so that their refusal says why.
+    """
+    from crysjax.guidance.constraints import possible_sizes
+
+    unit = sum(limits.formula.values()) or 1
+    fixed, elements = 0 if limits.fixed is None else len(limits.fixed.numbers), (limits.num_elements or (0,))[0]
+    fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= max(fixed, elements)}
+    if not fit:
+        what = f"units of {unit} atoms" if limits.formula else f"at least {max(fixed, elements)} atoms"
+        raise ValueError(f"expected {what}; the model knows {min(of_model)} to {max(of_model)} atoms a crystal")
+    if limits.formula or (limits.num_elements is None and limits.states is None):
+        return fit
+    possible = possible_sizes(limits, list(fit), known=known)
+    return {n: fit[n] for n in possible} or fit
+
+
+def load(model: str, changed: dict[str, Any], limits: Constraints, num_atoms: list[int]) -> tuple[Any, Any]:
+    """The generator that keeps the constraints in crystals of these sizes ([]: distances alone), and its parameters.
+
+    Families that have a `constraint` of their own are built with it.
+    """
+    from crysjax.cli import registry
+    from crysjax.guidance.constraints import Constraints, compiled, constrain
+
+    config = registry.read_config(registry.model_path(model), "generator")
+    constraint, native = None, False
+    if num_atoms and limits._replace(min_distance_angstrom=0.0) != Constraints():
+        constraint = compiled(limits, num_atoms, known=config["elements"])
+        native = "constraint" in inspect.signature(families.factory(families.named(config["settings"]))).parameters
+        changed = changed | ({"generator.constraint": constraint} if native else {})
+    loaded = registry.load_model(model, "generator", changed)
+    if constraint is None and limits.min_distance_angstrom == 0:
+        return loaded.build, loaded.params
+    distance = limits.min_distance_angstrom
+    return constrain(loaded.build, constraint, min_distance_angstrom=distance, native=native), loaded.params
+
+
+def kept(limits: Constraints, drawn: Dataset) -> Dataset:
+    """The samples that keep the constraints; how many did not, and why, is said on standard error."""
+    import numpy as np
+
+    from crysjax.data import datasets
+    from crysjax.guidance.constraints import violations
+
+    broken = violations(limits, drawn)
+    bad = np.any(list(broken.values()), 0)
+    if not bad.any():
+        return drawn
+    why = ", ".join(f"{name} {rows.sum()}" for name, rows in broken.items() if rows.any())
+    typer.echo(f"crysjax: {bad.sum()} of {len(drawn)} samples are left out, they break: {why}", err=True)
+    if bad.all():
+        raise ValueError("no sample keeps the constraints")
+    return datasets.take(drawn, ~bad)
+
+
+def symbols(option: str, text: str, known: list[int] | None) -> tuple[int, ...]:
+    """Atomic numbers of a list of symbols, all of which the model has to know (`None`: need not)."""
+    from crysjax.data import elements
+
+    found = []
+    for symbol in (part.strip() for part in text.split(",") if text):
+        number = elements.NUMBERS.get(symbol)
+        if number is None:
+            raise ValueError(f"{option} {text}: {symbol!r} is not a chemical element from H to Fm")
+        if known is not None and number not in known:
+            raise ValueError(f"{option} {text}: the model was not trained on {symbol}")
+        found.append(number)
+    return tuple(sorted(set(found)))
+
+
+def _formula(text: str, known: list[int]) -> dict[int, int]:
+    if not re.fullmatch(r"([A-Z][a-z]?[0-9]*)*", text):
+        raise ValueError(f"--formula {text}: expected symbols and whole numbers, such as LiFePO4")
+    counts: dict[int, int] = {}
+    for symbol, count in re.findall(r"([A-Z][a-z]?)([0-9]*)", text):
+        (number,) = symbols("--formula", symbol, known)
+        counts[number] = counts.get(number, 0) + int(count or 1)
+    if 0 in counts.values():
+        raise ValueError(f"--formula {text}: expected numbers from 1")
+    return counts
+
+
+def _range(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    low, _, high = text.partition(":")
+    if not (low.isdecimal() and (high or low).isdecimal()) or text.endswith(":"):
+        raise ValueError(f"--num-elements {text}: expected NUMBER or LOW:HIGH")
+    return int(low), int(high or low)
+
+
+def _fixed(path: str, cell: bool) -> Any:
+    from crysjax.generators.constraint import Fixed
+
+    if not path:
+        return None
+    found = read_part(path)
+    if len(found) != 1:
+        raise ValueError(f"--fix {path}: {len(found)} crystals; expected one")
+    return Fixed(found.numbers.astype(int), found.frac, found.lattice[0] if cell else None)

@@ -1,0 +1,78 @@
+"""`crysjax compare`: one table with floors, models trained once, and mistakes told before anything runs."""
+
+import json
+
+import jax
+import pytest
+
+from crysjax.evaluation import comparison
+from crysjax.evaluation.distributions import Interval
+
+
+@pytest.fixture(scope="module")
+def compared(world, crysjax, write, tmp_path_factory):
+    """Structure prediction and free samples, the generator of the world loaded and one trained on the spot."""
+    folder = tmp_path_factory.mktemp("compare")
+    quick = write(folder / "quick.yaml", world.config("generator") | {"steps": 3, "properties": []})
+    both = {"data": str(world.data), "models": {"loaded": str(world.generator), "quick": str(quick)}}
+    first = write(folder / "csp.yaml", both | {"rows": 6, "seeds": [0, 1], "steps": [1, 2], "tries": 2})
+    second = write(folder / "free.yaml", both | {"rows": 8, "task": "de novo"})
+    with jax.numpy_dtype_promotion("standard"):  # for the training inside; optax mixes floats and whole numbers
+        answer = crysjax("compare", first, second, "--out", folder / "out")
+    return folder / "out", (first, second), answer
+
+
+def test_the_table_has_every_model_and_floor_with_its_cost(compared):
+    out, _, answer = compared
+    assert answer.code == 0, answer.err
+    lines = json.loads((out / "table.json").read_text())["lines"]
+    assert [line["name"] for line in lines] == [
+        "random template", "nearest template", "loaded", "quick", "substitution", "loaded", "quick",
+    ]  # fmt: skip
+    csp, free = lines[2], lines[5]
+    assert set(csp["metrics"]) == {"match, 1 try", "mean RMSE, 1 try", "match, 2 tries", "mean RMSE, 2 tries"}
+    assert csp["metrics"]["match, 1 try"]["count"] == 6 and set(csp["spread"]) == set(csp["metrics"])
+    assert {"validity", "uniqueness", "novelty", "P1 share", "density_g_per_cm3"} <= set(free["metrics"])
+    for line in (csp, free):
+        assert min(line["facts"][name] for name in ("parameters", "training seconds", "ms a sample")) > 0
+    text = (out / "table.md").read_text()
+    assert text in answer.out and text.count("| quick | iterative |") == 2
+
+
+def test_quality_against_steps_is_drawn(compared):
+    out, *_ = compared
+    curves = json.loads((out / "table.json").read_text())["curves"]
+    assert [[steps for steps, _ in curve] for curve in curves["data, csp"].values()] == [[1, 2], [1, 2]]
+    page = (out / "report.html").read_text()
+    assert page.count('class="curve ') == 2 and "random template" in page
+
+
+def test_a_model_is_trained_once(compared, crysjax):
+    out, (_, second), _ = compared
+    model = out / "models" / "quick" / "model.npz"
+    before = model.stat().st_mtime_ns
+    answer = crysjax("compare", second, "--out", out)
+    assert answer.code == 0 and model.stat().st_mtime_ns == before and "training" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"task": "denovo"}, "task: 'denovo'; expected one of csp, de novo"),
+        ({"floors": ["nearest"]}, "floors: 'nearest'; expected one of random_template"),
+        ({"rows": 0}, "rows, tries, retrieve, steps: expected whole numbers of at least 1"),
+        ({"modles": {}}, "modles: unknown key; expected one of"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_file(world, crysjax, write, tmp_path, changed, said):
+    path = write(tmp_path / "plan.yaml", {"data": str(world.data), "models": {}} | changed)
+    answer = crysjax("compare", path, "--out", tmp_path / "out")
+    assert answer.code == 2 and answer.err.startswith(f"crysjax: {path}: {said}") and answer.err.count("\n") == 1
+
+
+def test_over_seeds_is_the_mean_and_the_spread():
+    shares = [{"match": Interval(v, v - 0.1, v + 0.2, 10, 0)} for v in (0.4, 0.6)]
+    means, spread = comparison.over_seeds(shares)
+    assert means["match"].value == pytest.approx(0.5)
+    assert (means["match"].low, means["match"].high) == pytest.approx((0.4, 0.7))
+    assert spread["match"] == pytest.approx(0.2 / 2**0.5)

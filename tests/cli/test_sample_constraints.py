@@ -1,0 +1,75 @@
+"""`crysjax sample` under constraints: every sample keeps them, and what contradicts itself is one line."""
+
+import numpy as np
+import pytest
+
+from crysjax.data import datasets
+from crysjax.data.datasets import Entry
+from crysjax.data.oxidation import common_states
+from crysjax.generators.feasible import neutral
+
+CELL = np.array([[4.0, 0, 0], [0, 4.2, 0], [0, 0, 4.4]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory):
+    """A file with Ti and O in a cell."""
+    path = tmp_path_factory.mktemp("seed") / "seed.npz"
+    entry = Entry("seed", np.array([22, 8]), np.array([[0, 0, 0], [0.5, 0.5, 0.1]]), CELL, {})
+    datasets.save(datasets.from_entries([entry]), path)
+    return path
+
+
+def test_every_sample_keeps_what_was_asked(crysjax, world, seed, tmp_path):
+    out = tmp_path / "s.npz"
+    options = ["--fix", seed, "--fix-cell", "--forbid", "Sr,Pb", "--neutral", "--num-elements", "2:3", "-n", 20]
+    answer = crysjax("sample", world.generator, "--out", out, "--steps", 2, *options)
+    assert answer.code == 0 and answer.err == "", answer.err
+    found = datasets.load(out)
+    for row in datasets.entries(found):
+        counts = {z: int((row.numbers == z).sum()) for z in set(row.numbers.tolist())}
+        assert neutral(counts, common_states()) and 2 <= len(counts) <= 3 and 38 not in counts
+        assert row.numbers[:2].tolist() == [22, 8]
+        np.testing.assert_array_equal(row.frac[:2], datasets.load(seed).frac)
+        np.testing.assert_array_equal(row.lattice, CELL)
+
+
+def test_a_formula_and_distances(crysjax, world, tmp_path):
+    out = tmp_path / "s.npz"
+    options = ["--formula", "TiO", "--min-distance", 1.8, "-n", 10]
+    assert crysjax("sample", world.generator, "--out", out, "--steps", 2, *options).code == 0
+    found = datasets.load(out)
+    assert len(found) == 10 and set(found.num_atoms.tolist()) <= {2, 4}
+    assert all(sorted(row.numbers.tolist()) == [8] * (n // 2) + [22] * (n // 2)
+               for row, n in zip(datasets.entries(found), found.num_atoms))  # fmt: skip
+
+
+REFUSED = {
+    "--formula Ti2x": r"--formula Ti2x: expected symbols and whole numbers",
+    "--formula FeO": r"--formula Fe: the model was not trained on Fe",
+    "--formula TiO4": r"expected units of 5 atoms; the model knows 2 to 4 atoms",
+    "--formula TiO --forbid O": r"formula OTi|formula TiO: O is not among the elements that may appear",
+    "--formula MgO2 --neutral --max-atoms 3": r"no choice of the declared oxidation states is neutral",
+    "--forbid Xx": r"--forbid Xx: 'Xx' is not a chemical element",
+    "--elements O --forbid O": r"allowed and forbidden elements leave no element",
+    "--elements Mg,Ca --neutral": r"neutrality: no composition of \d atoms meets it; of Mg, Ca",
+    "--num-elements three": r"--num-elements three: expected NUMBER or LOW:HIGH",
+    "--num-elements 5": r"expected at least 5 atoms; the model knows 2 to 4 atoms",
+    "--num-elements 3 --elements O,Ti": r"number of elements: 3, but only 2 may appear",
+    "--fix-cell": r"--fix-cell: expected --fix FILE beside it",
+    "--like data.npz --neutral": r"--like: gives the composition; expected no --neutral beside it",
+}
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_a_contradiction_is_one_line(one_line, crysjax, world, options, tmp_path):
+    one_line(crysjax("sample", world.generator, "--out", tmp_path / "s.npz", *options.split()), REFUSED[options])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_seed_that_does_not_fit(one_line, crysjax, world, seed, tmp_path):
+    command = ["sample", world.generator, "--out", tmp_path / "s.npz", "--fix", seed]
+    one_line(crysjax(*command, "--forbid", "Ti"), r"fixed part: Ti is not among")
+    one_line(crysjax(*command, "--fix-cell", "--min-distance", 3.5), r"fixed part: has atoms closer than the 3\.5 Å")
+    command[-1] = world.data
+    one_line(crysjax(*command), r"--fix .*data\.npz: 60 crystals; expected one")
