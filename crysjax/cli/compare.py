@@ -189,7 +189,7 @@ def _measured(
     if plan.task == "csp":
         views = (None,)
         if model.config["settings"].get("family") == "retrieval":
-            views = prediction.retrieved(train, asked, count=plan.retrieve, tries=plan.tries)
+            views = prediction.retrieved(train, asked, model.config, count=plan.retrieve, tries=plan.tries)
         tried = prediction.candidates(
             model.build, model.params, asked, properties=properties, tries=plan.tries, seed=seed, views=views
         )

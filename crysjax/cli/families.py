@@ -15,6 +15,7 @@ class Family(NamedTuple):
 
     factory: str  # module:function in `crysjax.generators`
     needs: tuple[str, ...] = ()  # "network", and fields whose process it takes: "frac", "lattice", "species"
+    facts: str = ""  # module:function in `crysjax.data`, (training part) -> further settings, kept in the model
     view: str = ""  # module:function in `crysjax.data`, (dataset) -> rows(members, shape) -> `Condition.view`
 
 
@@ -30,7 +31,7 @@ FAMILIES = {
     "text": Family("text:text"),
     "gan": Family("gan:gan", ("network",)),
     "energy_based": Family("energy_based:energy_based", ("network",)),
-    "retrieval": Family("retrieval:retrieval", ("network",), "start_view:pairs_view"),
+    "retrieval": Family("retrieval:retrieval", ("network",), "element_metric:facts", "start_view:pairs_view"),
 }
 
 
@@ -47,10 +48,11 @@ def factory(family: Family) -> Callable:
     return _imported("generators", family.factory)
 
 
-def statistics(family: Family, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the statistics of a training set, those that the factory asks for, as settings."""
+def statistics(family: Family, found: Mapping[str, Any], part: Any) -> dict[str, Any]:
+    """What a training part says, as settings: the usual statistics that the factory asks for, and its own facts."""
     known = inspect.signature(factory(family)).parameters
-    return {f"generator.{key}": value for key, value in found.items() if key in known}
+    own = _imported("data", family.facts)(part) if family.facts else {}
+    return {f"generator.{key}": value for key, value in {**found, **own}.items() if key in known}
 
 
 def view(family: Family) -> Callable | None:

@@ -39,7 +39,7 @@ def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
         property_center, property_scale = tasks.property_statistics(part, scalars)
         found = {"lattice_center": center, "lattice_scale": scale}
         found |= {"property_center": property_center, "property_scale": property_scale}
-        settings = families.statistics(families.named(settings), found) | dict(settings)
+        settings = families.statistics(families.named(settings), found, part) | dict(settings)
     made = registry.build_generator(settings)
     sizes, count = np.unique(part.num_atoms, return_counts=True)
     about = {"properties": list(scalars), "sizes": {int(n): int(c) for n, c in zip(sizes, count)}}

@@ -50,7 +50,6 @@ def _rows(candidate: Dataset, members: np.ndarray, shape: Capacity) -> dict[str,
         "frac": _padded(candidate.frac[sites], shape.sites),
         "lattice": unit,
         "was": _padded(candidate.site_properties["was"][sites].astype(np.int32), shape.sites),
-        "distance": _padded(properties.get("distance", missing), shape.crystals),
         "found": _padded(properties["found"], shape.crystals),
         "matched": _padded(properties.get("matched", missing), shape.crystals),
     }

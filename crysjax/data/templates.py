@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 
 def nearest_templates(
-    train: Dataset, queries: Dataset, *, tries: int = 1, own: np.ndarray | None = None, seed: int = 0
-) -> list[Dataset]:
+    train: Dataset, queries: Dataset, *, tries: int = 1, own: np.ndarray | None = None, seed: int = 0,
+    elements: np.ndarray | None = None,
+) -> list[Dataset]:  # fmt: skip
     """The `tries` nearest templates of each row, nearest first, carrying the row's atoms.
 
     A template has the same stoichiometry pattern and number of atoms. Elements of equal count may be assigned in
     every order; the cost is the sum over atoms of the squared distance between the old and the new element
-    (`element_distance`). The cell is rescaled by the cubes of the atomic radii.
+    (`element_distance`, or that of `elements`). The cell is rescaled by the cubes of the atomic radii.
 
     Properties of a candidate: `found` (0: there is none, all atoms in one place of a cube) and `distance`, the cost an
     atom; of its sites: `was`, the atomic number that the template had there.
@@ -37,6 +38,7 @@ def nearest_templates(
     Args:
         own: (m,) the training structure that a query is itself, which is left out; -1 = none.
         seed: of the order of equally near ones.
+        elements: (100, d) points whose squared distances count instead, such as `element_metric.learned`.
     """
     templates, patterns = entries(train), defaultdict(list)
     for i, row in enumerate(templates):
@@ -44,10 +46,11 @@ def nearest_templates(
     tables = {pattern: np.array([species_of(templates[i]) for i in index]) for pattern, index in patterns.items()}
     ranks: list[list[Entry]] = [[] for _ in range(tries)]
     rng = np.random.default_rng(seed)
+    apart = element_distance() if elements is None else _squared(np.asarray(elements, float))
     for k, row in enumerate(entries(queries)):
         pattern = pattern_of(row)
         index = patterns[pattern]
-        found = _ranked(species_of(row), tables.get(pattern), pattern, tries + 1, rng)
+        found = _ranked(species_of(row), tables.get(pattern), pattern, tries + 1, rng, apart)
         found = [(index[place], cost, order) for place, cost, order in found if own is None or index[place] != own[k]]
         for rank, column in enumerate(ranks):
             if rank < len(found):
@@ -60,12 +63,17 @@ def nearest_templates(
 
 
 def _ranked(
-    species: tuple[int, ...], table: np.ndarray | None, pattern: tuple[int, ...], tries: int, rng: np.random.Generator
+    species: tuple[int, ...],
+    table: np.ndarray | None,
+    pattern: tuple[int, ...],
+    tries: int,
+    rng: np.random.Generator,
+    distance: np.ndarray,
 ) -> list[tuple[int, float, tuple[int, ...]]]:
     """(row of the table, cost, species in that row's order) of the cheapest assignments; one a template."""
     if table is None:
         return []
-    distance, weight = element_distance(), np.array(pattern, float)
+    weight = np.array(pattern, float)
     orders = orders_of(species, pattern)
     costs = np.stack([(distance[table - 1, np.array(order)[None] - 1] * weight[None]).sum(-1) for order in orders])
     best = costs.argmin(0)
@@ -108,8 +116,12 @@ def element_table() -> np.ndarray:
 @lru_cache(maxsize=1)
 def element_distance() -> np.ndarray:
     """Squared distance between elements in `element_table`: (100, 100)."""
-    table = element_table()
-    return ((table[:, None] - table[None]) ** 2).sum(-1)
+    return _squared(element_table())
+
+
+def _squared(points: np.ndarray) -> np.ndarray:
+    """Squared distances of points (m, d): (m, m)."""
+    return ((points[:, None] - points[None]) ** 2).sum(-1)
 
 
 @lru_cache(maxsize=1)

@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
 from crysjax.base import (
+    NUM_SPECIES,
     Condition,
     Generator,
     Network,
@@ -51,7 +53,6 @@ class Start(NamedTuple):
     frac: Array  # (k, n, 3)
     lattice: Array  # (k, b, 3, 3) in Å
     was: Array  # (k, n) int32 atomic number of the template's site
-    distance: Array  # (k, b) squared distance of the chemistries, an atom
     found: Array  # (k, b) 1, or 0 where there is no such candidate
     matched: Array  # (k, b) 1 where the candidate has the structure of the crystal; read in training alone
 
@@ -69,7 +70,8 @@ def retrieval(
     frac_spread: float = 0.02,
     lattice_spread: float = 0.2,
     judge_weight: float = 1.0,
-    nearness: float = 16.0,
+    elements: tuple[Numbers, ...] = (),
+    nearness: float = 4.0,
     keep_shape: bool = True,
 ) -> Generator:
     """A flow from retrieved templates; species are those of the template that a sampler is given.
@@ -86,11 +88,12 @@ def retrieval(
         frac_spread, lattice_spread: size of what is to be corrected, in cell lengths and in standard deviations of the
             lattice coordinates: the units of the network's answer and of the two errors.
         judge_weight: of the judge's cross entropy in the loss.
+        elements: 100 points, H..Fm, whose mean squared distance between what the sites are and were says how far a
+            template is (`data.element_metric` learns them from the training pairs); none: no template is farther.
         nearness: what a candidate loses of its logit for the square root of its distance when the best is chosen.
         keep_shape: leave the shape of the template's cell as it is and learn its volume alone. On MP-20's validation
             part a learned change of shape made cells that were right worse (experiments/generators).
     """
-
     free = jnp.asarray([[0.0 if keep_shape else 1.0] * 5 + [1.0]])  # of the six lattice coordinates the last is volume
 
     def at(x: Geometry, was: Array, pack: Pack) -> Pack:
@@ -98,12 +101,18 @@ def retrieval(
         rows = (1 - BEFORE) * pack.occupancy + BEFORE * before
         return assemble(_fields(x, rows), pack, lattice_center, lattice_scale)
 
-    def asked(t: Array, distance: Array, condition: Condition) -> Array:
-        near = jnp.sqrt(jnp.maximum(distance, 0))[:, None]
-        return jnp.concatenate([context(t, condition, property_center, property_scale), near], -1)
+    points = jnp.asarray(np.asarray(elements or np.zeros((NUM_SPECIES, 1)), np.float32))
+
+    def distance(was: Array, pack: Pack) -> Array:
+        """How far the template's chemistry is, the root of the mean over sites: (b,)."""
+        apart = (one_hot(was, pack.occupancy.dtype) - pack.occupancy) @ points.astype(pack.occupancy.dtype)
+        return jnp.sqrt(mean_by_crystal(jnp.sum(jnp.square(apart), -1), pack) + 1e-8)
+
+    def asked(t: Array, far: Array, condition: Condition) -> Array:
+        return jnp.concatenate([context(t, condition, property_center, property_scale), far[:, None]], -1)
 
     def predict(params, x: Geometry, t: Array, start: Start, pack: Pack, condition: Condition) -> Prediction:
-        given = network.apply(params["network"], at(x, start.was, pack), asked(t, start.distance, condition))
+        given = network.apply(params["network"], at(x, start.was, pack), asked(t, distance(start.was, pack), condition))
         return given._replace(frac=frac_spread * given.frac, lattice=lattice_spread * given.lattice * free)
 
     def init(key: Array, pack: Pack, condition: Condition):
@@ -152,7 +161,7 @@ def retrieval(
         ones = jnp.ones(pack.lattice.shape[0], pack.frac.dtype)
         features = predict(params, coordinates(start, pack), ones, start, pack, condition).crystal
         logit = _Judge().apply({"params": params["judge"]}, features)
-        return jnp.where(start.found > 0, logit - nearness * jnp.sqrt(jnp.maximum(start.distance, 0)), -jnp.inf)
+        return jnp.where(start.found > 0, logit - nearness * distance(start.was, pack), -jnp.inf)
 
     def noise(key: Array, template: Pack) -> Array:
         return jax.random.normal(key, template.frac.shape, template.frac.dtype)
@@ -191,10 +200,10 @@ def retrieval(
 
 
 def itself(template: Pack) -> Start:
-    """The template's own positions and cell as its only candidate, at no distance."""
+    """The template's own positions and cell as its only candidate."""
     crystals = template.lattice.shape[0]
     zero, one = (jnp.full(crystals, v, template.frac.dtype) for v in (0.0, 1.0))
-    return Start(template.frac, template.lattice, numbers(template.occupancy), zero, one, zero)
+    return Start(template.frac, template.lattice, numbers(template.occupancy), one, zero)
 
 
 def _candidate(view: dict, k: int) -> Start:

@@ -1,8 +1,8 @@
 """Monotone rational-quadratic splines: on the unit interval, round the circle, and on the line with identity tails.
 
 Durkan et al., "Neural Spline Flows", NeurIPS 2019, equations 4 to 8; the circle as in Rezende et al., "Normalizing
-Flows on Tori and Spheres", ICML 2020: the slope at 1 is the slope at 0, and a free phase follows, so that no point stays
-fixed. Both directions are closed forms; raw parameters of zero are the identity.
+Flows on Tori and Spheres", ICML 2020: the slope at 1 is the slope at 0, and a free phase follows, so that no point
+stays fixed. Both directions are closed forms; raw parameters of zero are the identity.
 """
 
 from __future__ import annotations

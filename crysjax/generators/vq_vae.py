@@ -152,8 +152,8 @@ def vq_vae(
 ) -> Generator:
     """A vector-quantised autoencoder with an iterative decoder.
 
-    Genes: `code_space(...).encode(params, pack, reference)` gives them, and `decode` turns `noise._replace(codes=genes)`
-    into crystals; a gene of `DRAW` is completed by the prior, given the genes before it.
+    Genes: `code_space(...).encode(params, pack, reference)` gives them, and `decode` makes crystals
+    of `noise._replace(codes=genes)`; a gene of `DRAW` is completed by the prior, given the genes before it.
 
     Args:
         network: the backbone of the decoder and, with parameters of its own, of the encoder.

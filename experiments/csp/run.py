@@ -55,7 +55,7 @@ def main() -> None:
         test = datasets.take(test, np.random.default_rng(0).permutation(len(test))[: arguments.rows])
     views = (None,)
     if model.config["settings"].get("family") == "retrieval":
-        views = prediction.retrieved(train, test, count=arguments.retrieve, tries=arguments.tries)
+        views = prediction.retrieved(train, test, model.config, count=arguments.retrieve, tries=arguments.tries)
     drawn, seconds = prediction.candidates(
         model.build, model.params, test, properties=len(model.config["properties"]), tries=arguments.tries,
         seed=arguments.seed, views=views, pairs=arguments.pairs,

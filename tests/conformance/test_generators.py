@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crysjax.base import UNKNOWN, Condition, Generator, Pack, is_known, num_sites, one_hot, site_mask
+from crysjax.base import UNKNOWN, Condition, Generator, Pack, is_known, num_sites, numbers, one_hot, site_mask
 from crysjax.cli import families
 from crysjax.data import batching
 from crysjax.generators import processes
@@ -24,6 +24,9 @@ from crysjax.generators.retrieval import retrieval
 from crysjax.generators.text import text
 from crysjax.generators.vae import vae
 from crysjax.generators.vq_vae import vq_vae
+from crysjax.generators.wyckoff import wyckoff
+from crysjax.geometry import lattice as lattices
+from crysjax.geometry.symmetry import Orbits
 from crysjax.nets.dense import dense
 
 NETWORK = dense(width=16, layers=1, frequencies=4, geometry=4)
@@ -32,6 +35,7 @@ FLOW = dict(frac=processes.torus_flow(), lattice=processes.euclidean_flow(), spe
 DIFFUSION = dict(
     frac=processes.torus_diffusion(), lattice=processes.euclidean_diffusion(), species=processes.discrete_flow()
 )
+WYCKOFF = wyckoff(width=16, layers=1, heads=2, components=2, max_sites=8, max_kinds=3, max_states=128)
 SHAPE = batching.Capacity(sites=12, pairs=24, crystals=4)
 SIZES = np.array([3, 1, 4])
 REAL = int(SIZES.sum())
@@ -44,6 +48,7 @@ class Row(NamedTuple):
     generator: Generator
     view: Callable[[Pack], Any] = lambda pack: ()  # what `Condition.view` holds while training
     free_species: bool = True  # draws the species of unknown sites
+    log_prob_of_sample: bool = True  # scores a pack; else what the view says of it
 
 
 def starts(pack: Pack) -> dict[str, jax.Array]:
@@ -54,10 +59,22 @@ def starts(pack: Pack) -> dict[str, jax.Array]:
         "frac": jnp.stack([pack.frac + 0.01, pack.frac + 0.2]),
         "lattice": jnp.stack([1.02 * pack.lattice, pack.lattice]),
         "was": jnp.full((2, len(pack.frac)), 8),
-        "distance": some,
         "found": jnp.ones((2, crystals)),
         "matched": some,
     }
+
+
+def orbits(pack: Pack) -> Orbits:
+    """Every site an orbit of its own, in P1."""
+    first = np.concatenate([[0], np.cumsum(SIZES)])
+    number, u = np.zeros((SHAPE.crystals, 8), np.int32), np.zeros((SHAPE.crystals, 8, 3), np.float32)
+    for k, n in enumerate(SIZES):
+        sites = slice(first[k], first[k] + n)
+        number[k, :n], u[k, :n] = numbers(pack.occupancy)[sites], pack.frac[sites]
+    lengths, angles = lattices.to_parameters(pack.lattice)
+    group = jnp.asarray(np.append(np.ones(len(SIZES), np.int32), 0), jnp.int32)
+    cell = jnp.concatenate([lengths, angles], -1)
+    return Orbits(group, jnp.zeros((SHAPE.crystals, 8), jnp.int32), jnp.asarray(number), jnp.asarray(u), cell)
 
 
 FAMILIES = {
@@ -67,6 +84,7 @@ FAMILIES = {
     "continuous_flow": Row(continuous_flow(SMOOTH, steps=2, solver="heun", probes=1, width=16, max_sites=4)),
     "vae": Row(vae(NETWORK, **FLOW, steps=3, latent=3)),
     "vq_vae": Row(vq_vae(NETWORK, **FLOW, steps=3)),
+    "wyckoff": Row(WYCKOFF, orbits, log_prob_of_sample=False),
     "text": Row(text(width=16, layers=1, heads=2, max_sites=4)),
     "gan": Row(gan(NETWORK, layouts=("221 a b c",), width=16, latent=4, site_latent=2)),
     "energy_based": Row(energy_based(NETWORK, steps=4, corrections=2, hidden=8)),
@@ -79,10 +97,10 @@ def numbers_of(free: bool) -> list[int]:
     return [11, 17, 8, 14] + ([0] * 4 if free else [38, 22, 8, 8])
 
 
-def make_pack(numbers: list[int], seed: int = 0) -> Pack:
+def make_pack(elements: list[int], seed: int = 0) -> Pack:
     """Crystals of `SIZES` with these species (0 = any element), random positions and nearly cubic cells."""
     rng = np.random.default_rng(seed)
-    z = np.array(numbers + [0] * (SHAPE.sites - REAL))
+    z = np.array(elements + [0] * (SHAPE.sites - REAL))
     real = np.arange(SHAPE.sites) < REAL
     rows = np.where(((z == 0) & real)[:, None], np.float32(UNKNOWN), one_hot(jnp.asarray(z)))
     frac = rng.random((SHAPE.sites, 3)) * real[:, None]
@@ -192,8 +210,8 @@ def test_a_sample_has_finite_derivatives_in_the_parameters(case):
 
 
 def test_where_there_is_a_log_prob_it_is_a_number_a_crystal(case):
-    if case.row.generator.log_prob is None:
-        pytest.skip("this family has no log_prob")
+    if case.row.generator.log_prob is None or not case.row.log_prob_of_sample:
+        pytest.skip("this family has no log_prob of a pack by itself")
     drawn = case.sample(jax.random.key(9), case.template)
     value = jit(case.row.generator.log_prob)(case.params, drawn, asked())
     assert value.shape == (SHAPE.crystals,) and np.isfinite(value[:3]).all()

@@ -71,35 +71,33 @@ def direction(params):
 
 
 FAMILIES = ("coupling", "continuous")
-FEW = {"coupling": {}, "continuous": {"steps": 3, "max_sites": 2}}
+FEW = {"coupling": {}, "continuous": {"steps": 12, "max_sites": 2}}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_mean_score_of_samples_is_zero(name):
     """E_p[d log p / d parameters] = 0, species included; and not for samples of another model."""
-    generator, pack = make(name, **FEW[name]), many([22, 0], 512 if name == "coupling" else 256)
+    generator, pack = make(name, **FEW[name]), many([22, 0], 1024)
     params = start(generator, pack)
     toward = direction(params)
 
-    def score(key, at):
+    @jit
+    def score(key, at, params, toward, pack):  # arrays as arguments: as constants they would be folded for seconds
         drawn = generator.sample(at, key, pack, nothing(pack))
         slope = jax.jvp(lambda p: generator.log_prob(p, drawn, nothing(pack), pack), (params,), (toward,))[1]
         return slope.mean(), slope.std() / np.sqrt(len(slope))
 
-    run = jit(score)
-    mean, error = run(jax.random.key(1), params)
-    print(name, mean, error)
+    mean, error = score(jax.random.key(1), params, params, toward, pack)
     assert abs(mean) < 4 * error
     other = jax.tree.map(lambda p, d: p + 3 * d, params, toward)
-    mean, error = run(jax.random.key(1), other)
-    print(name, mean, error)
-    assert mean > 6 * error  # samples of p + 3 d score higher along d: the test would see it
+    mean, wide = score(jax.random.key(1), other, params, toward, pack)
+    assert mean > 6 * wide  # samples of p + 3 d score higher along d: the test would see it
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_density_integrates_to_one(name):
     """Importance sampling over positions and lattices of a two-site crystal, from a wider law."""
-    generator, pack = make(name, **FEW[name]), many([22, 8], 1024)
+    generator, pack = make(name, **FEW[name]), many([22, 8], 2048)
     params = start(generator, pack, 0.1)
     keys, wide = jax.random.split(jax.random.key(2)), 1.5
     frac = jax.random.uniform(keys[0], pack.frac.shape)
@@ -109,7 +107,6 @@ def test_the_density_integrates_to_one(name):
     log_p = jit(generator.log_prob)(params, proposed, nothing(pack))
     weight = np.exp(np.asarray(log_p - log_q, np.float64))
     error = weight.std() / np.sqrt(len(weight))
-    print(name, weight.mean(), error)
     assert abs(weight.mean() - 1) < 4 * error
     assert error < 0.1 and np.asarray(log_p - jax.scipy.stats.norm.logpdf(standard).sum(-1)).std() > 0.1
 
@@ -135,18 +132,17 @@ def test_log_prob_is_that_of_the_sampler(name):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # flax promotes inside LayerNorm
         pack = template([[22, 8, 8]], batching.Capacity(3, 3, 1), np.float64)
         errors = []
-        for steps in (4, 8) if name == "continuous" else (1,):
+        for steps in (40, 80) if name == "continuous" else (1,):
             generator = make(name, "float64", **({"steps": steps} if name == "continuous" else {}))
             params = start(generator, pack, 0.15, np.float64)
             noise = generator.noise(jax.random.key(3), pack)
             expected, made = sampler_log_prob(generator, params, noise, pack, SCALES)
             found = jit(generator.log_prob)(params, made, nothing(pack))[0]
             errors.append(abs(float(found) - expected))
-        print(name, errors)
         if name == "coupling":
-            assert errors[0] < 2e-5  # `lattice.decode` is a polynomial: 1e-6 relative
+            assert errors[0] < 1e-6  # rounding, and `lattice.decode` is a polynomial
         else:
-            assert errors[1] < 1e-2 and errors[1] < errors[0] / 8, errors
+            assert errors[1] < 1e-3 and errors[1] < errors[0] / 8, errors
         assert abs(expected - jax.scipy.stats.norm.logpdf(noise.lattice).sum()) > 0.1
 
 
@@ -245,19 +241,20 @@ def divergence_after_training(generator, steps: int, rate: float, count: int = 6
     pack, test = many([11, 17], count), many([11, 17], 1024)
     optimiser = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(optax.cosine_decay_schedule(rate, steps)))
 
-    def step(carry, key):
-        params, state = carry
-        gradient = jax.grad(lambda p: generator.loss(p, key, known_crystals(key, pack)[0], nothing(pack))[0])(params)
-        updates, state = optimiser.update(gradient, state)
-        return (optax.apply_updates(params, updates), state), None
+    def run(key, pack, test):
+        def step(carry, key):
+            params, state = carry
+            crystals = known_crystals(key, pack)[0]
+            gradient = jax.grad(lambda p: generator.loss(p, key, crystals, nothing(pack))[0])(params)
+            updates, state = optimiser.update(gradient, state)
+            return (optax.apply_updates(params, updates), state), None
 
-    def run(key):
         params = generator.init(key, pack, nothing(pack))
         (params, _), _ = jax.lax.scan(step, (params, optimiser.init(params)), jax.random.split(key, steps))
         drawn, log_p = known_crystals(jax.random.key(99), test)
         return log_p - generator.log_prob(params, drawn, nothing(test))
 
-    gap = np.asarray(jax.jit(run)(jax.random.key(0)))
+    gap = np.asarray(jax.jit(run)(jax.random.key(0), pack, test))
     return gap.mean(), gap.std() / np.sqrt(len(gap))
 
 

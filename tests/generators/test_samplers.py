@@ -100,7 +100,7 @@ def test_few_steps_do_better_at_second_order(name):
 @pytest.mark.parametrize("rho", [1.0, 2.0, 7.0])
 def test_time_grids_start_at_one_and_end_at_zero(rho):
     t, dt = samplers.grid(7, rho, jnp.float32)
-    np.testing.assert_allclose(t, (1 - np.arange(7) / 7) ** rho, rtol=2e-6)
+    np.testing.assert_allclose(t, (1 - np.arange(7) / 7) ** rho, rtol=1e-5)  # 7 roundings of 1 - 6 / 7
     np.testing.assert_allclose(t - dt, [*t[1:], 0], atol=1e-7)
     if rho != 1:
         assert float(t[-1] - dt[-1]) == 0

@@ -1,10 +1,11 @@
 """The Wyckoff transformer: exact rules and probabilities, and symmetry that spglib confirms."""
 
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 import spglib
@@ -21,9 +22,10 @@ from crysjax.geometry import symmetry
 from crysjax.geometry.symmetry import Orbits
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "components": 2, "max_sites": 8, "max_kinds": 3, "max_states": 128}
-CRYSTALS = 100
+CRYSTALS = 62  # and one more of sites that may be O or S, and one with too many sites
 GENERATOR, MODEL = wyckoff(**SMALL), orbit_model(**SMALL)
-sample = jax.jit(GENERATOR.sample)
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+sample = jit(GENERATOR.sample)
 
 
 def rough(params, seed: int = 9):
@@ -33,22 +35,25 @@ def rough(params, seed: int = 9):
 
 @lru_cache
 def asked(seed: int = 0):
-    """100 templates of 1 to 8 sites, half with all species known, half of them with a requested group."""
+    """Templates of 1 to 8 sites, half with all species known, half of them with a requested group; and the two."""
     rng = np.random.default_rng(seed)
-    sizes = rng.integers(1, 9, CRYSTALS)
-    known = rng.random(CRYSTALS) < 0.5
+    sizes = np.append(rng.integers(1, 9, CRYSTALS), [4, 9])
+    known = np.append(rng.random(CRYSTALS) < 0.5, [False, False])
     numbers = np.concatenate([rng.choice([8, 22, 56], n) if k else np.zeros(n, int) for n, k in zip(sizes, known)])
-    shape = batching.Capacity(8 * CRYSTALS + 5, 28 * CRYSTALS, CRYSTALS + 1)
-    pack = jax.tree.map(jnp.asarray, batching.pack_rows(blank(sizes, numbers), np.arange(CRYSTALS), shape))
-    groups = np.where(rng.random(CRYSTALS + 1) < 0.5, rng.integers(1, 231, CRYSTALS + 1), 0)
-    condition = Condition(jnp.zeros((CRYSTALS + 1, 0)), jnp.asarray(groups, jnp.int32))
-    return sizes, numbers, pack, condition
+    shape = batching.Capacity(8 * CRYSTALS + 18, 28 * CRYSTALS + 42, CRYSTALS + 3)
+    pack = jax.tree.map(jnp.asarray, batching.pack_rows(blank(sizes, numbers), np.arange(CRYSTALS + 2), shape))
+    either = (sizes[:CRYSTALS].sum() <= np.arange(shape.sites)) & (np.arange(shape.sites) < sizes[:-1].sum())
+    two = 0.5 * (one_hot(jnp.asarray(8)) + one_hot(jnp.asarray(16)))
+    pack = pack._replace(occupancy=jnp.where(jnp.asarray(either)[:, None], two[None], pack.occupancy))
+    groups = np.where(rng.random(CRYSTALS + 3) < 0.5, rng.integers(1, 231, CRYSTALS + 3), 0)
+    condition = Condition(jnp.zeros((CRYSTALS + 3, 0)), jnp.asarray(groups, jnp.int32))
+    return sizes[:CRYSTALS], numbers, pack, condition
 
 
 @lru_cache
 def parameters():
     _, _, pack, condition = asked()
-    return rough(GENERATOR.init(jax.random.key(0), pack, condition))
+    return rough(jit(GENERATOR.init)(jax.random.key(0), pack, condition))
 
 
 def brute(group: int, count: tuple[int, ...]) -> bool:
@@ -75,70 +80,69 @@ def test_which_groups_can_have_a_composition_is_what_trying_finds():
     """By both programmes: the one over classes of groups, and the one that masks the letters."""
     rng = np.random.default_rng(1)
     counts = np.array([[1, 0, 0], [2, 0, 0], [3, 1, 1], [4, 2, 2], [0, 0, 0], *rng.integers(0, 5, (5, 3))], np.int32)
-    groups = np.arange(1, 231)
+    groups, some = np.arange(1, 231), np.arange(1, 231, 5)
 
     def both(count):
         of = wyckoff_rules.states(count, 128)
         here = (of.count * of.stride).sum()
-        letters = jax.lax.map(lambda g: wyckoff_rules.reachable(g, of, 8)[0, 0, here], jnp.asarray(groups, jnp.int32))
+        letters = jax.lax.map(lambda g: wyckoff_rules.reachable(g, of, 8)[0, 0, here], jnp.asarray(some, jnp.int32))
         return wyckoff_rules.feasible_groups(of, 8)[1:], letters
 
-    by_class, by_letter = jax.jit(lambda c: jax.lax.map(both, c))(jnp.asarray(counts))
+    by_class, by_letter = jit(lambda c: jax.lax.map(both, c))(jnp.asarray(counts))
     expected = np.array([[brute(int(g), tuple(map(int, c))) for g in groups] for c in counts])
     np.testing.assert_array_equal(by_class, expected)
     # the first letter is `a`: entry [0, 0] counts its own orbits only where it may be used again and again
-    free_first = symmetry.table().free[1:, 0].any(-1)
-    np.testing.assert_array_equal(np.asarray(by_letter)[:, free_first], expected[:, free_first])
+    free_first = symmetry.table().free[some, 0].any(-1)
+    assert free_first.sum() > 5
+    np.testing.assert_array_equal(np.asarray(by_letter)[:, free_first], expected[:, some - 1][:, free_first])
 
 
-def test_a_thousand_samples_keep_size_composition_and_group():
+def test_samples_keep_size_composition_and_group():
     sizes, numbers, pack, condition = asked()
-    ends = np.cumsum(sizes)
-    possible = np.array([
-        g > 0 and brute(int(g), tuple(np.unique(numbers[a:b], return_counts=True)[1].tolist()))
-        for g, a, b in zip(np.asarray(condition.space_group), ends - sizes, ends)
-    ])  # fmt: skip
-    assert 5 < possible.sum() < CRYSTALS
-    for seed in range(10):
+    ends, total = np.cumsum(sizes), sizes.sum()
+    possible = [
+        k for k, (g, a, b) in enumerate(zip(np.asarray(condition.space_group), ends - sizes, ends))
+        if g > 0 and brute(int(g), tuple(np.unique(numbers[a:b], return_counts=True)[1].tolist()))
+    ]  # fmt: skip
+    assert 5 < len(possible) < CRYSTALS
+    judged = 0
+    for seed in range(3):
         out = jax.tree.map(np.asarray, sample(parameters(), jax.random.key(seed), pack, condition))
-        assert all(np.isfinite(leaf).all() for leaf in out)
-        found = out.occupancy[: ends[-1]].argmax(-1) + 1
-        np.testing.assert_array_equal(out.occupancy.sum(-1), np.arange(len(out.frac)) < ends[-1])
-        np.testing.assert_array_equal(np.where(numbers > 0, found, 0), numbers)
-        if seed > 1:
-            continue
-        for k in np.flatnonzero(possible):
+        assert np.isfinite(out.frac[:total]).all() and np.isfinite(out.lattice[:CRYSTALS]).all()
+        found = out.occupancy[:total].argmax(-1) + 1
+        np.testing.assert_array_equal(out.occupancy.sum(-1), np.asarray(pack.occupancy.sum(-1)) > 0)
+        np.testing.assert_array_equal(np.where(numbers[:total] > 0, found, 0), numbers[:total])
+        for k in possible:
             at = slice(ends[k] - sizes[k], ends[k])
-            cell = out.lattice[k], out.frac[at], found[at]
-            operations = len(spglib.get_symmetry(cell, 1e-3)["rotations"])
+            operations = spglib.get_symmetry((out.lattice[k], out.frac[at], found[at]), 1e-3)
+            if operations is None:  # sites on top of each other, or a cell that spglib cannot reduce
+                continue
             # a group that holds the requested one has a multiple of its order (Lagrange)
-            assert operations % symmetry.table().operations[int(condition.space_group[k])] == 0
+            judged += 1
+            assert len(operations["rotations"]) % symmetry.table().operations[int(condition.space_group[k])] == 0
+    assert judged > 2.5 * len(possible)
 
 
 def test_the_same_key_gives_the_same_bits():
     _, _, pack, condition = asked()
     first, again = (sample(parameters(), jax.random.key(3), pack, condition) for _ in range(2))
-    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(first, again))
+    for a, b in zip(first, again):
+        np.testing.assert_array_equal(a, b)  # NaN, where a crystal is too large, equals NaN
 
 
 def test_restricted_sites_take_their_elements_and_too_large_crystals_are_nan():
-    rows = jnp.zeros((12, 100)).at[:4, jnp.asarray([7, 15])].set(0.5).at[4:].set(0.01)
-    owner = jnp.asarray([0] * 4 + [1] * 8, jnp.int32)
-    pack = batching.Pack(rows, jnp.zeros((12, 3)), jnp.zeros((2, 3, 3)), owner, jnp.zeros((1, 2), int), jnp.zeros(1))
-    small = wyckoff(**SMALL | {"max_sites": 5})
-    condition = Condition(jnp.zeros((2, 0)), jnp.asarray([2, 2], jnp.int32))
-    out = jax.jit(small.sample)(
-        rough(small.init(jax.random.key(0), pack, condition)), jax.random.key(1), pack, condition
-    )
-    assert set(np.asarray(out.occupancy[:4].argmax(-1)) + 1) <= {8, 16}
-    assert np.isnan(out.frac[4:]).all() and np.isnan(out.lattice[1]).all() and np.isfinite(out.lattice[0]).all()
+    sizes, _, pack, condition = asked()
+    out, first = sample(parameters(), jax.random.key(1), pack, condition), sizes.sum()
+    assert set(np.asarray(out.occupancy[first : first + 4].argmax(-1)) + 1) <= {8, 16}
+    assert np.isnan(out.frac[first + 4 : first + 13]).all() and np.isnan(out.lattice[CRYSTALS + 1]).all()
+    assert np.isfinite(out.lattice[CRYSTALS]).all()
 
 
 def tiny(count: tuple[int, ...], group: int, elements: list[int]):
     """The law of a crystal with these kinds, each of which may be any of the elements; parameters; what is given."""
     network = orbit_network(width=8, layers=1, heads=2, components=2, context=102)
 
-    @jax.jit
+    @jit
     def make():
         states = wyckoff_rules.states(jnp.asarray(count, jnp.int32), 16)
         rows = jnp.tile((one_hot(jnp.asarray(elements)).sum(0) > 0)[None], (len(count), 1))
@@ -160,11 +164,11 @@ def orbits_of(group: int, letters, numbers, u, lattice) -> Orbits:
 def test_probabilities_of_a_mirror_plane_integrate_to_one():
     """One site in Pm lies on one of two mirror planes (x, z free): letters, two elements and the two coordinates."""
     one, params, given = tiny((1,), 6, [8, 22])
-    grid = (jnp.arange(192.0) + 0.5) / 192
+    grid = (jnp.arange(96.0) + 0.5) / 96
     x, z = (g.reshape(-1) for g in jnp.meshgrid(grid, grid))
     lattice = jnp.asarray([3.0, 4.0, 5.0, 90.0, 100.0, 90.0])
 
-    @jax.jit
+    @jit
     def mass(letter, number):
         def at(x, z):
             of = orbits_of(6, letter[None], number[None], jnp.stack([x, 0.0 * x, z])[None], lattice)
@@ -175,17 +179,18 @@ def test_probabilities_of_a_mirror_plane_integrate_to_one():
 
     total = [float(mass(jnp.asarray(l), jnp.asarray(n))) for l in (0, 1) for n in (8, 22)]
     assert min(total) > 1e-3
-    assert sum(total) == pytest.approx(1, abs=1e-4)
+    assert sum(total) == pytest.approx(1, abs=1e-3)
     assert float(mass(jnp.asarray(0), jnp.asarray(9))) == 0 and float(mass(jnp.asarray(2), jnp.asarray(8))) == 0
 
 
 def test_probabilities_of_groups_letters_elements_and_a_cubic_lattice_sum_to_one():
     """Two sites in Pm-3m: both fixed positions, or none; the lattice by quadrature over its only coordinate."""
     one, params, given = tiny((2,), 221, [8, 22])
-    z = jnp.linspace(-60, 60, 4801)
-    lattices = jax.vmap(lambda z: lattice_parameters(221, jnp.zeros(6).at[0].set(z), given.states.count.sum()))(z)
+    z = jnp.linspace(-30, 30, 1201)
+    total = given.states.count.sum()
+    lattices = jit(jax.vmap(lambda z: lattice_parameters(221, jnp.zeros(6).at[0].set(z), total)))(z)
 
-    @jax.jit
+    @jit
     def parts(numbers, lattice):
         of = orbits_of(221, [0, 1], numbers, jnp.zeros((2, 3)), lattice)
         return one.score(params, of, one.kinds(of, given), given)
@@ -196,19 +201,19 @@ def test_probabilities_of_groups_letters_elements_and_a_cubic_lattice_sum_to_one
         total += float(jnp.exp(sum(found)).sum() * (z[1] - z[0]))
     assert total == pytest.approx(1, abs=1e-3)
     drawn = given._replace(group=jnp.zeros((), jnp.int32))
-    lattice = lattices[2400]
+    lattice = lattices[600]
 
     def of_group(group):
         of = orbits_of(0, [0], [8], jnp.zeros((1, 3)), lattice)._replace(group=group)
         return one.score(params, of, jnp.zeros(3, jnp.int32), drawn).group
 
-    mass = np.exp(np.asarray(jax.jit(jax.vmap(of_group))(jnp.arange(231, dtype=jnp.int32))))
+    mass = np.exp(np.asarray(jit(jax.vmap(of_group))(jnp.arange(231, dtype=jnp.int32))))
     assert mass.sum() == pytest.approx(1, abs=1e-5)
     np.testing.assert_array_equal(mass[1:] > 0, [brute(g, (2,)) for g in range(1, 231)])
 
 
 def test_the_mean_of_the_score_is_zero():
-    """E_p[d log p] = 0 along random directions, within five standard errors of 1,000 draws; the group is drawn too."""
+    """E_p[d log p] = 0 along random directions, within five standard errors of 400 draws; the group is drawn too."""
     one, params, given = tiny((2, 1), 0, [8, 22, 56])
     direction = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape), params)
 
@@ -221,19 +226,20 @@ def test_the_mean_of_the_score_is_zero():
         along = lambda p: sum(one.score(p, orbits, kind, given))  # noqa: E731
         return jax.jvp(along, (params,), (direction,))
 
-    value, slopes = jax.jit(lambda keys: jax.lax.map(slope, keys, batch_size=500))(
-        jax.random.split(jax.random.key(4), 1000)
-    )
+    value, slopes = jit(jax.vmap(slope))(jax.random.split(jax.random.key(4), 400))
     assert np.isfinite(np.asarray(value)).all()
     slopes = np.asarray(slopes)
     assert slopes.std() > 0.1
     assert abs(slopes.mean()) < 5 * slopes.std() / np.sqrt(len(slopes))
 
 
+draw_many = jit(jax.vmap(von_mises.draw, (0, None)))
+
+
 @pytest.mark.parametrize("kappa", [0.05, 3.0, 500.0, 4000.0])
 def test_von_mises_draws_have_their_law(kappa):
-    keys = jax.random.split(jax.random.key(int(kappa)), 4000)
-    drawn = np.asarray(jax.jit(jax.vmap(lambda k: von_mises.draw(k, jnp.asarray(kappa))))(keys), float)
+    keys = jax.random.split(jax.random.key(int(kappa)), 2000)
+    drawn = np.asarray(draw_many(keys, jnp.asarray(kappa)), float)
     assert scipy.stats.kstest(2 * np.pi * drawn, scipy.stats.vonmises(kappa).cdf).pvalue > 1e-4
     x = jnp.linspace(-0.5, 0.5, 41)
     density = von_mises.log_prob(x, jnp.zeros((41, 1)), jnp.zeros((41, 1)), jnp.full((41, 1), kappa))
@@ -247,6 +253,33 @@ def test_double_precision_is_kept():
         wide = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, (pack, condition))
         out = jax.eval_shape(GENERATOR.sample, parameters(), jax.random.key(0), *wide)
         assert out.frac.dtype == out.lattice.dtype == out.occupancy.dtype == jnp.float64
+
+
+def test_the_loss_bounds_the_exact_score_and_its_gradient_is_its_derivative():
+    """CsCl, wurtzite and a mirror plane; masks that cost nothing to know can only make a choice less probable."""
+    numbers = [55, 17, 30, 30, 16, 16, 8]
+    pack = batching.pack_rows(blank([2, 4, 1], np.array(numbers)), np.arange(3), batching.Capacity(8, 8, 4))
+    pack = jax.tree.map(jnp.asarray, pack)
+    cube, hexagon = [4.1, 4.1, 4.1, 90, 90, 90], [3.8, 3.8, 6.2, 90, 90, 120]
+    orbits = [
+        orbits_of(221, [0, 1], [55, 17], jnp.zeros((2, 3)), jnp.asarray(cube)),
+        orbits_of(186, [1, 1], [16, 30], jnp.asarray([[0, 0, 0.4], [0, 0, 0]]), jnp.asarray(hexagon, jnp.float32)),
+        orbits_of(6, [0], [8], jnp.asarray([[0.3, 0, 0.9]]), jnp.asarray([3, 4, 5, 90, 100, 90.0])),
+    ]
+    nothing = orbits_of(0, [0], [0], jnp.zeros((1, 3)), jnp.asarray([1, 1, 1, 90, 90, 90.0]))  # an unused slot
+    view = jax.tree.map(lambda *leaves: jnp.stack(leaves), *orbits, nothing)
+    condition = Condition(jnp.zeros((4, 0)), jnp.zeros(4, jnp.int32), view)
+    model = wyckoff(**SMALL | {"max_sites": 4}, known_fraction=1.0)
+    params, key = rough(jit(model.init)(jax.random.key(0), pack, condition), 3), jax.random.key(1)
+    (value, parts), gradient = jit(jax.value_and_grad(model.loss, has_aux=True))(params, key, pack, condition)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert float(value) == pytest.approx(sum(map(float, parts.values())), rel=1e-5)
+    exact = np.asarray(jit(model.log_prob)(params, pack, condition))[:3]
+    assert np.isfinite(exact).all() and float(value) >= -exact.mean()
+    direction, step = jax.tree.map(lambda a: a / optax.tree.norm(gradient), gradient), 1e-3
+    moved = [jax.tree.map(lambda a, d, s=s: a + s * step * d, params, direction) for s in (-1, 1)]
+    low, high = (float(jit(model.loss)(p, key, pack, condition)[0]) for p in moved)
+    assert (high - low) / (2 * step) == pytest.approx(float(optax.tree.norm(gradient)), rel=0.02)
 
 
 def test_log_prob_without_orbits_says_so():
