@@ -89,7 +89,8 @@ def render(lines: Sequence[Line], curves: Mapping[str, Mapping], *, command: str
     for data, task in dict.fromkeys((line.data, line.task) for line in lines):
         rows = [line for line in lines if (line.data, line.task) == (data, task)]
         metric = next(iter(rows[0].metrics))
-        parts += [f"<h2>{html.escape(data)}, {task}</h2>", bars_chart(metric, rows, metric), f'<div class="scroll">{_html_table(rows)}</div>']
+        parts += [f"<h2>{html.escape(data)}, {task}</h2>", bars_chart(metric, rows, metric)]
+        parts.append(f'<div class="scroll">{_html_table(rows)}</div>')
         curve = curves.get(f"{data}, {task}")
         if curve:
             floors = {r.name: r.metrics[metric].value for r in rows if r.family == "floor"}

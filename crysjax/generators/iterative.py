@@ -6,11 +6,10 @@ prediction), sites whose row allows several elements are drawn among those alone
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from crysjax.base import (
@@ -23,26 +22,15 @@ from crysjax.base import (
     is_known,
     mean_by_crystal,
     num_sites,
-    site_mask,
 )
 from crysjax.generators import constraint as constraints
+from crysjax.generators import coordinates
 from crysjax.generators.classifier_free import check_weights, guided
 from crysjax.generators.constraint import Constraint, Given
+from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers
 from crysjax.generators.interpolants import asked_twice
 from crysjax.generators.samplers import Problem, grid
 from crysjax.generators.samplers import sampler as named_sampler
-from crysjax.geometry import lattice as lattices
-
-SPACE_GROUPS = 231  # 0 = not given
-TIME_FREQUENCIES = 16
-
-
-class Fields(NamedTuple):
-    """The three fields of a pack in the coordinates that the processes work in."""
-
-    frac: Array  # (n, 3)
-    lattice: Array  # (b, 6) standardised rotation-free coordinates
-    species: Array  # (n, s)
 
 
 def iterative(
@@ -57,10 +45,10 @@ def iterative(
     sde_noise: float = 1.0,
     corrector_steps: int = 1,
     corrector_size: float = 0.1,
-    lattice_center: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 1.6),
-    lattice_scale: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2, 0.3),
-    property_center: tuple[float, ...] = (),
-    property_scale: tuple[float, ...] = (),
+    lattice_center: Numbers = LATTICE_CENTER,
+    lattice_scale: Numbers = LATTICE_SCALE,
+    property_center: Numbers = (),
+    property_scale: Numbers = (),
     known_fraction: float = 0.5,
     drop_condition: float = 0.2,
     guidance: float | tuple[float, ...] = 0.0,
@@ -90,7 +78,6 @@ def iterative(
             follows the path of its own noise (replacement: Song et al. 2021, section 5; RePaint, Lugmayr et al. 2022).
     """
     check_weights(guidance, len(property_center))
-    centre, scale = np.asarray(lattice_center)[None], np.asarray(lattice_scale)[None]
     processes = Fields(frac, lattice, species)
     move = named_sampler(
         sampler, processes, noise=sde_noise, corrector_steps=corrector_steps, corrector_size=corrector_size
@@ -99,21 +86,13 @@ def iterative(
     weights = Fields(frac_weight, lattice_weight, species_weight)
 
     def encode(pack: Pack) -> Fields:
-        coordinates = lattices.encode(pack.lattice, num_sites(pack))
-        standard = (coordinates - jnp.asarray(centre, coordinates.dtype)) / jnp.asarray(scale, coordinates.dtype)
-        return Fields(pack.frac, standard, pack.occupancy)
+        return coordinates.encode(pack, lattice_center, lattice_scale)
 
     def assemble(x: Fields, pack: Pack) -> Pack:
-        dtype = x.lattice.dtype
-        coordinates = jnp.clip(x.lattice, -6.0, 6.0) * jnp.asarray(scale, dtype) + jnp.asarray(centre, dtype)
-        return pack._replace(occupancy=x.species, frac=x.frac, lattice=lattices.decode(coordinates, num_sites(pack)))
+        return coordinates.assemble(x, pack, lattice_center, lattice_scale)
 
     def context(t: Array, condition: Condition) -> Array:
-        given = jnp.isfinite(condition.properties)
-        centred = condition.properties - jnp.asarray(property_center, t.dtype)[None]
-        values = jnp.where(given, centred / jnp.asarray(property_scale, t.dtype)[None], 0.0)
-        group = jax.nn.one_hot(condition.space_group, SPACE_GROUPS, dtype=t.dtype)
-        return jnp.concatenate([_time_features(t), values, given.astype(t.dtype), group], -1)
+        return coordinates.context(t, condition, property_center, property_scale)
 
     def init(key: Array, pack: Pack, condition: Condition):
         return network.init(key, pack, context(jnp.zeros(pack.lattice.shape[0]), condition))
@@ -129,7 +108,7 @@ def iterative(
         t = (jax.random.uniform(keys[0]) + jnp.arange(crystals) / crystals) % 1.0
         t = jnp.maximum(t, 1e-3)
         all_known = jax.random.uniform(keys[1], (crystals,)) < known_fraction
-        condition = _drop(keys[2], condition, drop_condition)
+        condition = coordinates.drop_condition(keys[2], condition, drop_condition)
         clean, at = encode(pack), times(t, pack)
         noised = [p.corrupt(k, x, s, pack) for p, k, x, s in zip(processes, keys[3:], clean, at)]
         (frac_t, lattice_t, species_t), targets = zip(*noised)
@@ -193,7 +172,7 @@ def iterative(
         keys = jax.random.split(key, steps), jax.random.split(key_rules, steps)
         first = start, move.start(problem, start), plan
         (final, _, _), _ = jax.lax.scan(jax.checkpoint(step), first, (*keys, *grid(steps, rho, ones.dtype)))
-        final = assemble(final._replace(species=_harden(final.species, template)), template)
+        final = assemble(final._replace(species=coordinates.harden(final.species, template)), template)
         return constraints.in_place(part, final)
 
     def sample(params, key: Array, template: Pack, condition: Condition) -> Pack:
@@ -201,24 +180,3 @@ def iterative(
         return decode(params, rest, noise(first, template), template, condition)
 
     return Generator(init, loss, noise, decode, sample)
-
-
-def _time_features(t: Array) -> Array:
-    angle = jnp.pi * t[:, None] * jnp.arange(1, TIME_FREQUENCIES + 1, dtype=t.dtype)[None]
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle), t[:, None]], -1)
-
-
-def _drop(key: Array, condition: Condition, rate: float) -> Condition:
-    """Leave out the properties, and the space group, of a share `rate` of the crystals, each on its own."""
-    b, k = condition.properties.shape
-    keep = jax.random.uniform(key, (b, k + 1)) >= rate
-    properties = jnp.where(keep[:, :k], condition.properties, jnp.nan)
-    return Condition(properties, jnp.where(keep[:, k], condition.space_group, 0))
-
-
-def _harden(rows: Array, template: Pack) -> Array:
-    """One-hot rows whose derivative is that of the soft rows (straight-through; Bengio et al. 2013)."""
-    hard = (
-        jax.nn.one_hot(jnp.argmax(rows, -1), rows.shape[-1], dtype=rows.dtype) * site_mask(template.occupancy)[:, None]
-    )
-    return hard + rows - jax.lax.stop_gradient(rows)

@@ -21,8 +21,8 @@ from jax import Array
 
 from crysjax.base import Condition, Generator, Network, Pack, Params, Process
 from crysjax.generators import autoencoder, coordinates
-from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Numbers
-from crysjax.generators.iterative import Fields, iterative
+from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers
+from crysjax.generators.iterative import iterative
 
 ACTIVE_NATS = 0.01
 """A latent dimension is active where its KL exceeds this."""

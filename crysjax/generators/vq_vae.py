@@ -18,8 +18,8 @@ from jax import Array
 
 from crysjax.base import Condition, Generator, Network, Pack, Params, Process
 from crysjax.generators import autoencoder, codebooks, coordinates
-from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Numbers
-from crysjax.generators.iterative import Fields, iterative
+from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers
+from crysjax.generators.iterative import iterative
 
 INITIAL_SPREAD = 0.1
 """Deviation of the first entries around the vectors that they start from."""

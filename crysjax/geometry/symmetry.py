@@ -164,7 +164,7 @@ def orbit(group: Array, letter: Array, u: Array) -> tuple[Array, Array]:
 def conventional(group: Array, sites: Array, mask: Array) -> tuple[Array, Array]:
     """Sites (k, 3) with a mask (k,), and their centred copies: (4 k, 3), (4 k,)."""
     copies = torus.wrap(sites[None] + _of("centerings", sites, group)[:, None])
-    real = (jnp.arange(4) < jnp.asarray(table().centering)[group]).astype(mask.dtype)
+    real = (jnp.arange(4, dtype=jnp.int32) < jnp.asarray(table().centering)[group]).astype(mask.dtype)
     return copies.reshape(-1, 3), (real[:, None] * mask[None]).reshape(-1)
 
 
@@ -229,7 +229,7 @@ def symmetrize_lattice(group: Array, lattice: Array) -> Array:
     Directions are kept as they can be: a stays where it is, and b in the plane of a and b.
     """
     rotations = _of("rotations", lattice, group)
-    real = (jnp.arange(MAX_OPERATIONS) < jnp.asarray(table().operations)[group]).astype(lattice.dtype)
+    real = (jnp.arange(MAX_OPERATIONS, dtype=jnp.int32) < jnp.asarray(table().operations)[group]).astype(lattice.dtype)
     before = lattices.metric(lattice)
     after = jnp.einsum("kji,jl,klm,k->im", rotations, before, rotations, real / real.sum())
     return jnp.linalg.cholesky(after) @ lattices.inverse(jnp.linalg.cholesky(before)) @ lattice
@@ -249,7 +249,8 @@ def symmetrize(group: Array, crystal: Crystal) -> tuple[Crystal, Array]:
     """
     lattice = primitive_lattice(group, symmetrize_lattice(group, conventional_lattice(group, crystal.lattice)))
     rotations, translations = _primitive_operations(group, crystal.frac)
-    real = (jnp.arange(MAX_OPERATIONS) < jnp.asarray(table().operations)[group]).astype(crystal.frac.dtype)
+    operations = jnp.asarray(table().operations)[group]
+    real = (jnp.arange(MAX_OPERATIONS, dtype=jnp.int32) < operations).astype(crystal.frac.dtype)
     images = jnp.einsum("kij,nj->kni", rotations, crystal.frac) + translations[:, None]
     target, missed = _nearest_alike(images, crystal._replace(lattice=lattice))
     off = torus.log(images - crystal.frac[target])

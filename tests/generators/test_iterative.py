@@ -10,7 +10,8 @@ import pytest
 from crysjax.base import UNKNOWN, Condition, Network, Pack, Prediction, numbers, one_hot
 from crysjax.data import batching
 from crysjax.generators import processes
-from crysjax.generators.iterative import SPACE_GROUPS, iterative
+from crysjax.generators.coordinates import SPACE_GROUPS
+from crysjax.generators.iterative import iterative
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry import torus
 from crysjax.nets.dense import dense
