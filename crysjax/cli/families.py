@@ -27,6 +27,7 @@ FAMILIES = {
     "continuous_flow": Family("continuous_flow:continuous_flow", ("network",)),
     "vae": Family("vae:vae", ("network", *FIELDS)),
     "vq_vae": Family("vq_vae:vq_vae", ("network", *FIELDS)),
+    "latent_diffusion": Family("latent_diffusion:latent_diffusion"),
     "wyckoff": Family("wyckoff:wyckoff", view="wyckoff_view:wyckoff_view"),
     "text": Family("text:text"),
     "gan": Family("gan:gan", ("network",)),

@@ -26,6 +26,7 @@ def sample(
     out: Path = typer.Option(..., help="Where samples go: .npz, .extxyz, .cif, or a folder of CIFs."),
     count: int = typer.Option(100, "--count", "-n", min=1, help="How many, without --like."),
     like: str = typer.Option("", help="PATH[:SPLIT]: one sample with the composition of each of these crystals."),
+    templates_from: str = typer.Option("", "--templates", help="PATH[:SPLIT] to look up from: retrieval-based flows."),
     elements: str = typer.Option("", help="Only these elements, such as Li,Fe,P,O."),
     formula: str = typer.Option("", help="This composition, such as LiFePO4, in cells of whole units."),
     forbid: str = typer.Option("", help="None of these elements, such as Pb,Cd,Hg."),
@@ -44,7 +45,7 @@ def sample(
     import jax
     import numpy as np
 
-    from crysjax.campaign import sampling
+    from crysjax.campaign import prediction, sampling
     from crysjax.data import datasets, io
 
     config = registry.read_config(registry.model_path(model), "generator")
@@ -52,6 +53,9 @@ def sample(
     changed = {"generator.steps": steps, "generator.guidance": _weights(guidance, names, want) if guidance else None}
     options = constraints.Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance)
     limits = constraints.wanted(options, known)
+    looks_up = config["settings"].get("family") == "retrieval"
+    if looks_up != bool(templates_from) or (looks_up and not like):
+        raise ValueError(f"{model}: a retrieval-based flow needs --like and --templates; others take no --templates")
     if like:
         constraints.beside_like(options)
         given = read_part(like)
@@ -63,10 +67,11 @@ def sample(
     changed = {k: v for k, v in changed.items() if v is not None}
     generator, params = constraints.load(model, changed, limits, [] if like else templates.num_atoms.tolist())
     asked = _asked(want, names, len(templates), seed)
+    view = prediction.retrieved(read_part(templates_from), templates, config)[0] if looks_up else None
     with bar("sample") as advance:
         drawn = sampling.sample(
             generator, params, jax.random.key(seed), templates, asked[:, :-1],
-            space_group=np.nan_to_num(asked[:, -1]).astype(np.int32), on_pack=advance,
+            space_group=np.nan_to_num(asked[:, -1]).astype(np.int32), view=view, on_pack=advance,
         )  # fmt: skip
     drawn = constraints.kept(limits, drawn)
     datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)

@@ -67,6 +67,8 @@ def learned(pairs: Dataset, *, width: int = 8, steps: int = 300, rate: float = 0
 
 
 def _tries(pairs: Dataset) -> _Tries:
+    if "was" not in pairs.site_properties:
+        raise ValueError("data: this set has no pairs of a crystal and a template; `crysjax data pairs` makes them")
     pair = np.repeat(np.arange(len(pairs)), pairs.num_atoms)
     old = pairs.site_properties["was"].astype(int) - 1
     query = np.unique(pairs.ids, return_inverse=True)[1]

@@ -19,6 +19,7 @@ from crysjax.generators.continuous_flow import continuous_flow
 from crysjax.generators.energy_based import energy_based
 from crysjax.generators.gan import gan
 from crysjax.generators.iterative import iterative
+from crysjax.generators.latent_diffusion import latent_diffusion
 from crysjax.generators.normalizing_flow import coupling_flow
 from crysjax.generators.retrieval import retrieval
 from crysjax.generators.text import text
@@ -84,6 +85,7 @@ FAMILIES = {
     "continuous_flow": Row(continuous_flow(SMOOTH, steps=2, solver="heun", probes=1, width=16, max_sites=4)),
     "vae": Row(vae(NETWORK, **FLOW, steps=3, latent=3)),
     "vq_vae": Row(vq_vae(NETWORK, **FLOW, steps=3)),
+    "latent_diffusion": Row(latent_diffusion(width=16, layers=1, heads=2, autoencoder_layers=1, latent=4, steps=3)),
     "wyckoff": Row(WYCKOFF, orbits, log_prob_of_sample=False),
     "text": Row(text(width=16, layers=1, heads=2, max_sites=4)),
     "gan": Row(gan(NETWORK, layouts=("221 a b c",), width=16, latent=4, site_latent=2)),

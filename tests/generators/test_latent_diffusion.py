@@ -40,6 +40,7 @@ def params():
     return jax.tree.map(lambda v: np.asarray(v + 0.1 * rng.normal(size=v.shape), v.dtype), start)
 
 
+SAMPLE = jit(GENERATOR.sample)
 DECODE = jit(lambda params, noise, template: GENERATOR.decode(params, jax.random.key(1), noise, template, nothing()))
 
 
@@ -50,7 +51,7 @@ def test_positions_are_read_off_circles():
     circle = np.concatenate([radius * np.cos(2 * np.pi * frac), radius * np.sin(2 * np.pi * frac)], -1)
     found = np.asarray(fractions(jnp.asarray(circle, jnp.float32)))
     np.testing.assert_allclose((found - frac + 0.5) % 1 - 0.5, 0, atol=3e-7)
-    tiny = jnp.tile(jnp.array([[1.0, 1, 1, -1e-12, -1e-20, 0]], jnp.float32), (1, 1))
+    tiny = jnp.array([[1.0, 1, 1, -1e-12, -1e-20, 0]], jnp.float32)
     np.testing.assert_array_equal(fractions(tiny), 0)
     slope = jax.grad(lambda c: fractions(c).sum())(jnp.zeros((1, 6)))
     assert np.isfinite(slope).all()
@@ -64,17 +65,16 @@ def test_the_position_read_is_where_the_circle_turns():
 
 
 def test_neither_model_moves_the_other(params):
-    """The gradient in the autoencoder is that without denoising; in the denoiser it is that of denoising alone."""
+    """The gradient in the autoencoder is that without denoising; in the denoiser only denoising makes one."""
     pack = template()._replace(occupancy=one_hot(jnp.array([11, 17, 8, 14, 38, 22, 0, 0])))
 
     def gradient(weight: float):
         generator = latent_diffusion(**SMALL, denoising_weight=weight)
         return jit(jax.grad(generator.loss, has_aux=True))(params, jax.random.key(1), pack, nothing())[0]
 
-    whole, half, none = map(gradient, (1.0, 0.5, 0.0))
-    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    whole, none = map(gradient, (1.0, 0.0))
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, whole["autoencoder"], none["autoencoder"])
-    jax.tree.map(lambda a, b: close(0.5 * a, b), whole["denoiser"], half["denoiser"])
     assert all(not leaf.any() for leaf in jax.tree.leaves(none["denoiser"]))
     assert all(any(leaf.any() for leaf in jax.tree.leaves(whole[name])) for name in whole)
 
@@ -101,17 +101,16 @@ def test_padding_changes_nothing(params):
 
 
 def test_species_are_those_that_the_template_allows(params):
-    drawn = jit(GENERATOR.sample)(params, jax.random.key(3), template(), nothing())
+    drawn = SAMPLE(params, jax.random.key(3), template(), nothing())
     z = numbers(drawn.occupancy)
     assert z[:3].tolist() == [11, 17, 8] and z[3] > 0 and set(z[4:6].tolist()) <= {22, 38} and z[6:].tolist() == [0, 0]
 
 
 def test_same_key_same_bits_and_the_type_of_the_template(params):
-    sample = jit(GENERATOR.sample)
-    first, again = (sample(params, jax.random.key(3), template(), nothing()) for _ in range(2))
+    first, again = (SAMPLE(params, jax.random.key(3), template(), nothing()) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     with jax.enable_x64(True):
-        wide = jit(GENERATOR.sample)(params, jax.random.key(3), template(8, np.float64), nothing())
+        wide = SAMPLE(params, jax.random.key(3), template(8, np.float64), nothing())
         assert {leaf.dtype for leaf in (wide.occupancy, wide.frac, wide.lattice)} == {np.dtype("float64")}
 
 
@@ -119,15 +118,15 @@ def test_a_tiny_set_is_reconstructed(prototypes):
     """Two prototypes: from knowing nothing (0.5 on circles, 4.6 nats) to places, cells and elements."""
     lattice = {k: prototypes.SETTINGS[k] for k in ("lattice_center", "lattice_scale")}
     sizes = dict(width=32, heads=4, latent=8)
-    generator = latent_diffusion(**sizes, layers=1, autoencoder_layers=2, **lattice)
-    trained, metrics = prototypes.train(generator, lambda pack: prototypes.nothing(), 150)
-    assert metrics["frac"] < 0.01 and metrics["species"] < 0.1 and metrics["lattice"] < 0.05
-    assert metrics["denoising"] < 3.0, "knowing nothing is 10 times the mean square of latents, see LEAST_TIME"
+    generator = latent_diffusion(**sizes, layers=2, autoencoder_layers=2, known_fraction=1.0, **lattice)
+    trained, metrics = prototypes.train(generator, lambda pack: prototypes.nothing(), 300)
+    assert metrics["frac"] < 0.003 and metrics["species"] < 0.02 and metrics["lattice"] < 0.01
+    assert metrics["denoising"] < 0.7 * 0.93 * (1 + metrics["latent_rms"] ** 2), "0.7 of what answering x_t misses by"
     space = site_autoencoder(**sizes, layers=2, **lattice)
     pack, _ = prototypes.draw(jax.random.key(99))
     apart = jit(lambda p, pack: space.decode(p, space.encode(p, pack).mean, pack))(trained["autoencoder"], pack)
     turn = np.abs((fractions(apart.circle) - pack.frac + 0.5) % 1 - 0.5)
-    assert turn.mean() < 0.02, "a uniform guess is off by 0.25"
+    assert turn.mean() < 0.01, "a uniform guess is off by 0.25"
     np.testing.assert_array_equal(apart.species.argmax(-1), pack.occupancy.argmax(-1))
 
 

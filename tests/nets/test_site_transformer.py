@@ -18,16 +18,15 @@ OWNER = np.array([0, 1, 0, 1, 1, 2, 2])  # sites of a crystal need not be neighb
 
 def pack(owner: np.ndarray, padding: int, dtype=np.float32) -> Pack:
     real = (np.arange(len(owner)) < len(owner) - padding)[:, None]
-    rows = jnp.asarray(np.tile(np.eye(1, 100), (len(owner), 1)) * real, dtype)
-    frac = jnp.zeros((len(owner), 3), dtype)
-    unit = jnp.tile(jnp.eye(3, dtype=dtype)[None], (3, 1, 1))
-    return Pack(rows, frac, unit, jnp.asarray(owner, jnp.int32), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, dtype))
+    rows = (np.tile(np.eye(1, 100), (len(owner), 1)) * real).astype(dtype)
+    frac, unit = np.zeros((len(owner), 3), dtype), np.tile(np.eye(3, dtype=dtype), (3, 1, 1))
+    return Pack(rows, frac, unit, owner.astype(np.int32), np.zeros((1, 2), np.int32), np.zeros(1, dtype))
 
 
-def inputs(dtype=np.float32) -> tuple[jax.Array, jax.Array]:
+def inputs(dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
     """Features of the sites and the context of the crystals."""
     rng = np.random.default_rng(0)
-    return jnp.asarray(rng.normal(size=(7, 5)), dtype), jnp.asarray(rng.normal(size=(3, 4)), dtype)
+    return rng.normal(size=(7, 5)).astype(dtype), rng.normal(size=(3, 4)).astype(dtype)
 
 
 def fresh(net=NET):
@@ -44,11 +43,10 @@ def test_no_site_sees_another_crystal():
     """Exactly: the same bits whatever stands in the others; within its crystal a site sees every other."""
     params, (x, context) = trained(), inputs()
     first = APPLY(params, x, context, pack(OWNER, 1))
-    changed = x.at[3].add(5.0)
-    other = APPLY(params, changed, context.at[2].add(1.0), pack(OWNER, 1))
-    same = OWNER == 0
-    np.testing.assert_array_equal(first[same], other[same])
-    assert (np.abs(first - other)[:6][~same[:6]].max(-1) > 1e-3).all()
+    x = x + np.where(np.arange(7)[:, None] == 3, x, np.float32(0))  # new arrays: jax may still read the old ones
+    context = context + np.float32([[0], [0], [1]])
+    moved = np.abs(np.asarray(APPLY(params, x, context, pack(OWNER, 1))) - first)[:6].max(-1)
+    assert (moved[OWNER[:6] == 0] == 0).all() and (moved[OWNER[:6] > 0] > 1e-3).all()
 
 
 def test_sites_are_exchangeable():
@@ -62,7 +60,7 @@ def test_sites_are_exchangeable():
 def test_padding_answers_zero_and_changes_nothing():
     params, (x, context) = trained(), inputs()
     found = APPLY(params, x, context, pack(OWNER, 1))
-    loud = APPLY(params, x.at[6].set(1e3), context, pack(OWNER, 1))
+    loud = APPLY(params, np.concatenate([x[:6], 1e3 + x[6:]]), context, pack(OWNER, 1))
     np.testing.assert_array_equal(found, loud)
     np.testing.assert_array_equal(found[6], 0)
     without = jit(NET.apply)(params, x[:6], context, pack(OWNER[:6], 0))
@@ -72,7 +70,7 @@ def test_padding_answers_zero_and_changes_nothing():
 def test_a_fresh_stack_is_the_identity():
     """Whatever the context and the other sites: the embedding, normalised and read out."""
     params, (x, context) = fresh(), inputs()
-    embedded = np.asarray(x) @ params["embed"]
+    embedded = x @ params["embed"]
     centred = embedded - embedded.mean(-1, keepdims=True)
     expected = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-6) @ params["read"]
     for seen in (context, context + 3):
@@ -111,7 +109,7 @@ def test_a_block_is_the_formula():
         return (norm(h) * (1 + scale) + shift) @ p["read"] + p["read_bias"]
 
     with jax.enable_x64(True):
-        x, context = (np.asarray(v) for v in inputs(np.float64))
+        x, context = inputs(np.float64)
         found = jit(net.apply)(p, x, context, pack(OWNER, 1, np.float64))
         assert found.dtype == jnp.float64
         for crystal in range(3):
