@@ -59,7 +59,11 @@ def orbit_network(*, width: int, layers: int, heads: int, components: int, conte
         keys = iter(jax.random.split(key, len(sizes) + 2 * len(perceptrons) + 3))
         params = {name: _matrix(next(keys), *shape) for name, shape in sizes.items()}
         for name, (inputs, outputs) in perceptrons.items():
-            params[name] = _matrix(next(keys), inputs, width), jnp.zeros(width), _matrix(next(keys), width, outputs)
+            params[name] = {
+                "first": _matrix(next(keys), inputs, width),
+                "bias": jnp.zeros(width),
+                "second": _matrix(next(keys), width, outputs),
+            }
         params["group_table"] = 0.1 * jax.random.normal(next(keys), (SPACE_GROUPS, width))
         params["letter_table"] = jnp.zeros((SPACE_GROUPS * MAX_LETTERS, width))
         params["species_table"] = 0.3 * jax.random.normal(next(keys), (NUM_SPECIES + 1, width))
@@ -114,9 +118,8 @@ def _matrix(key: Array, inputs: int, outputs: int) -> Array:
     return jax.random.normal(key, (inputs, outputs)) * inputs**-0.5
 
 
-def _perceptron(layer: tuple, x: Array) -> Array:
-    first, bias, second = layer
-    return jax.nn.silu(x @ first + bias) @ second
+def _perceptron(layer: Params, x: Array) -> Array:
+    return jax.nn.silu(x @ layer["first"] + layer["bias"]) @ layer["second"]
 
 
 def _free(group: Array, letter: Array) -> Array:

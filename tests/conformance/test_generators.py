@@ -29,6 +29,7 @@ from crysjax.generators.wyckoff import wyckoff
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry.symmetry import Orbits
 from crysjax.nets.dense import dense
+from crysjax.training import checkpoint
 
 NETWORK = dense(width=16, layers=1, frequencies=4, geometry=4)
 SMOOTH = dense(width=16, layers=1, frequencies=4, geometry=0)  # nothing jumps where a neighbour's image changes
@@ -138,6 +139,13 @@ def test_every_name_in_configs_has_a_row():
     """A family that can be named is a family that is tested here."""
     tested = {name.partition(",")[0] for name in FAMILIES}
     assert set(families.FAMILIES) <= tested
+
+
+def test_a_model_file_gives_the_parameters_back(case, tmp_path):
+    found = checkpoint.read_params(checkpoint.export(tmp_path / "model.npz", {}, case.params))
+    assert jax.tree.structure(found) == jax.tree.structure(case.params)
+    for kept, leaf in zip(jax.tree.leaves(found), jax.tree.leaves(case.params)):
+        assert np.allclose(kept, leaf, rtol=2**-8, atol=1e-30)  # files hold half precision
 
 
 def test_the_loss_is_a_finite_scalar_with_finite_gradients(case):
