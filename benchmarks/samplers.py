@@ -5,7 +5,8 @@
 Positions: crystals of two sites whose difference is, along each axis, a mixture of two wrapped normals. Lattices: six
 standardised coordinates, each a mixture of two normals. The error is the 1-Wasserstein distance between the samples of
 all axes and as many exact draws, in cell lengths or standard deviations; the last line of a case is that of other exact
-draws, below which nothing can be told apart. `tests/generators/test_samplers.py` fits the orders of convergence on the same cases.
+draws, below which nothing can be told apart. `tests/generators/test_samplers.py` fits the orders of convergence on the
+same cases.
 """
 
 from __future__ import annotations
