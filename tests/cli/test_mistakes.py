@@ -55,7 +55,7 @@ CONFIGS = {
     "a name": ("generator", {"network": "dens"}, r"network: 'dens'; .*did you mean dense\?"),
     "nothing there": ("generator", {"frac": None}, r"frac: missing; expected one of flow, diffusion"),
     "no network": ("potential", {"network": None}, r"network: missing; expected one of nequip, cluster"),
-    "another's section": ("generator", {"heads.hidden": 3}, r"heads\.hidden: a generator has no such setting"),
+    "another's section": ("generator", {"heads.hidden": 3}, r"heads\.hidden: a generator of this family has no such"),
     "a dtype": ("generator", {"network.dtype": "float33"}, r"network: data type 'float33' not understood"),
     "no network at all": ("generator", {"network.width": -3}, r"no model can be made of these settings: "),
     "one member": ("heads", {"ensemble.members": 1}, r": ensemble: members is 1; a spread needs at least 2"),
