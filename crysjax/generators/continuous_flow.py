@@ -7,6 +7,11 @@ et al. 2019; training without simulation: Lipman et al. 2023, on the torus: Mill
 It is solved in u = log t, from 0 to log(blur): there the lattice velocity `x - clean(x, t)` and the position velocity
 `t v(x, t)` stay bounded, while the lattice's velocity in t grows as 1/t. It ends at t = `blur`, not at 0, because a law
 without width has no density: what is sampled and scored is the data with a share `blur` of the noise.
+
+One thing is added to the network of `iterative`: its lattice answer is the mean m of a Gaussian whose variance v a
+small read-out gives, and the clean lattice that the velocity needs is the posterior mean of that Gaussian given x_t,
+`m + k (x_t - (1 - t) m)` with `k = (1 - t) v / ((1 - t)^2 v + t^2)`. A network that had to copy x_t to its answer to
+within t at small t would leave lattices far too narrow.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from crysjax.base import (
     Network,
     Pack,
     Params,
+    Prediction,
     mean_by_crystal,
     num_sites,
     site_mask,
@@ -33,6 +39,7 @@ from crysjax.base import (
 from crysjax.generators import coordinates
 from crysjax.generators.composition import composition
 from crysjax.generators.coordinates import Fields, Geometry
+from crysjax.generators.coupling import ReadOut
 from crysjax.generators.flows import centred, euclidean_flow, torus_flow
 from crysjax.geometry import torus
 
@@ -103,23 +110,35 @@ def continuous_flow(
     _check("objective", objective, ("flow_matching", "likelihood"))
     if not 0 < blur < 1:
         raise ValueError(f"blur: {blur}; expected a share of noise between 0 and 1")
-    species = composition(width=width)
+    species, spread = composition(width=width), ReadOut(6, width)
     scales, end = (lattice_center, lattice_scale), math.log(blur)
     frac, lattice = torus_flow(), euclidean_flow()
 
     def init(key: Array, pack: Pack, condition: Condition) -> Params:
-        first, second = jax.random.split(key)
-        time = jnp.zeros(len(pack.lattice), pack.frac.dtype)
-        known = coordinates.context(time, condition, property_center, property_scale)
-        return {"network": network.init(first, pack, known), "species": species.init(second, static(pack, condition))}
+        keys, static = jax.random.split(key, 3), known(pack, condition)
+        time = jnp.ones(len(pack.lattice), pack.frac.dtype)
+        context = coordinates.context(time, condition, property_center, property_scale)
+        params = network.init(keys[0], pack, context)
+        features = jnp.concatenate([network.apply(params, pack, context).crystal, static], -1)
+        return {
+            "network": params,
+            "spread": spread.init(keys[1], features)["params"],
+            "species": species.init(keys[2], static),
+        }
 
-    def static(pack: Pack, condition: Condition) -> Array:
+    def known(pack: Pack, condition: Condition) -> Array:
         return coordinates.given(condition, property_center, property_scale, pack.frac.dtype)
 
-    def predict(params: Params, x: Geometry, t: Array, pack: Pack, condition: Condition):
-        known = coordinates.context(t, condition, property_center, property_scale)
+    def predict(params: Params, x: Geometry, t: Array, pack: Pack, condition: Condition) -> Prediction:
+        """The network's answer; its lattice is the mean of a Gaussian, of which E[clean | x_t] is the posterior."""
         noisy = coordinates.assemble(Fields(x.frac, x.lattice, pack.occupancy), pack, *scales, limit=None)
-        return network.apply(params["network"], noisy, known)
+        context = coordinates.context(t, condition, property_center, property_scale)
+        answer = network.apply(params["network"], noisy, context)
+        features = jnp.concatenate([answer.crystal, known(pack, condition)], -1)
+        precision = jnp.exp(-spread.apply({"params": params["spread"]}, features))
+        t = t[:, None]
+        gain = (1 - t) / ((1 - t) ** 2 + t**2 * precision)
+        return answer._replace(lattice=answer.lattice + gain * (x.lattice - (1 - t) * answer.lattice))
 
     def field(params: Params, pack: Pack, condition: Condition) -> Field:
         used = (num_sites(pack) > 0)[:, None]
@@ -165,7 +184,7 @@ def continuous_flow(
         value = jnp.where(num_sites(pack) > 0, value + 6 * math.log(1 - blur), 0)
         if template is None:
             return value
-        return value + species.log_prob(params["species"], pack.occupancy, template, static(pack, condition))
+        return value + species.log_prob(params["species"], pack.occupancy, template, known(pack, condition))
 
     def matching(params: Params, key: Array, pack: Pack, condition: Condition) -> Geometry:
         keys, clean = jax.random.split(key, 3), coordinates.encode(pack, *scales)
@@ -189,7 +208,7 @@ def continuous_flow(
         condition = coordinates.drop_condition(keys[0], condition, drop_condition)
         errors = (matching if objective == "flow_matching" else likelihood)(params, keys[1], pack, condition)
         template = coordinates.hide_species(keys[2], pack)
-        nats = -species.log_prob(params["species"], pack.occupancy, template, static(pack, condition))
+        nats = -species.log_prob(params["species"], pack.occupancy, template, known(pack, condition))
         parts = Fields(*errors, species_weight * nats / jnp.maximum(num_sites(pack), 1))
         means = Fields(*(coordinates.mean_over_crystals(jnp.broadcast_to(v, nats.shape), pack) for v in parts))
         return sum(means), means._asdict()
@@ -200,7 +219,7 @@ def continuous_flow(
         return Geometry(frac.prior(first, template.frac, template), lattice.prior(second, like, template))
 
     def decode(params: Params, key: Array, noise: Geometry, template: Pack, condition: Condition) -> Pack:
-        pack = template._replace(occupancy=species.draw(params["species"], key, template, static(template, condition)))
+        pack = template._replace(occupancy=species.draw(params["species"], key, template, known(template, condition)))
         x = solve(field(params, pack, condition), noise, 0.0, end, steps, solver)
         placed = Fields(torus.wrap(x.frac), x.lattice / (1 - blur), pack.occupancy)
         return coordinates.assemble(placed, pack, *scales, limit=None)

@@ -266,16 +266,13 @@ def test_the_coupling_flow_finds_a_known_distribution():
         lattice_layers=4, lattice_bins=8, position_blur=0.0, lattice_blur=0.0, species_weight=0.0,
     )  # fmt: skip
     gap, error = divergence_after_training(generator, 500, 5e-3)
-    print("coupling", gap, error)
     assert -4 * error < gap < 1.5
 
 
-@pytest.mark.xfail(strict=True, reason="trained, the way back to the noise is stiff near the data: 10 steps diverge")
 def test_the_continuous_flow_finds_a_known_distribution():
     generator = continuous_flow(
         dense(width=32, layers=1, frequencies=4, geometry=0), steps=10, blur=0.02, divergence="exact", max_sites=2,
         width=8, species_weight=0.0,
     )  # fmt: skip
     gap, error = divergence_after_training(generator, 600, 5e-3)
-    print("continuous", gap, error)
-    assert -4 * error < gap < 1.0
+    assert -4 * error < gap < 0.3
