@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import time
@@ -82,7 +83,7 @@ def plan_settings(
 
 
 def compare(
-    configs: list[Path] = typer.Argument(help="Comparisons, such as configs/compare/perov_5.yaml."),
+    configs: list[Path] = typer.Argument(help="Comparisons, such as configs/compare/carbon_24.yaml."),
     out: Path = typer.Option(..., help="Folder for table.md, table.json, report.html and the models trained."),
 ) -> None:
     """Train or load, sample and evaluate models of every family; one table and one plot, floors beside them."""
@@ -128,12 +129,13 @@ def _lines(plan: Plan, out: Path, curves: dict[str, list[tuple[int, float]]]) ->
 
 
 def _model_file(name: str, source: str, out: Path) -> str:
-    """A trained model; a training config is trained first, once."""
+    """A trained model; a training config is trained first, once: its folder is named by what the config says."""
     from crysjax.cli import train
 
     if not source.endswith(".yaml"):
         return source
-    made = out / "models" / name / "model.npz"
+    said = hashlib.sha256(repr(sorted(read_yaml(source).items())).encode()).hexdigest()
+    made = out / "models" / f"{name}-{said[:8]}" / "model.npz"
     if not made.exists():
         _say(f"{name}: training {source}")
         train.train(Path(source), made.parent, [])

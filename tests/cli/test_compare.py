@@ -49,10 +49,21 @@ def test_quality_against_steps_is_drawn(compared):
 
 def test_a_model_is_trained_once(compared, crysjax):
     out, (_, second), _ = compared
-    model = out / "models" / "quick" / "model.npz"
+    (model,) = (out / "models").glob("quick-*/model.npz")
     before = model.stat().st_mtime_ns
     answer = crysjax("compare", second, "--out", out)
     assert answer.code == 0 and model.stat().st_mtime_ns == before and "training" not in answer.err
+
+
+def test_a_config_that_says_something_else_is_another_model(compared, world, crysjax, write):
+    """Two data sets may both call a model `flow`, and a config may change between two runs."""
+    out, (_, second), _ = compared
+    quick = write(second.parent / "quick.yaml", world.config("generator") | {"steps": 4, "properties": []})
+    plan = {"data": str(world.data), "task": "de novo", "rows": 4, "models": {"quick": str(quick)}}
+    with jax.numpy_dtype_promotion("standard"):
+        answer = crysjax("compare", write(second.parent / "third.yaml", plan), "--out", out)
+    assert answer.code == 0 and "quick: training" in answer.err
+    assert len(list((out / "models").glob("quick-*/model.npz"))) == 2
 
 
 @pytest.mark.parametrize(
