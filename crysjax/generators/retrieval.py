@@ -30,17 +30,9 @@ from crysjax.base import (
     one_hot,
     site_mask,
 )
-from crysjax.generators.coordinates import (
-    LATTICE_CENTER,
-    LATTICE_SCALE,
-    Fields,
-    Geometry,
-    Numbers,
-    assemble,
-    context,
-    drop_condition,
-    encode,
-)
+from crysjax.generators import coordinates
+from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Geometry, Numbers, assemble, encode
+from crysjax.generators.flows import centred
 from crysjax.geometry import torus
 
 BEFORE = 0.25
@@ -66,7 +58,7 @@ def retrieval(
     lattice_scale: Numbers = LATTICE_SCALE,
     property_center: Numbers = (),
     property_scale: Numbers = (),
-    drop: float = 0.2,
+    drop_condition: float = 0.2,
     frac_spread: float = 0.02,
     lattice_spread: float = 0.2,
     judge_weight: float = 1.0,
@@ -84,7 +76,7 @@ def retrieval(
         steps: Euler steps; the paths are nearly straight, so few are needed.
         jitter: standard deviation of noise on the start, in cell lengths: how far samples of one template differ.
         lattice_center, lattice_scale, property_center, property_scale: as for `iterative`.
-        drop: share of training crystals that lose their properties or their space group.
+        drop_condition: share of training crystals that lose their properties or their space group.
         frac_spread, lattice_spread: size of what is to be corrected, in cell lengths and in standard deviations of the
             lattice coordinates: the units of the network's answer and of the two errors.
         judge_weight: of the judge's cross entropy in the loss.
@@ -109,7 +101,7 @@ def retrieval(
         return jnp.sqrt(mean_by_crystal(jnp.sum(jnp.square(apart), -1), pack) + 1e-8)
 
     def asked(t: Array, far: Array, condition: Condition) -> Array:
-        return jnp.concatenate([context(t, condition, property_center, property_scale), far[:, None]], -1)
+        return jnp.concatenate([coordinates.context(t, condition, property_center, property_scale), far[:, None]], -1)
 
     def predict(params, x: Geometry, t: Array, start: Start, pack: Pack, condition: Condition) -> Prediction:
         given = network.apply(params["network"], at(x, start.was, pack), asked(t, distance(start.was, pack), condition))
@@ -123,7 +115,7 @@ def retrieval(
         features = network.apply(params, pack, noted).crystal
         return {"network": params, "judge": _Judge().init(second, features)["params"]}
 
-    def coordinates(start: Start, pack: Pack) -> Geometry:
+    def geometry(start: Start, pack: Pack) -> Geometry:
         x = encode(pack._replace(frac=start.frac, lattice=start.lattice), lattice_center, lattice_scale)
         return Geometry(x.frac, x.lattice)
 
@@ -134,13 +126,13 @@ def retrieval(
         # the judge sees the start alone, and every sampler passes there: half of the crystals
         at_start = jax.random.uniform(keys[0], (crystals,)) < 0.5
         t = jnp.where(at_start, 1.0, jax.random.uniform(keys[1], (crystals,)))
-        clean, begun = encode(pack, lattice_center, lattice_scale), coordinates(start, pack)
+        clean, begun = encode(pack, lattice_center, lattice_scale), geometry(start, pack)
         begun = begun._replace(frac=begun.frac + jitter * jax.random.normal(keys[2], begun.frac.shape))
-        way = Geometry(_centred(torus.log(begun.frac - clean.frac), pack), (begun.lattice - clean.lattice) * free)
+        way = Geometry(centred(torus.log(begun.frac - clean.frac), pack), (begun.lattice - clean.lattice) * free)
         # the path runs backwards from the start, which is held: the truth's origin is a matter of taste
         back = 1 - t
         x = Geometry(begun.frac - back[pack.owner][:, None] * way.frac, begun.lattice - back[:, None] * way.lattice)
-        condition = drop_condition(keys[3], condition, drop)
+        condition = coordinates.drop_condition(keys[3], condition, drop_condition)
         found = predict(params, x, t, start, pack, condition)
         error = Geometry(
             _root(mean_by_crystal(jnp.mean(jnp.square((found.frac - way.frac) / frac_spread), -1), pack)),
@@ -159,7 +151,7 @@ def retrieval(
 
     def judge(params, start: Start, pack: Pack, condition: Condition) -> Array:
         ones = jnp.ones(pack.lattice.shape[0], pack.frac.dtype)
-        features = predict(params, coordinates(start, pack), ones, start, pack, condition).crystal
+        features = predict(params, geometry(start, pack), ones, start, pack, condition).crystal
         logit = _Judge().apply({"params": params["judge"]}, features)
         return jnp.where(start.found > 0, logit - nearness * distance(start.was, pack), -jnp.inf)
 
@@ -168,13 +160,13 @@ def retrieval(
 
     def decode(params, key: Array, noise: Array, template: Pack, condition: Condition) -> Pack:
         start = chosen(params, template, condition)
-        x = coordinates(start, template)
+        x = geometry(start, template)
         x = x._replace(frac=x.frac + jitter * noise)
         ones = jnp.ones(template.lattice.shape[0], template.frac.dtype)
 
         def step(x: Geometry, t: Array) -> tuple[Geometry, None]:
             go = predict(params, x, t * ones, start, template, condition)
-            return Geometry(x.frac - _centred(go.frac, template) / steps, x.lattice - go.lattice / steps), None
+            return Geometry(x.frac - centred(go.frac, template) / steps, x.lattice - go.lattice / steps), None
 
         times = jnp.linspace(1.0, 1.0 / steps, steps, dtype=template.frac.dtype)
         x, _ = jax.lax.scan(jax.checkpoint(step), x, times)
@@ -217,10 +209,6 @@ def _pick(leaf: Array, best: Array) -> Array:
 
 def _fields(x: Geometry, rows: Array) -> Fields:
     return Fields(x.frac, x.lattice, rows)
-
-
-def _centred(x: Array, pack: Pack) -> Array:
-    return x - mean_by_crystal(x, pack)[pack.owner]
 
 
 def _share(values: Array, weight: Array, pack: Pack) -> Array:
