@@ -108,7 +108,7 @@ def _html_table(rows: Sequence[Line]) -> str:
 def steps_chart(
     title: str, curves: Mapping[str, Sequence[tuple[int, float]]], floors: Mapping[str, float], what: str
 ) -> str:
-    """A metric against the number of network calls (logarithmic), a curve a model, floors as dashed lines."""
+    """A metric against the number of sampler steps (logarithmic), a curve a model, floors as dashed lines."""
     scale = Scale.over([v for curve in curves.values() for _, v in curve] + list(floors.values()))
     steps = sorted({s for curve in curves.values() for s, _ in curve})
     low, high = math.log(steps[0]), math.log(steps[-1]) if len(steps) > 1 else math.log(steps[0]) + 1
@@ -118,7 +118,7 @@ def steps_chart(
 
     parts = [charts.axis(scale)]
     parts += [f'<text x="{across(s):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{s}</text>' for s in steps]
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 4}" text-anchor="middle">network calls a sample; {what}</text>')
+    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 4}" text-anchor="middle">steps of the sampler; {what}</text>')
     for place, (name, curve) in enumerate(curves.items()):
         points = [(across(s), scale(v)) for s, v in curve]
         kind = set_charts.css_class(place, name)
