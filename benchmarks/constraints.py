@@ -21,6 +21,7 @@ from crysjax.data import datasets, elements, oxidation
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.evaluation.validity import validity
 from crysjax.generators.constraint import Fixed
+from crysjax.guidance import space_group
 from crysjax.guidance.constraints import Constraints, compiled, constrain, violations
 
 LI, O, P, TI, FE = 3, 8, 15, 22, 26
@@ -41,7 +42,9 @@ CASES = {
     "fixed atoms and cell": Constraints(fixed=SEED._replace(lattice=CELL)),
     "distances of 1.5 Å": Constraints(min_distance_angstrom=1.5),
     "distances of 2.0 Å": Constraints(min_distance_angstrom=2.0),
-    "all of these": Constraints(
+    "space group 62": Constraints(space_group=62),
+    "space group 225": Constraints(space_group=225),
+    "all but the group": Constraints(
         forbidden=POISONS, num_elements=(3, 3), states=STATES, fixed=SEED, min_distance_angstrom=1.5
     ),
     "ternary, neutral, draft and repair": Constraints(num_elements=(3, 3), states=STATES),
@@ -54,6 +57,8 @@ def drawn(name: str, count: int, steps: int) -> tuple[Dataset, float]:
     config = registry.load_model("mp_20_generator", "generator").config
     sizes = {n: c for n, c in ((int(n), c) for n, c in config["sizes"].items()) if 3 <= n <= 8}
     sizes = {7: 1} if wanted.formula else sizes
+    if wanted.space_group:
+        return in_group(wanted.space_group, sizes, count, steps)
     num_atoms = sampling.draw_sizes(0, sizes, count)
     constraint = compiled(wanted, num_atoms.tolist(), known=config["elements"])
     settings = {"generator.steps": steps} | ({"generator.constraint": constraint} if native else {})
@@ -62,6 +67,22 @@ def drawn(name: str, count: int, steps: int) -> tuple[Dataset, float]:
     start = time.perf_counter()
     asked = np.full((count, 2), np.nan, np.float32)
     found = sampling.sample(generator, loaded.params, jax.random.key(1), sampling.blank(num_atoms), asked)
+    return found, time.perf_counter() - start
+
+
+def in_group(group: int, sizes: dict[int, int], count: int, steps: int) -> tuple[Dataset, float]:
+    """Samples of a space group, with orbits drawn for each, and seconds."""
+    loaded = registry.load_model("mp_20_generator", "generator", {"generator.steps": steps})
+    fit = {n: c for n, c in sizes.items() if space_group.possible(group, {0: n})}
+    num_atoms = sampling.draw_sizes(0, fit, count)
+    orbits = space_group.draw_orbits(group, [{0: n} for n in num_atoms.tolist()])
+    blank = sampling.blank(num_atoms, np.concatenate([space_group.sites_of(one) for one in orbits]))
+    start = time.perf_counter()
+    found = sampling.sample(
+        space_group.in_group(loaded.build, native=True), loaded.params, jax.random.key(1), blank,
+        np.full((count, 2), np.nan, np.float32), elements=tuple(loaded.config["elements"]),
+        space_group=np.full(count, group), view=space_group.orbits_view(orbits),
+    )  # fmt: skip
     return found, time.perf_counter() - start
 
 

@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     name: str
     data: str
     task: str
-    models: dict[str, str]
+    models: dict[str, str | dict]
     train_split: str
     split: str
     rows: int
@@ -60,7 +60,8 @@ def plan_settings(
 
     Args:
         data: a data set file with splits.
-        models: name -> a training config (trained once, into the folder of the comparison) or a trained model.
+        models: name -> a training config (trained once, into the folder of the comparison), a trained model, or
+            `{config: FILE, KEY: VALUE, ...}`, a config with some of its keys changed, or left out by `null`.
         name: of the data set in the table; its file's if not given.
         task: "csp", the structure of a given composition, or "de novo", free samples.
         train_split, split: what floors learn from, and what is asked.
@@ -128,19 +129,34 @@ def _lines(plan: Plan, out: Path, curves: dict[str, list[tuple[int, float]]]) ->
         yield _line(plan, name, _model_file(name, source, out), train, asked, out, curves)
 
 
-def _model_file(name: str, source: str, out: Path) -> str:
+def _model_file(name: str, source: str | dict, out: Path) -> str:
     """A trained model; a training config is trained first, once: its folder is named by what the config says."""
-    from crysjax.cli import train
+    import yaml
 
-    if not source.endswith(".yaml"):
-        return source
-    said = hashlib.sha256(repr(sorted(read_yaml(source).items())).encode()).hexdigest()
+    from crysjax.cli import train
+    from crysjax.data import files
+
+    config, changed = _source(name, source)
+    if not config.endswith(".yaml"):
+        return config
+    settings = {key: value for key, value in (read_yaml(config) | changed).items() if value is not None}
+    said = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
     made = out / "models" / f"{name}-{said[:8]}" / "model.npz"
     if not made.exists():
-        _say(f"{name}: training {source}")
-        train.train(Path(source), made.parent, [])
+        _say(f"{name}: training {config}")
+        files.write(made.with_name("config.yaml"), yaml.safe_dump(settings))
+        train.train(made.with_name("config.yaml"), made.parent, [])
         shutil.rmtree(made.parent / "checkpoints")
     return str(made)
+
+
+def _source(name: str, source: str | dict) -> tuple[str, dict]:
+    """What is trained or loaded, and the keys that are changed before."""
+    config, changed = (source.get("config", ""), source) if isinstance(source, dict) else (source, {})
+    changed = {key: value for key, value in changed.items() if key != "config"}
+    if not config or (changed and not config.endswith(".yaml")):
+        raise ValueError(f"models: {name}: expected a model, a config.yaml, or {{config: config.yaml, KEY: VALUE}}")
+    return config, changed
 
 
 def _line(

@@ -27,6 +27,7 @@ class Options(NamedTuple):
     fix: str = ""
     fix_cell: bool = False
     min_distance: float = 0.0
+    space_group: int = 0
 
     def asked(self) -> list[str]:
         """The options that were given, as they are written."""
@@ -40,6 +41,8 @@ def wanted(options: Options, known: list[int]) -> Constraints:
 
     if options.fix_cell and not options.fix:
         raise ValueError("--fix-cell: expected --fix FILE beside it")
+    if options.space_group:
+        _beside_group(options)
     return Constraints(
         formula=_formula(options.formula, known),
         allowed=symbols("--elements", options.elements, known),
@@ -48,7 +51,18 @@ def wanted(options: Options, known: list[int]) -> Constraints:
         states=common_states() if options.neutral else None,
         fixed=_fixed(options.fix, options.fix_cell),
         min_distance_angstrom=options.min_distance,
+        space_group=options.space_group,
     )
+
+
+def _beside_group(options: Options) -> None:
+    """An error for what cannot be kept together with a space group."""
+    with_formula = bool(options.formula)
+    against = {"--num-elements", "--neutral"} if not with_formula else set()
+    wrong = [name for name in options.asked() if name in against | {"--fix", "--min-distance"}]
+    if wrong:
+        more = ", unless a --formula says the composition" if wrong[0] in against else ""
+        raise ValueError(f"--space-group: expected no {', '.join(wrong)} beside it{more}")
 
 
 def beside_like(options: Options) -> None:
@@ -66,6 +80,8 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
     from crysjax.guidance.constraints import possible_sizes
 
     unit = sum(limits.formula.values()) or 1
+    if limits.space_group:
+        return _sizes_of_group(limits, of_model)
     fixed, elements = 0 if limits.fixed is None else len(limits.fixed.numbers), (limits.num_elements or (0,))[0]
     fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= max(fixed, elements)}
     if not fit:
@@ -77,25 +93,84 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
     return {n: fit[n] for n in possible} or fit
 
 
-def load(model: str, changed: dict[str, Any], limits: Constraints, num_atoms: list[int]) -> tuple[Any, Any]:
-    """The generator that keeps the constraints in crystals of these sizes ([]: distances alone), and its parameters.
+def _sizes_of_group(limits: Constraints, of_model: dict[int, int]) -> dict[int, int]:
+    """The sizes that positions of the group add up to; the refusal of the smallest if none does."""
+    from crysjax.guidance import space_group
 
-    Families that have a `constraint` of their own are built with it.
+    fit = {n: space_group.composition(limits.formula, n) for n in sorted(of_model)}
+    fit = {n: made for n, made in fit.items() if made}
+    if not fit:
+        unit = sum(limits.formula.values())
+        raise ValueError(
+            f"expected units of {unit} atoms; the model knows {min(of_model)} to {max(of_model)} atoms a crystal"
+        )
+    found = {n: of_model[n] for n, made in fit.items() if space_group.possible(limits.space_group, made)}
+    if not found:
+        space_group.draw_orbits(limits.space_group, list(fit.values()))
+    return found
+
+
+class Ready(NamedTuple):
+    """What samples are drawn with."""
+
+    generator: Any
+    params: Any
+    templates: Dataset
+    view: Any = None  # of the templates, if the constraints need one
+    elements: tuple[int, ...] | None = None  # that free sites may take, where the generator does not know it
+
+
+def ready(model: str, changed: dict[str, Any], limits: Constraints, templates: Dataset, *, seed: int = 0) -> Ready:
+    """The generator that keeps the constraints in crystals of the templates' sizes.
+
+    Families that have a `constraint` of their own are built with it; a group that is not theirs by construction is
+    kept by orbits that are drawn for every template.
     """
     from crysjax.cli import registry
     from crysjax.guidance.constraints import Constraints, compiled, constrain
 
     config = registry.read_config(registry.model_path(model), "generator")
+    of_family = families.named(config["settings"])
     constraint, native = None, False
-    if num_atoms and limits._replace(min_distance_angstrom=0.0) != Constraints():
-        constraint = compiled(limits, num_atoms, known=config["elements"])
-        native = "constraint" in inspect.signature(families.factory(families.named(config["settings"]))).parameters
-        changed = changed | ({"generator.constraint": constraint} if native else {})
+    if limits._replace(min_distance_angstrom=0.0) != Constraints():
+        constraint = compiled(limits, templates.num_atoms.tolist(), known=config["elements"])
+        native = "constraint" in inspect.signature(families.factory(of_family)).parameters
+    if limits.space_group and not by_construction(config):
+        return _in_group(registry.load_model(model, "generator", changed), native, limits, templates, seed)
+    changed = changed | ({"generator.constraint": constraint} if native else {})
     loaded = registry.load_model(model, "generator", changed)
     if constraint is None and limits.min_distance_angstrom == 0:
-        return loaded.build, loaded.params
+        return Ready(loaded.build, loaded.params, templates)
     distance = limits.min_distance_angstrom
-    return constrain(loaded.build, constraint, min_distance_angstrom=distance, native=native), loaded.params
+    build = constrain(loaded.build, constraint, min_distance_angstrom=distance, native=native)
+    return Ready(build, loaded.params, templates)
+
+
+def _in_group(loaded: Any, native: bool, limits: Constraints, templates: Dataset, seed: int) -> Ready:
+    """Templates whose sites are orbits of the group, and the generator that keeps them so."""
+    import numpy as np
+
+    from crysjax.campaign import sampling
+    from crysjax.guidance import space_group
+
+    made = [space_group.composition(limits.formula, n) for n in templates.num_atoms.tolist()]
+    orbits = space_group.draw_orbits(limits.space_group, made, seed=seed)
+    numbers = np.concatenate([space_group.sites_of(one) for one in orbits])
+    known = set(limits.allowed or loaded.config["elements"]) - set(limits.forbidden)
+    generator = space_group.in_group(loaded.build, native=native)
+    templates = sampling.blank(templates.num_atoms, numbers)
+    return Ready(generator, loaded.params, templates, space_group.orbits_view(orbits), tuple(sorted(known)))
+
+
+def by_construction(config: dict) -> bool:
+    """Whether the model's family has every crystal in the group that it is asked for."""
+    return config["settings"].get("family") == "wyckoff"
+
+
+def told_group(config: dict) -> bool:
+    """Whether the model takes the group as a condition."""
+    trained_on = config.get("card", {}).get("run", {}).get("properties", [])
+    return by_construction(config) or "space_group" in trained_on
 
 
 def kept(limits: Constraints, drawn: Dataset) -> Dataset:

@@ -33,6 +33,7 @@ def sample(
     num_elements: str = typer.Option("", help="NUMBER or LOW:HIGH of different elements."),
     neutral: bool = typer.Option(False, "--neutral", help="Charges add up to zero with common oxidation states."),
     min_distance: float = typer.Option(0.0, min=0, help="Of all atoms in Å, periodic images included."),
+    space_group: int = typer.Option(0, min=0, max=230, help="Whose operations every sample has."),
     fix: str = typer.Option("", help="A file of one crystal whose atoms are in every sample, where they are."),
     fix_cell: bool = typer.Option(False, "--fix-cell", help="The cell of --fix as well."),
     max_atoms: int | None = typer.Option(None, min=1, help="Largest cell."),
@@ -51,7 +52,9 @@ def sample(
     config = registry.read_config(registry.model_path(model), "generator")
     names, known = [*config["properties"], "space_group"], config["elements"]
     changed = {"generator.steps": steps, "generator.guidance": _weights(guidance, names, want) if guidance else None}
-    options = constraints.Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance)
+    options = constraints.Options(
+        formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group
+    )
     limits = constraints.wanted(options, known)
     looks_up = config["settings"].get("family") == "retrieval"
     if looks_up != bool(templates_from) or (looks_up and not like):
@@ -65,13 +68,16 @@ def sample(
         sizes = constraints.sizes(limits, {int(n): c for n, c in config["sizes"].items()}, known)
         templates = sampling.blank(sampling.draw_sizes(seed, sizes, count, max_atoms))
     changed = {k: v for k, v in changed.items() if v is not None}
-    generator, params = constraints.load(model, changed, limits, [] if like else templates.num_atoms.tolist())
+    ready = constraints.ready(model, changed, limits, templates, seed=seed)
     asked = _asked(want, names, len(templates), seed)
-    view = prediction.retrieved(read_part(templates_from), templates, config)[0] if looks_up else None
+    if space_group and constraints.told_group(config):
+        asked[:, -1] = space_group
+    view = prediction.retrieved(read_part(templates_from), templates, config)[0] if looks_up else ready.view
     with bar("sample") as advance:
         drawn = sampling.sample(
-            generator, params, jax.random.key(seed), templates, asked[:, :-1],
-            space_group=np.nan_to_num(asked[:, -1]).astype(np.int32), view=view, on_pack=advance,
+            ready.generator, ready.params, jax.random.key(seed), ready.templates, asked[:, :-1],
+            elements=ready.elements, space_group=np.nan_to_num(asked[:, -1]).astype(np.int32), view=view,
+            on_pack=advance,
         )  # fmt: skip
     drawn = constraints.kept(limits, drawn)
     datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)

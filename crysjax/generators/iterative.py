@@ -24,13 +24,14 @@ from crysjax.base import (
     num_sites,
 )
 from crysjax.generators import constraint as constraints
-from crysjax.generators import coordinates
+from crysjax.generators import coordinates, symmetric_sites
 from crysjax.generators.classifier_free import check_weights, guided
 from crysjax.generators.constraint import Constraint, Given
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers
 from crysjax.generators.interpolants import asked_twice
 from crysjax.generators.samplers import Problem, grid
 from crysjax.generators.samplers import sampler as named_sampler
+from crysjax.generators.symmetric_sites import SymmetricSites
 
 
 def iterative(
@@ -140,16 +141,26 @@ def iterative(
         clean = encode(template._replace(lattice=part.lattice)).lattice
         return x._replace(lattice=lattice.corrupt(keys[1], clean, at.lattice, template)[0])
 
+    def symmetric(orbits: SymmetricSites | None, x: Fields, template: Pack) -> Fields:
+        if orbits is None:
+            return x
+        cells = symmetric_sites.cells(orbits, assemble(x, template).lattice)
+        return x._replace(
+            frac=symmetric_sites.positions(orbits, x.frac),
+            lattice=encode(template._replace(lattice=cells)).lattice,
+        )
+
     def decode(params, key: Array, noise: Fields, template: Pack, condition: Condition) -> Pack:
         template = constraints.prepare(constraint, template)
         part, rules = constraints.given(constraint, template), constraint and constraint.species
+        orbits = symmetric_sites.of(condition.view)
         key_plan, key_rules, key_part = (jax.random.fold_in(key, k) for k in (1, 2, 3))
         known = is_known(template.occupancy)[:, None]
         allowed = template.occupancy > 0
         ones = jnp.ones(template.lattice.shape[0], template.frac.dtype)
 
         def hold(rows: Array) -> Array:
-            return jnp.where(known > 0, template.occupancy, rows)
+            return symmetric_sites.of_first(orbits, jnp.where(known > 0, template.occupancy, rows))
 
         def step(carry: tuple, this: tuple[Array, Array, Array]) -> tuple[tuple, None]:
             (x, memory, plan), (key, key_rules, t, dt) = carry, this
@@ -157,23 +168,25 @@ def iterative(
             def ask(x: tuple, t: Array) -> tuple[tuple, Any]:
                 x = Fields(*x)._replace(species=hold(x[2]))
                 said = predict(params, x, t * ones, template, condition)
-                logits = jnp.where(allowed, said.species, -1e9)
+                said = said._replace(frac=symmetric_sites.average(orbits, said.frac))
+                logits = jnp.where(allowed, symmetric_sites.shared(orbits, said.species), -1e9)
                 rows = noise.species, x.species
                 logits, settled = constraints.conditioned(rules, key_rules, logits, *rows, plan, template)
                 return tuple(getattr(said._replace(species=logits), p.head) for p in processes), settled
 
             moved, memory, plan = move.advance(problem._replace(ask=ask), key, x, memory, t, dt)
-            after = Fields(*moved)._replace(species=hold(moved[2]))
+            after = symmetric(orbits, Fields(*moved)._replace(species=hold(moved[2])), template)
             return (replaced(key_part, part, after, (t - dt) * ones, template), memory, plan), None
 
         problem = Problem(processes, None, lambda t: times(t * ones, template), template)
-        start = replaced(key_part, part, noise._replace(species=hold(noise.species)), ones, template)
+        start = symmetric(orbits, noise._replace(species=hold(noise.species)), template)
+        start = replaced(key_part, part, start, ones, template)
         plan = None if rules is None else rules.start(key_plan, template)
         keys = jax.random.split(key, steps), jax.random.split(key_rules, steps)
         first = start, move.start(problem, start), plan
         (final, _, _), _ = jax.lax.scan(jax.checkpoint(step), first, (*keys, *grid(steps, rho, ones.dtype)))
         final = assemble(final._replace(species=coordinates.harden(final.species, template)), template)
-        return constraints.in_place(part, final)
+        return constraints.in_place(part, symmetric_sites.settle(orbits, final))
 
     def sample(params, key: Array, template: Pack, condition: Condition) -> Pack:
         first, rest = jax.random.split(key)

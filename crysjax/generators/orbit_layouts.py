@@ -7,6 +7,7 @@ with u the free point of the site's orbit: sites that are made so have the symme
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -57,17 +58,24 @@ def _layout(name: str) -> tuple:
     number, *letters = str(name).split()
     if not number.isdigit() or not letters:
         raise ValueError(f"layouts: {name!r}; expected a space group and its positions, such as '221 a b c'")
-    group, known = int(number), symmetry.table()
-    where = sorted((symmetry.index(group, letter) for letter in letters), key=lambda k: known.sites[group, k])
+    group, sites = int(number), symmetry.table().sites
+    where = sorted((symmetry.index(group, letter) for letter in letters), key=lambda k: sites[group, k])
+    linear, offset, first = maps(group, where)
+    return group, len(first), linear, offset, first
+
+
+def maps(group: int, letters: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the sites of some orbits (letters by number, a = 0): M (k, 3, 3), c (k, 3) and the first of its orbit (k,)."""
+    known = symmetry.table()
     back = np.linalg.inv(known.primitive[group]).T  # columns of conventional fractions -> of primitive ones
     linear, offset, first = [], [], []
-    for k in where:
+    for k in letters:
         for operation in known.orbits[group, k, : known.sites[group, k]]:
             turn, shift = known.rotations[group, operation], known.translations[group, operation]
             linear.append(back @ turn @ known.linear[group, k])
             offset.append(back @ (turn @ known.offset[group, k] + shift))
         first += [len(first)] * int(known.sites[group, k])
-    return group, len(first), np.stack(linear), np.stack(offset), np.array(first)
+    return np.stack(linear), np.stack(offset), np.array(first)
 
 
 def place(layouts: Layouts, pack: Pack, group: Array, order: Array, choice: Array, log_weight: Array) -> Placed:

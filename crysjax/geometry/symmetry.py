@@ -262,6 +262,14 @@ def symmetrize(group: Array, crystal: Crystal) -> tuple[Crystal, Array]:
     return Crystal(crystal.occupancy, frac, lattice), jnp.where((once == 1).all(), worst, jnp.inf)
 
 
+def primitive_operations(group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (k, 3, 3) and translations (k, 3) of a group on fractions of the primitive cell, on the host."""
+    basis, count = table().primitive[group], table().operations[group]
+    back = np.linalg.inv(basis)
+    rotations = np.einsum("ji,kjl,ml->kim", back, table().rotations[group, :count], basis)
+    return np.round(rotations).astype(int), table().translations[group, :count] @ back
+
+
 def _primitive_operations(group: Array, like: Array) -> tuple[Array, Array]:
     """Rotations (48, 3, 3) and translations (48, 3) that act on fractions of the primitive cell."""
     basis = _of("primitive", like, group)

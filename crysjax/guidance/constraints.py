@@ -10,7 +10,8 @@ for, and answers what samplers need. `constrain` wraps any generator. How each i
   other family by draft and repair: a free draft is drawn, its species are replaced by feasible ones near them (a
   joint draw with odds of e^-20 against a change of a site), and the crystal is drawn again for these species;
 * fixed atoms, and a fixed cell, follow the noise inside of a native sampler and are put back bit for bit at the end;
-* distances are projected (`guidance/projection`), fixed atoms standing still, with the cell as the last resort.
+* distances are projected (`guidance/projection`), fixed atoms standing still, with the cell as the last resort;
+* a space group is a choice of orbits, made before anything is drawn (`guidance/space_group`).
 
 `violations` counts on the host, by other means, what is broken: with a fixed cell distances can be, and crystals that
 are not finite break them too. All else cannot be.
@@ -28,6 +29,7 @@ from jax import Array
 from crysjax.base import NUM_SPECIES, Condition, Generator, Pack, Params, PyTree, is_known
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.elements import SYMBOLS
+from crysjax.data.operations import has_group
 from crysjax.generators import constraint as constraints
 from crysjax.generators.constraint import Constraint, Fixed
 from crysjax.generators.feasible import States, Witness, feasible, neutral
@@ -48,6 +50,7 @@ class Constraints(NamedTuple):
     states: States | None = None  # oxidation states under which the crystal has to be neutral
     fixed: Fixed | None = None  # atoms, and perhaps the cell, that are given
     min_distance_angstrom: float = 0.0  # of all atoms, periodic images included
+    space_group: int = 0  # whose operations every crystal has, in the primitive cell of the standard setting; 0 = any
 
 
 def compiled(
@@ -150,6 +153,7 @@ def violations(wanted: Constraints, crystals: Dataset) -> dict[str, np.ndarray]:
         ),
         "fixed": lambda e: wanted.fixed is not None and not _holds(wanted.fixed, e),
         "min_distance": lambda e: _too_close(e.frac, e.lattice, wanted.min_distance_angstrom),
+        "space_group": lambda e: wanted.space_group > 0 and not has_group(e, wanted.space_group),
     }  # fmt: skip
     return {name: np.array([test(row) for row in rows], bool) for name, test in tests.items()}
 

@@ -5,6 +5,7 @@ import pytest
 
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
+from crysjax.data.operations import has_group
 from crysjax.data.oxidation import common_states
 from crysjax.generators.feasible import neutral
 
@@ -44,7 +45,23 @@ def test_a_formula_and_distances(crysjax, world, tmp_path):
                for row, n in zip(datasets.entries(found), found.num_atoms))  # fmt: skip
 
 
+def test_a_space_group(crysjax, world, tmp_path):
+    out = tmp_path / "s.npz"
+    answer = crysjax(
+        "sample", world.generator, "--out", out, "--steps", 2, "--space-group", 221, "--forbid", "Sr", "-n", 12
+    )
+    assert answer.code == 0 and "left out" not in answer.err, answer.err
+    found = datasets.entries(datasets.load(out))
+    assert len(found) == 12 and all(has_group(row, 221) and 38 not in row.numbers for row in found)
+    options = ["--space-group", 225, "--formula", "TiO", "-n", 5]
+    assert crysjax("sample", world.generator, "--out", out, "--steps", 2, *options).code == 0
+    assert all((row.numbers == 8).mean() == 0.5 and has_group(row, 225) for row in datasets.entries(datasets.load(out)))
+
+
 REFUSED = {
+    "--space-group 227 --formula TiO2": r"space group 227: no positions add up to 2 O \+ 1 Ti",
+    "--space-group 221 --neutral": r"--space-group: expected no --neutral beside it, unless a --formula says the",
+    "--space-group 221 --min-distance 1": r"--space-group: expected no --min-distance beside it",
     "--formula Ti2x": r"--formula Ti2x: expected symbols and whole numbers",
     "--formula FeO": r"--formula Fe: the model was not trained on Fe",
     "--formula TiO4": r"expected units of 5 atoms; the model knows 2 to 4 atoms",
