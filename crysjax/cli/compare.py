@@ -39,6 +39,8 @@ class Plan(NamedTuple):
     steps: list[int]
     retrieve: int
     floors: list[str]
+    hull: list[str]
+    potential: str
 
 
 def plan_settings(
@@ -55,6 +57,8 @@ def plan_settings(
     steps: list[int] = [],  # noqa: B006
     retrieve: int = 5,
     floors: list[str] = ["random_template", "nearest_template"],  # noqa: B006
+    hull: list[str] = [],  # noqa: B006
+    potential: str = "",
 ) -> Plan:
     """The keys of a comparison.
 
@@ -71,6 +75,7 @@ def plan_settings(
         steps: numbers of sampler steps at which each model that has them is measured as well.
         retrieve: templates that a retrieval-based flow chooses among.
         floors: functions of `evaluation.floors`, for structure prediction.
+        hull, potential: entries of a convex hull, and what free samples are relaxed with, for stability and energies.
     """
     if task not in TASKS:
         raise ValueError(f"task: {task!r}; expected {choice(task, TASKS)}")
@@ -79,8 +84,12 @@ def plan_settings(
             raise ValueError(f"floors: {floor!r}; expected {choice(floor, FLOORS)}")
     if min(rows, tries, retrieve, len(seeds), *steps, 1) < 1:
         raise ValueError("rows, tries, retrieve, steps: expected whole numbers of at least 1, and at least one seed")
+    if bool(hull) != bool(potential):
+        raise ValueError(f"{'potential' if hull else 'hull'}: energies above the hull need both hull and potential")
+    for model, source in models.items():
+        _source(model, source)
     return Plan(name or Path(data).stem, data, task, dict(models), train_split, split, rows, tries, list(seeds),
-                list(steps), retrieve, list(floors))  # fmt: skip
+                list(steps), retrieve, list(floors), list(hull), potential)  # fmt: skip
 
 
 def compare(
@@ -214,7 +223,8 @@ def _measured(
         return prediction.match(asked, tried.sets), tried.seconds
     begun = time.perf_counter()
     drawn = prediction.free(model.build, model.params, model.config, plan.rows, seed=seed)
-    return _judged(drawn, train, asked, folder), time.perf_counter() - begun
+    took = time.perf_counter() - begun
+    return _judged(plan, drawn, train, asked, folder), took
 
 
 def _floors(plan: Plan, train: Dataset, asked: Dataset) -> Iterator[Line]:
@@ -235,15 +245,16 @@ def _substitution(plan: Plan, train: Dataset, asked: Dataset, out: Path) -> Line
     from crysjax.evaluation import comparison
 
     drawn = substitution.substituted(train, plan.rows, seed=plan.seeds[0])
-    metrics = _judged(drawn, train, asked, out / "sets" / "substitution")
+    metrics = _judged(plan, drawn, train, asked, out / "sets" / "substitution")
     return comparison.Line(plan.name, plan.task, "substitution", "floor", {}, metrics)
 
 
-def _judged(drawn: Dataset, train: Dataset, reference: Dataset, folder: Path) -> dict[str, Interval]:
-    """The stages that cost no oracle, and the distances of distributions."""
+def _judged(plan: Plan, drawn: Dataset, train: Dataset, reference: Dataset, folder: Path) -> dict[str, Interval]:
+    """The stages of `crysjax evaluate`, stability if the plan has a hull, and distances of distributions."""
+    from crysjax.cli import oracles
     from crysjax.evaluation import judge, totals
 
-    ask = judge.Questions(folder, known={"train": train})
+    ask = oracles.questions(train, reference, {}, plan.hull, plan.potential, "", "", 0.1, None, "", 2, folder.parent)
     judged = judge.judge(folder.name, drawn, [], ask, _say)
     found = totals.totals(judged, reference)
     both = found["metrics"] | found["distances"]
@@ -251,8 +262,9 @@ def _judged(drawn: Dataset, train: Dataset, reference: Dataset, folder: Path) ->
 
 
 SHOWN = (
-    "validity", "structure validity (CDVAE)", "composition validity (CDVAE)", "uniqueness", "novelty", "P1 share",
-    "density_g_per_cm3", "num_elements", "diversity",
+    "validity", "structure validity (CDVAE)", "composition validity (CDVAE)", "uniqueness", "novelty", "stability",
+    "S.U.N.", "MSUN", "COV-R (CDVAE)", "COV-P (CDVAE)", "P1 share", "density_g_per_cm3", "num_elements",
+    "formation_energy_ev_per_atom", "diversity",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ would need, so that a table never shows a zero for a question that nobody asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,12 +59,21 @@ def totals(
     found["not_measured"] = {name: need for name, need in NOT_MEASURED.items() if name not in found["metrics"]}
     found["space_groups"] = {str(n): int(c) for n, c in zip(*np.unique(judged.space_group, return_counts=True))}
     if reference is not None:
-        apart = distributions.property_distances(judged.samples, reference)
+        apart = distributions.property_distances(_with_energies(judged), reference)
         if reference_group is not None:
             apart["space group (total variation)"] = _groups_apart(judged.space_group, reference_group)
         found["distances"] = {name: value._asdict() for name, value in apart.items()}
     found["cost"] = cost(judged)
     return found
+
+
+def _with_energies(judged: Judged) -> Dataset:
+    """The samples with the formation energies that their stability was measured by, if it was."""
+    if "stable" not in judged.verdicts:
+        return judged.samples
+    name = "formation_energy_ev_per_atom"
+    measured = {name: judged.verdicts["stable"].columns[name]}
+    return replace(judged.samples, properties=judged.samples.properties | measured)
 
 
 def _groups_apart(found: np.ndarray, reference: np.ndarray) -> Interval:
