@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from crysjax.cli import families
+from crysjax.cli import families, space_groups
 from crysjax.cli.data import read_part
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from crysjax.data.datasets import Dataset
     from crysjax.guidance.constraints import Constraints
 
@@ -115,8 +118,7 @@ class Ready(NamedTuple):
 
     generator: Any
     params: Any
-    templates: Dataset
-    view: Any = None  # of the templates, if the constraints need one
+    start: Callable[[np.ndarray, int], tuple[Dataset, Any]]  # (rows, how often before) -> their templates and view
     elements: tuple[int, ...] | None = None  # that free sites may take, where the generator does not know it
 
 
@@ -127,6 +129,7 @@ def ready(model: str, changed: dict[str, Any], limits: Constraints, templates: D
     kept by orbits that are drawn for every template.
     """
     from crysjax.cli import registry
+    from crysjax.data import datasets
     from crysjax.guidance.constraints import Constraints, compiled, constrain
 
     config = registry.read_config(registry.model_path(model), "generator")
@@ -135,42 +138,18 @@ def ready(model: str, changed: dict[str, Any], limits: Constraints, templates: D
     if limits._replace(min_distance_angstrom=0.0) != Constraints():
         constraint = compiled(limits, templates.num_atoms.tolist(), known=config["elements"])
         native = "constraint" in inspect.signature(families.factory(of_family)).parameters
-    if limits.space_group and not by_construction(config):
-        return _in_group(registry.load_model(model, "generator", changed), native, limits, templates, seed)
+    if limits.space_group and not space_groups.by_construction(config):
+        return Ready(
+            *space_groups.kept_by_orbits(
+                registry.load_model(model, "generator", changed), native, limits, templates, seed
+            )
+        )
     changed = changed | ({"generator.constraint": constraint} if native else {})
-    loaded = registry.load_model(model, "generator", changed)
-    if constraint is None and limits.min_distance_angstrom == 0:
-        return Ready(loaded.build, loaded.params, templates)
-    distance = limits.min_distance_angstrom
-    build = constrain(loaded.build, constraint, min_distance_angstrom=distance, native=native)
-    return Ready(build, loaded.params, templates)
-
-
-def _in_group(loaded: Any, native: bool, limits: Constraints, templates: Dataset, seed: int) -> Ready:
-    """Templates whose sites are orbits of the group, and the generator that keeps them so."""
-    import numpy as np
-
-    from crysjax.campaign import sampling
-    from crysjax.guidance import space_group
-
-    made = [space_group.composition(limits.formula, n) for n in templates.num_atoms.tolist()]
-    orbits = space_group.draw_orbits(limits.space_group, made, seed=seed)
-    numbers = np.concatenate([space_group.sites_of(one) for one in orbits])
-    known = set(limits.allowed or loaded.config["elements"]) - set(limits.forbidden)
-    generator = space_group.in_group(loaded.build, native=native)
-    templates = sampling.blank(templates.num_atoms, numbers)
-    return Ready(generator, loaded.params, templates, space_group.orbits_view(orbits), tuple(sorted(known)))
-
-
-def by_construction(config: dict) -> bool:
-    """Whether the model's family has every crystal in the group that it is asked for."""
-    return config["settings"].get("family") == "wyckoff"
-
-
-def told_group(config: dict) -> bool:
-    """Whether the model takes the group as a condition."""
-    trained_on = config.get("card", {}).get("run", {}).get("properties", [])
-    return by_construction(config) or "space_group" in trained_on
+    loaded, build = registry.load_model(model, "generator", changed), None
+    if constraint is not None or limits.min_distance_angstrom > 0:
+        distance = limits.min_distance_angstrom
+        build = constrain(loaded.build, constraint, min_distance_angstrom=distance, native=native)
+    return Ready(build or loaded.build, loaded.params, lambda rows, again: (datasets.take(templates, rows), None))
 
 
 def kept(limits: Constraints, drawn: Dataset) -> Dataset:

@@ -49,6 +49,31 @@ def info(path: Path = typer.Argument(help="A data set file, or anything that `pr
     typer.echo(json.dumps(datasets.info(io.read(path)), indent=1))
 
 
+@app.command()
+def select(
+    crystals: str = typer.Argument(help="PATH[:SPLIT] of a data set, or of anything that `prepare` reads."),
+    out: Path = typer.Option(..., help="The data set file to write (.npz)."),
+    max_atoms: int | None = typer.Option(None, min=1, help="Largest cell."),
+    without: str = typer.Option("", help="PATH[:SPLIT]: leave out entries whose id is in it."),
+) -> None:
+    """Keep part of a data set: small cells, or what another set does not have by id."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from crysjax.data import datasets
+
+    dataset = read_part(crystals)
+    keep = dataset.num_atoms <= (max_atoms or np.inf)
+    if without:
+        keep &= ~np.isin(dataset.ids, read_part(without).ids)
+    if not keep.any():
+        raise ValueError(f"{crystals}: nothing is left of {len(dataset)} crystals")
+    about = {"max_atoms": max_atoms, "without": Path(without).name, "of": dataset.provenance}
+    datasets.save(replace(datasets.take(dataset, keep), provenance=about), out)
+    typer.echo(f"{out}: {keep.sum()} of {len(dataset)} crystals")
+
+
 _OWN = {
     "element": ("elements",), "time": ("column",), "cluster": ("space", "clusters", "distance"),
     "prototype": ("symprec_angstrom",), "space-group": ("symprec_angstrom",),

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import constraints, pull, registry
+from crysjax.cli import constraints, pull, registry, space_groups
 from crysjax.cli.data import read_part
 from crysjax.cli.show import bar
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from crysjax.data.datasets import Dataset
 
 app = typer.Typer(help="List the models that are here, and get more.", no_args_is_help=True)
@@ -70,15 +72,22 @@ def sample(
     changed = {k: v for k, v in changed.items() if v is not None}
     ready = constraints.ready(model, changed, limits, templates, seed=seed)
     asked = _asked(want, names, len(templates), seed)
-    if space_group and constraints.told_group(config):
+    if space_group and space_groups.told_group(config):
         asked[:, -1] = space_group
-    view = prediction.retrieved(read_part(templates_from), templates, config)[0] if looks_up else ready.view
-    with bar("sample") as advance:
-        drawn = sampling.sample(
-            ready.generator, ready.params, jax.random.key(seed), ready.templates, asked[:, :-1],
-            elements=ready.elements, space_group=np.nan_to_num(asked[:, -1]).astype(np.int32), view=view,
-            on_pack=advance,
-        )  # fmt: skip
+    view = prediction.retrieved(read_part(templates_from), templates, config)[0] if looks_up else None
+    key = jax.random.key(seed)
+
+    def draw(rows: np.ndarray, again: int) -> Dataset:
+        blank, own = ready.start(rows, again)
+        with bar("sample") as advance:
+            return sampling.sample(
+                ready.generator, ready.params, jax.random.fold_in(key, again) if again else key, blank,
+                asked[rows, :-1], elements=ready.elements, view=view or own, on_pack=advance,
+                space_group=np.nan_to_num(asked[rows, -1]).astype(np.int32),
+            )  # fmt: skip
+
+    everyone = np.arange(len(templates))
+    drawn = space_groups.in_exact_group(draw, len(templates), space_group) if space_group else draw(everyone, 0)
     drawn = constraints.kept(limits, drawn)
     datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)
     typer.echo(f"{out}: {len(drawn)} crystals")

@@ -37,14 +37,15 @@ class OrbitModel(NamedTuple):
 
 def orbit_model(
     *, width: int, layers: int, heads: int, components: int, max_sites: int, max_kinds: int, max_states: int,
-    property_center: Numbers = (), property_scale: Numbers = (),
+    temperature: float = 1.0, property_center: Numbers = (), property_scale: Numbers = (),
 ) -> OrbitModel:  # fmt: skip
     """The model of orbits; for the arguments see `wyckoff`."""
     properties = len(property_center)
     network = orbit_network(
         width=width, layers=layers, heads=heads, components=components, context=102 + 2 * properties
     )
-    of_one: Law = law(network, orbits=max_sites)
+    of_one: Law = law(network, orbits=max_sites, temperature=temperature)
+    learned: Law = law(network, orbits=max_sites)
 
     def init(key: Array, pack: Pack, condition: Condition):
         return network.init(key)
@@ -95,8 +96,8 @@ def orbit_model(
     def bound(params, orbits: Orbits, template: Pack, condition: Condition) -> Parts:
         given = known(template, condition)[1]
         given = given._replace(group=jnp.zeros_like(given.group))
-        kind = jax.vmap(of_one.kinds)(orbits, given)
-        return jax.vmap(lambda *of: of_one.score(params, *of, exact=False))(orbits, kind, given)
+        kind = jax.vmap(learned.kinds)(orbits, given)
+        return jax.vmap(lambda *of: learned.score(params, *of, exact=False))(orbits, kind, given)
 
     return OrbitModel(init, noise, draw, put, log_prob, bound)
 
@@ -112,6 +113,7 @@ def wyckoff(
     max_states: int = 2048,
     known_fraction: float = 0.5,
     drop_condition: float = 0.2,
+    temperature: float = 1.0,
     property_center: Numbers = (),
     property_scale: Numbers = (),
 ) -> Generator:
@@ -137,11 +139,12 @@ def wyckoff(
         max_states: room for what may be left of a composition while it is written.
         known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
         drop_condition: share of training crystals that lose their properties.
+        temperature: of samples and their `log_prob`, see `wyckoff_orbits.law`; below 1 for the likeliest structures.
         property_center, property_scale: mean and standard deviation of the conditioning properties.
     """
     model = orbit_model(
         width=width, layers=layers, heads=heads, components=components, max_sites=max_sites, max_kinds=max_kinds,
-        max_states=max_states, property_center=property_center, property_scale=property_scale,
+        max_states=max_states, temperature=temperature, property_center=property_center, property_scale=property_scale,
     )  # fmt: skip
 
     def loss(params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:

@@ -16,7 +16,7 @@ from jax.scipy.stats import norm
 
 from crysjax.base import NUM_SPECIES
 from crysjax.generators import von_mises, wyckoff_rules
-from crysjax.generators.wyckoff_network import OrbitNetwork
+from crysjax.generators.wyckoff_network import Mixture, OrbitNetwork
 from crysjax.generators.wyckoff_rules import State, States, integers
 from crysjax.generators.wyckoff_sites import lattice_coordinates, lattice_parameters
 from crysjax.geometry import torus
@@ -63,8 +63,12 @@ class Law(NamedTuple):
     score: Callable  # (params, orbits, kind, given, exact) -> Parts
 
 
-def law(network: OrbitNetwork, *, orbits: int) -> Law:
-    """The law of up to `orbits` orbits, which is also the most sites that a crystal may have."""
+def law(network: OrbitNetwork, *, orbits: int, temperature: float = 1.0) -> Law:
+    """The law of up to `orbits` orbits, which is also the most sites that a crystal may have.
+
+    At a `temperature` below 1 all choices and mixtures are sharper, each by itself: masses p^(1/T) and concentrations
+    over T, made to sum to one again. Draws and scores agree at every temperature.
+    """
 
     def species_logits(params, h: Array, given: Given, group: Array, state: State, allowed: Array, letter: Array):
         """Over kinds and elements, flat (k s,); within a letter and kind elements ascend."""
@@ -72,17 +76,28 @@ def law(network: OrbitNetwork, *, orbits: int) -> Law:
         same = (letter == state.letter) & (integers(len(given.rows))[:, None] == state.kind)
         may = given.rows & allowed[letter][:, None] & (~same | (numbers >= state.number))
         logits = jnp.broadcast_to(network.species(params, h, group, letter)[None], may.shape)
-        return jnp.where(may, logits, _NEVER).reshape(-1)
+        return jnp.where(may, logits / temperature, _NEVER).reshape(-1)
 
     def letter_logits(params, h: Array, group: Array, allowed: Array) -> Array:
-        return jnp.where(allowed.any(-1), network.letters(params, h, group), _NEVER)
+        return jnp.where(allowed.any(-1), network.letters(params, h, group) / temperature, _NEVER)
+
+    def group_logits(params, given: Given) -> Array:
+        return jnp.where(given.groups, network.group(params, given.context) / temperature, _NEVER)
+
+    def coordinate(params, h: Array, *of) -> Mixture:
+        said = network.coordinate(params, h, *of)
+        return Mixture(said.logits / temperature, said.centre, said.spread / temperature)
+
+    def cell(params, h: Array) -> Mixture:
+        said = network.lattice(params, h)
+        return Mixture(said.logits / temperature, said.centre, said.spread * temperature**0.5)
 
     def token(params, given: Given, group: Array, state: State, u: Array) -> Array:
         return network.token(params, group, state.letter, state.number, u, _left(given, state.left, u))
 
     def draw(params, key: Array, noise: Noise, given: Given) -> tuple[Orbits, Array]:
         params = network.cast(params, noise.lattice.dtype)
-        drawn = _choose(jnp.where(given.groups, network.group(params, given.context), _NEVER), noise.group)
+        drawn = _choose(group_logits(params, given), noise.group)
         group = jnp.where(given.group > 0, given.group, drawn).astype(jnp.int32)
         reach = wyckoff_rules.reachable(group, given.states, orbits)
 
@@ -96,7 +111,7 @@ def law(network: OrbitNetwork, *, orbits: int) -> Law:
             kind, number = pair // NUM_SPECIES, pair % NUM_SPECIES + 1
             free, u = jnp.asarray(table().free)[group, letter], jnp.zeros(3, x.dtype)
             for axis, k in enumerate(jax.random.split(key, 3)):
-                mixture = network.coordinate(params, h, group, letter, number, u, axis)
+                mixture = coordinate(params, h, group, letter, number, u, axis)
                 m = _choose(mixture.logits, choice[2 + axis])
                 value = torus.wrap(mixture.centre[m] + von_mises.draw(k, mixture.spread[m]))
                 u = u.at[axis].set(jnp.where(free[axis], value, 0))
@@ -110,7 +125,7 @@ def law(network: OrbitNetwork, *, orbits: int) -> Law:
         carry = (_start(given), network.stack.start(orbits + 1, x.dtype), x, x, jnp.array(False))
         steps = jnp.arange(orbits + 1), jax.random.split(key, orbits + 1), noise.choice
         (_, _, _, end, _), (letter, number, u, kind) = jax.lax.scan(orbit, carry, steps)
-        mixture = network.lattice(params, end)
+        mixture = cell(params, end)
         m = _choose(mixture.logits, noise.component)
         coordinates = mixture.centre[m] + mixture.spread[m] * noise.lattice
         lattice = lattice_parameters(group, coordinates, given.states.count.sum())
@@ -151,7 +166,7 @@ def law(network: OrbitNetwork, *, orbits: int) -> Law:
             of_letter = jax.nn.log_softmax(letter_logits(params, h, of.group, allowed))[letter]
             pairs = species_logits(params, h, given, of.group, state, allowed, letter)
             of_species = jax.nn.log_softmax(pairs)[kind * NUM_SPECIES + jnp.maximum(number - 1, 0)]
-            axes = [network.coordinate(params, h, of.group, letter, number, u, axis) for axis in range(3)]
+            axes = [coordinate(params, h, of.group, letter, number, u, axis) for axis in range(3)]
             each = jnp.stack([von_mises.log_prob(u[axis], *m) for axis, m in enumerate(axes)])
             free = jnp.asarray(table().free)[of.group, letter]
             return of_letter, of_species, jnp.where(free, each, 0).sum()
@@ -159,13 +174,12 @@ def law(network: OrbitNetwork, *, orbits: int) -> Law:
         real = of.number > 0
         parts = jax.vmap(orbit)(h[:-1], before, of.letter, kind, of.number, of.u)
         parts = [jnp.where(real, part, 0).sum() for part in parts]
-        end = network.lattice(params, h[real.sum()])
+        end = cell(params, h[real.sum()])
         lattice = lattice_coordinates(of, given.states.count.sum())
         each = norm.logpdf(lattice[None], end.centre, end.spread)
         each = jnp.where(jnp.asarray(table().lattice_free)[of.group][None], each, 0).sum(-1)
         of_lattice = jax.nn.logsumexp(jax.nn.log_softmax(end.logits) + each)
-        groups = jnp.where(given.groups, network.group(params, given.context), _NEVER)
-        of_group = jnp.where(given.group > 0, 0, jax.nn.log_softmax(groups)[of.group])
+        of_group = jnp.where(given.group > 0, 0, jax.nn.log_softmax(group_logits(params, given))[of.group])
         return Parts(of_group, *parts, of_lattice)
 
     return Law(draw, kinds, score)

@@ -51,9 +51,9 @@ def adamw(
 
 
 def initial(params, optimizer: optax.GradientTransformation, key: Array) -> State:
-    """The state before the first step."""
-    copy = jax.tree.map(jnp.array, params)
-    return State(jnp.zeros((), jnp.int32), params, copy, optimizer.init(params), jax.random.key_data(key))
+    """The state before the first step; it owns its arrays, as a step gives them away."""
+    own, ema = (jax.tree.map(jnp.array, params) for _ in range(2))
+    return State(jnp.zeros((), jnp.int32), own, ema, optimizer.init(own), jax.random.key_data(key))
 
 
 def make_step(

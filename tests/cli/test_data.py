@@ -94,3 +94,13 @@ def test_prepare_split_and_info(crysjax, world, good, tmp_path):
     found = json.loads(crysjax("data", "info", tmp_path / "s.npz").out)
     assert found["crystals"] == 61 and found["elements"]["O"] == 61 and found["provenance"]["note"] == "made up"
     assert found["properties"]["band_gap_ev"]["known"] == 60  # the CIF has none
+
+
+def test_select_keeps_small_cells_and_what_another_set_lacks(crysjax, one_line, world, tmp_path):
+    whole, few, rest = datasets.load(world.data), tmp_path / "few.npz", tmp_path / "rest.npz"
+    assert crysjax("data", "select", world.data, "--max-atoms", 3, "--out", few).code == 0
+    small = whole.num_atoms <= 3
+    assert datasets.load(few).ids.tolist() == whole.ids[small].tolist() and 0 < small.sum() < len(whole)
+    assert crysjax("data", "select", world.data, "--without", few, "--out", rest).code == 0
+    assert datasets.load(rest).ids.tolist() == whole.ids[~small].tolist()
+    one_line(crysjax("data", "select", few, "--without", few, "--out", rest), "nothing is left of")
