@@ -73,9 +73,10 @@ def text(
     length = len(rules.slots.role)
 
     def init(key: Array, pack: Pack, condition: Condition):
+        bin_tokens = max(len(property_center) * (bins + 1), 1)  # checkpoints hold no empty array
         sizes = {
             "token": VOCABULARY, "role": int(rules.slots.role.max()) + 1, "composition": pack.occupancy.shape[1],
-            "count": max_sites + 1, "group": SPACE_GROUPS, "property": len(property_center) * (bins + 1),
+            "count": max_sites + 1, "group": SPACE_GROUPS, "property": bin_tokens,
         }  # fmt: skip
         first, second = jax.random.split(key)
         ends = np.cumsum(list(sizes.values()))
