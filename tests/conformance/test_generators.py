@@ -27,6 +27,7 @@ from crysjax.generators.vae import vae
 from crysjax.generators.vq_vae import vq_vae
 from crysjax.generators.wyckoff import wyckoff
 from crysjax.geometry import lattice as lattices
+from crysjax.geometry import torus
 from crysjax.geometry.symmetry import Orbits
 from crysjax.nets.dense import dense
 from crysjax.training import checkpoint
@@ -37,11 +38,18 @@ FLOW = dict(frac=processes.torus_flow(), lattice=processes.euclidean_flow(), spe
 DIFFUSION = dict(
     frac=processes.torus_diffusion(), lattice=processes.euclidean_diffusion(), species=processes.discrete_flow()
 )
+EDM = dict(frac=processes.torus_edm(), lattice=processes.euclidean_edm(), species=processes.discrete_flow())
+COUPLED = FLOW | dict(frac=processes.torus_flow(coupling="permutation"))
+INTERPOLANT = dict(
+    frac=processes.torus_interpolant(), lattice=processes.euclidean_interpolant(), species=processes.simplex_flow()
+)
 WYCKOFF = wyckoff(width=16, layers=1, heads=2, components=2, max_sites=8, max_kinds=3, max_states=128)
 SHAPE = batching.Capacity(sites=12, pairs=24, crystals=4)
+WIDE = batching.Capacity(sites=17, pairs=31, crystals=6)
 SIZES = np.array([3, 1, 4])
 REAL = int(SIZES.sum())
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is most of the time here
+# compiling is most of the time here
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
 
 
 class Row(NamedTuple):
@@ -51,6 +59,7 @@ class Row(NamedTuple):
     view: Callable[[Pack], Any] = lambda pack: ()  # what `Condition.view` holds while training
     free_species: bool = True  # draws the species of unknown sites
     log_prob_of_sample: bool = True  # scores a pack; else what the view says of it
+    stratified: bool = False  # the loss spreads its times evenly over the crystal slots: empty ones take some
 
 
 def starts(pack: Pack) -> dict[str, jax.Array]:
@@ -68,29 +77,37 @@ def starts(pack: Pack) -> dict[str, jax.Array]:
 
 def orbits(pack: Pack) -> Orbits:
     """Every site an orbit of its own, in P1."""
-    first = np.concatenate([[0], np.cumsum(SIZES)])
-    number, u = np.zeros((SHAPE.crystals, 8), np.int32), np.zeros((SHAPE.crystals, 8, 3), np.float32)
+    first, crystals = np.concatenate([[0], np.cumsum(SIZES)]), len(pack.lattice)
+    number, u = np.zeros((crystals, 8), np.int32), np.zeros((crystals, 8, 3), np.float32)
     for k, n in enumerate(SIZES):
         sites = slice(first[k], first[k] + n)
         number[k, :n], u[k, :n] = numbers(pack.occupancy)[sites], pack.frac[sites]
     lengths, angles = lattices.to_parameters(pack.lattice)
-    group = jnp.asarray(np.append(np.ones(len(SIZES), np.int32), 0), jnp.int32)
+    group = jnp.asarray(np.arange(crystals) < len(SIZES), jnp.int32)
     cell = jnp.concatenate([lengths, angles], -1)
-    return Orbits(group, jnp.zeros((SHAPE.crystals, 8), jnp.int32), jnp.asarray(number), jnp.asarray(u), cell)
+    return Orbits(group, jnp.zeros((crystals, 8), jnp.int32), jnp.asarray(number), jnp.asarray(u), cell)
 
 
 FAMILIES = {
-    "iterative, flow": Row(iterative(NETWORK, **FLOW, steps=4)),
-    "iterative, diffusion": Row(iterative(NETWORK, **DIFFUSION, steps=4)),
+    "iterative, flow of coupled noise": Row(iterative(NETWORK, **COUPLED, steps=4), stratified=True),  # plain: in `vae`
+    "iterative, diffusion": Row(
+        iterative(NETWORK, **DIFFUSION, steps=4, sampler="predictor_corrector"), stratified=True
+    ),
+    "iterative, edm": Row(iterative(NETWORK, **EDM, steps=4, sampler="heun"), stratified=True),
+    "iterative, interpolant": Row(iterative(NETWORK, **INTERPOLANT, steps=4, sampler="sde"), stratified=True),
     "coupling_flow": Row(coupling_flow(NETWORK, rounds=2, bins=4, width=16, lattice_layers=2, lattice_bins=4)),
-    "continuous_flow": Row(continuous_flow(SMOOTH, steps=2, solver="heun", probes=1, width=16, max_sites=4)),
-    "vae": Row(vae(NETWORK, **FLOW, steps=3, latent=3)),
-    "vq_vae": Row(vq_vae(NETWORK, **FLOW, steps=3)),
-    "latent_diffusion": Row(latent_diffusion(width=16, layers=1, heads=2, autoencoder_layers=1, latent=4, steps=3)),
+    "continuous_flow": Row(
+        continuous_flow(SMOOTH, steps=2, solver="heun", probes=1, width=16, max_sites=4), stratified=True
+    ),
+    "vae": Row(vae(NETWORK, **FLOW, steps=3, latent=3), stratified=True),
+    "vq_vae": Row(vq_vae(NETWORK, **FLOW, steps=3), stratified=True),
+    "latent_diffusion": Row(
+        latent_diffusion(width=16, layers=1, heads=2, autoencoder_layers=1, latent=4, steps=3), stratified=True
+    ),
     "wyckoff": Row(WYCKOFF, orbits, log_prob_of_sample=False),
     "text": Row(text(width=16, layers=1, heads=2, max_sites=4)),
     "gan": Row(gan(NETWORK, layouts=("221 a b c",), width=16, latent=4, site_latent=2)),
-    "energy_based": Row(energy_based(NETWORK, steps=4, corrections=2, hidden=8)),
+    "energy_based": Row(energy_based(NETWORK, steps=4, corrections=2, hidden=8), stratified=True),
     "retrieval": Row(retrieval(NETWORK, steps=2, jitter=0.05), starts, free_species=False),
 }
 
@@ -100,39 +117,52 @@ def numbers_of(free: bool) -> list[int]:
     return [11, 17, 8, 14] + ([0] * 4 if free else [38, 22, 8, 8])
 
 
-def make_pack(elements: list[int], seed: int = 0) -> Pack:
+def make_pack(elements: list[int], seed: int = 0, shape: batching.Capacity = SHAPE) -> Pack:
     """Crystals of `SIZES` with these species (0 = any element), random positions and nearly cubic cells."""
     rng = np.random.default_rng(seed)
-    z = np.array(elements + [0] * (SHAPE.sites - REAL))
-    real = np.arange(SHAPE.sites) < REAL
+    z = np.array(elements + [0] * (shape.sites - REAL))
+    real = np.arange(shape.sites) < REAL
     rows = np.where(((z == 0) & real)[:, None], np.float32(UNKNOWN), one_hot(jnp.asarray(z)))
-    frac = rng.random((SHAPE.sites, 3)) * real[:, None]
-    edge = np.append(2.6 * np.cbrt(SIZES), 1.0)
-    lattice = edge[:, None, None] * (np.eye(3) + 0.05 * rng.normal(size=(4, 3, 3)))
+    frac, lattice = np.zeros((shape.sites, 3)), np.tile(np.eye(3), (shape.crystals, 1, 1))
+    frac[:REAL] = rng.random((REAL, 3))
+    lattice[:3] = 2.6 * np.cbrt(SIZES)[:, None, None] * (np.eye(3) + 0.05 * rng.normal(size=(3, 3, 3)))
     fields = (jnp.asarray(x, jnp.float32) for x in (rows, frac, lattice))
-    return Pack(*fields, *map(jnp.asarray, batching.topology(SIZES, SHAPE)))
+    return Pack(*fields, *map(jnp.asarray, batching.topology(SIZES, shape)))
 
 
-def asked(view: Any = ()) -> Condition:
-    return Condition(jnp.zeros((SHAPE.crystals, 0)), jnp.zeros(SHAPE.crystals, jnp.int32), view)
+def asked(pack: Pack, view: Any = ()) -> Condition:
+    """No property and no group."""
+    crystals = len(pack.lattice)
+    return Condition(jnp.zeros((crystals, 0)), jnp.zeros(crystals, jnp.int32), view)
 
 
 class Case(NamedTuple):
     row: Row
     params: Any
-    sample: Callable[[jax.Array, Pack], Pack]  # (key, template) -> pack, compiled once
+    sample: Callable[[jax.Array, Pack], Pack]  # (key, template) -> pack, compiled once a shape
+    loss: Callable[[jax.Array, Pack], tuple]  # (key, pack) -> (loss, metrics), gradient
     template: Pack
+    traces: list[tuple]  # the shape of every template that `sample` was traced for
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def case(request) -> Case:
-    row = FAMILIES[request.param]
+    row, traces = FAMILIES[request.param], []
     known = make_pack(numbers_of(free=False))
-    params = jit(row.generator.init)(jax.random.key(0), known, asked(row.view(known)))
+    params = jit(row.generator.init)(jax.random.key(0), known, asked(known, row.view(known)))
     rng = np.random.default_rng(2)  # read-outs start at zero, where much is trivially true
     params = jax.tree.map(lambda v: jnp.asarray(v + 0.1 * rng.normal(size=v.shape), v.dtype), jax.device_get(params))
-    drawn = jit(lambda key, template: row.generator.sample(params, key, template, asked()))
-    return Case(row, params, drawn, make_pack(numbers_of(row.free_species)))
+
+    def sample(params, key: jax.Array, template: Pack) -> Pack:
+        traces.append(template.frac.shape)
+        return row.generator.sample(params, key, template, asked(template))
+
+    slope = jit(jax.value_and_grad(row.generator.loss, has_aux=True))
+
+    def loss(key: jax.Array, pack: Pack) -> tuple:
+        return slope(params, key, pack, asked(pack, row.view(pack)))
+
+    return Case(row, params, partial(jit(sample), params), loss, make_pack(numbers_of(row.free_species)), traces)
 
 
 def test_every_name_in_configs_has_a_row():
@@ -145,15 +175,11 @@ def test_a_model_file_gives_the_parameters_back(case, tmp_path):
     found = checkpoint.read_params(checkpoint.export(tmp_path / "model.npz", {}, case.params))
     assert jax.tree.structure(found) == jax.tree.structure(case.params)
     for kept, leaf in zip(jax.tree.leaves(found), jax.tree.leaves(case.params)):
-        assert np.allclose(kept, leaf, rtol=2**-8, atol=1e-30)  # files hold half precision
+        assert leaf.size and np.allclose(kept, leaf, rtol=2**-8, atol=1e-30)  # files hold half precision
 
 
 def test_the_loss_is_a_finite_scalar_with_finite_gradients(case):
-    pack = make_pack(numbers_of(free=False))
-    condition = asked(case.row.view(pack))
-    (value, metrics), gradient = jit(jax.value_and_grad(case.row.generator.loss, has_aux=True))(
-        case.params, jax.random.key(1), pack, condition
-    )
+    (value, metrics), gradient = case.loss(jax.random.key(1), make_pack(numbers_of(free=False)))
     assert value.shape == () and np.isfinite(value)
     assert metrics and all(m.shape == () and np.isfinite(m) for m in metrics.values())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
@@ -191,37 +217,53 @@ def test_crystals_of_a_pack_do_not_see_each_other(case):
     assert first.occupancy[3].argmax() == 13 and other.occupancy[3].argmax() == 31
 
 
+def test_padding_changes_no_sample(case):
+    """The same crystals and key in a pack with more slots of every kind: equal to what the steps make of rounding.
+
+    Random numbers of the first rows do not depend on how many rows there are (`jax_threefry_partitionable`).
+    """
+    keys, wide = jax.random.key(7), make_pack(numbers_of(case.row.free_species), shape=WIDE)
+    one, other = case.sample(keys, case.template), case.sample(keys, wide)
+    np.testing.assert_array_equal(other.occupancy[:REAL].argmax(-1), one.occupancy[:REAL].argmax(-1))
+    np.testing.assert_allclose(torus.log(other.frac[:REAL] - one.frac[:REAL]), 0, atol=1e-4)
+    np.testing.assert_allclose(other.lattice[:3], one.lattice[:3], rtol=1e-4, atol=1e-4)
+
+
+def test_padding_changes_no_loss_and_no_gradient(case):
+    """Where times are spread over the crystal slots, their number is kept. To 100 roundings of the largest entry."""
+    shape = WIDE._replace(crystals=SHAPE.crystals) if case.row.stratified else WIDE
+    packs = (make_pack(numbers_of(free=False), shape=s) for s in (SHAPE, shape))
+    for one, other in zip(*(jax.tree.leaves(case.loss(jax.random.key(1), pack)) for pack in packs)):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * max(1, np.abs(one).max(initial=0)))
+
+
 def test_one_compilation_serves_every_template_of_a_shape(case):
-    drawn = jax.jit(lambda key, template: case.row.generator.sample(case.params, key, template, asked()))
-    with jax.log_compiles(False):
-        lowered = drawn.lower(jax.random.key(0), case.template)
-        assert lowered.in_tree == drawn.lower(jax.random.key(1), make_pack(numbers_of(False), 7)).in_tree
+    for pack in (case.template, make_pack(numbers_of(False), 7)):
+        case.sample(jax.random.key(0), pack)
+    assert case.traces.count(case.template.frac.shape) == 1
     assert num_sites(case.template).tolist() == [*SIZES.tolist(), 0]
 
 
-def test_vmap_over_keys_gives_the_single_samples(case):
+def test_vmap_over_keys_gives_the_single_samples_with_finite_derivatives_in_the_parameters(case):
+    """Differentiable from a property of the sample (here its volume) back to every weight."""
+
+    def volume(params, key) -> tuple[jax.Array, Pack]:
+        drawn = case.row.generator.sample(params, key, case.template, asked(case.template))
+        return jnp.log(jnp.abs(jnp.linalg.det(drawn.lattice[:3]))).sum(), drawn
+
     keys = jax.random.split(jax.random.key(6), 2)
-    both = jit(jax.vmap(lambda key: case.row.generator.sample(case.params, key, case.template, asked())))(keys)
+    slopes = jit(jax.vmap(jax.grad(volume, has_aux=True), (None, 0)))
+    gradient, both = slopes(case.params, keys)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     for k in range(2):
         one = case.sample(keys[k], case.template)
         assert np.allclose(both.lattice[k], one.lattice, rtol=1e-3, atol=1e-4)
-        assert np.mean(np.abs((both.frac[k] - one.frac + 0.5) % 1 - 0.5)) < 1e-3
-
-
-def test_a_sample_has_finite_derivatives_in_the_parameters(case):
-    """Differentiable from a property of the sample (here its volume) back to every weight."""
-
-    def volume(params):
-        drawn = case.row.generator.sample(params, jax.random.key(8), case.template, asked())
-        return jnp.log(jnp.abs(jnp.linalg.det(drawn.lattice[:3]))).sum()
-
-    gradient = jit(jax.grad(volume))(case.params)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+        assert np.mean(np.abs(torus.log(both.frac[k] - one.frac))) < 1e-3
 
 
 def test_where_there_is_a_log_prob_it_is_a_number_a_crystal(case):
     if case.row.generator.log_prob is None or not case.row.log_prob_of_sample:
         pytest.skip("this family has no log_prob of a pack by itself")
     drawn = case.sample(jax.random.key(9), case.template)
-    value = jit(case.row.generator.log_prob)(case.params, drawn, asked())
+    value = jit(case.row.generator.log_prob)(case.params, drawn, asked(drawn))
     assert value.shape == (SHAPE.crystals,) and np.isfinite(value[:3]).all()

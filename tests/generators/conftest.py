@@ -29,7 +29,8 @@ SETTINGS = dict(
     lattice_center=(0.0, 0.0, 0.0, 0.0, 0.0, 1.9),
     lattice_scale=(0.2,) * 6,
 )
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is most of the time here
+# compiling is most of the time here
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
 
 
 def crystals(key: jax.Array, second: jax.Array) -> Pack:

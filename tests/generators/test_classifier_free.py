@@ -13,7 +13,8 @@ from crysjax.generators.classifier_free import guided
 from crysjax.generators.iterative import iterative
 from crysjax.geometry import lattice as lattices
 
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# compiling is most of the time here
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
 NAN = float("nan")
 
 

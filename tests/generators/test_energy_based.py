@@ -17,7 +17,8 @@ from crysjax.geometry import torus
 from crysjax.nets.dense import dense
 from crysjax.training.loop import adamw
 
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is most of the time here
+# compiling is most of the time here
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
 CRYSTALS = 32
 SPREAD = 0.05  # standard deviation of the second site about the centre of the cell
 SIZE = 0.5  # standard deviation of the cell's volume, in standardised coordinates
@@ -177,23 +178,18 @@ def small_pack(shape: batching.Capacity) -> Pack:
 
 @pytest.fixture
 def exact():
-    """Everything in float64: an energy and a generator with random parameters."""
+    """Everything in float64: an energy with random parameters."""
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # flax promotes inside LayerNorm
         network = dense(width=8, layers=1, frequencies=3, geometry=3, scan_layers=True, dtype="float64")
-        generator = energy_based(network, steps=4, corrections=2, **SETTINGS)
+        model, rng = energy_model(network, **SETTINGS), np.random.default_rng(5)
         pack = small_pack(batching.Capacity(3, 3, 1))
-        rng = np.random.default_rng(5)
-        params = double(jit(generator.init)(jax.random.key(0), pack, nothing(1)))
-        yield (
-            generator,
-            energy_model(network, **SETTINGS),
-            jax.tree.map(lambda v: v + 0.2 * rng.normal(size=v.shape), params),
-        )
+        params = double(jit(model.init)(jax.random.key(0), pack, nothing(1)))
+        yield model, jax.tree.map(lambda v: v + 0.2 * rng.normal(size=v.shape), params)
 
 
 def test_the_gradient_is_that_of_finite_differences(exact):
     """Central differences in float64: relative error of the order h^2 f''' / f', and 1e-16 / h."""
-    _, model, params = exact
+    model, params = exact
     pack, rng, h = small_pack(batching.Capacity(3, 3, 1)), np.random.default_rng(1), 1e-5
     point, t = Point(pack.frac, rng.normal(size=(1, 6))), jnp.array([0.4])
     energy = jit(lambda x: model.energy(params, x, t, pack, nothing(1))[0][0])
@@ -207,13 +203,8 @@ def test_the_gradient_is_that_of_finite_differences(exact):
         np.testing.assert_allclose((ahead - behind) / (2 * h), slope, rtol=1e-6)
 
 
-def test_samples_and_scores_do_not_depend_on_padding(exact):
-    generator, model, params = exact
-    small, large = (small_pack(batching.Capacity(*s)) for s in ((3, 3, 1), (8, 10, 3)))
-    one, other = (jit(generator.sample)(params, jax.random.key(3), x, nothing(len(x.lattice))) for x in (small, large))
-    np.testing.assert_allclose(one.lattice[0], other.lattice[0], atol=1e-9)
-    np.testing.assert_allclose(torus.log(one.frac - other.frac[:3]), 0, atol=1e-9)
-    np.testing.assert_array_equal(one.occupancy, other.occupancy[:3])
-    known = [x._replace(occupancy=y.occupancy) for x, y in ((small, one), (large, other))]
-    scores = [jit(model.score)(params, x, nothing(len(x.lattice)))[0] for x in known]
+def test_scores_do_not_depend_on_padding(exact):
+    model, params = exact
+    packs = (small_pack(batching.Capacity(*s)) for s in ((3, 3, 1), (8, 10, 3)))
+    scores = [jit(model.score)(params, x, nothing(len(x.lattice)))[0] for x in packs]
     np.testing.assert_allclose(*scores, rtol=1e-9)

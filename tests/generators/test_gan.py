@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crysjax.base import UNKNOWN, Condition, Pack, numbers, one_hot
+from crysjax.base import UNKNOWN, Condition, Crystal, Pack, numbers, one_hot
 from crysjax.data import batching
 from crysjax.generators import orbit_layouts
 from crysjax.generators.coordinates import Fields
@@ -16,7 +16,8 @@ from crysjax.geometry import lattice as lattices
 from crysjax.geometry import symmetry, torus
 from crysjax.nets.dense import dense
 
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is most of the time here
+# compiling is most of the time here
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
 NETWORK = dense(width=16, layers=1, frequencies=3, geometry=4, scan_layers=True)
 
 
@@ -66,6 +67,15 @@ def test_the_penalty_is_taken_on_the_shortest_way_round_the_torus():
     assert 0.81 - 1e-5 <= found.min() < found.max() <= 1
 
 
+@jit
+def missed(group: jax.Array, crystal: Crystal) -> tuple[jax.Array, jax.Array]:
+    """How far the sites are from the symmetry of the group in Å, and the cell's metric in Å^2."""
+    conventional = symmetry.conventional_lattice(group, crystal.lattice)
+    cell = symmetry.primitive_lattice(group, symmetry.symmetrize_lattice(group, conventional))
+    of_metric = jnp.abs(lattices.metric(cell) - lattices.metric(crystal.lattice)).max()
+    return symmetry.symmetrize(group, crystal)[1], of_metric
+
+
 @pytest.mark.parametrize(
     "name, row", [("221 a b c", [22, 8, 38, 8, 8]), ("225 a c", [9, 20, 9]), ("99 a b c", [0] * 4)]
 )
@@ -78,18 +88,10 @@ def test_orbits_hold_by_construction(name, row):
     sample = jit(generator.sample)
     for seed in range(3):
         found = sample(params, jax.random.key(seed), pack, nothing(3))
-        crystal = batching.unpack(found)[1]
-        _, missed = symmetry.symmetrize(jnp.asarray(group), jax.tree.map(jnp.asarray, crystal))
-        assert float(missed) < 1e-3, "in Å"
-        cell = jnp.asarray(crystal.lattice)
-        sym = symmetry.primitive_lattice(
-            group, symmetry.symmetrize_lattice(group, symmetry.conventional_lattice(group, cell))
-        )
-        np.testing.assert_allclose(lattices.metric(sym), lattices.metric(cell), atol=1e-3)
+        crystal = jax.tree.map(jnp.asarray, batching.unpack(found)[1])
+        assert max(map(float, missed(jnp.asarray(group), crystal))) < 1e-3
         kept = np.array(row) > 0
         np.testing.assert_array_equal(numbers(found.occupancy)[2 : 2 + len(row)][kept], np.array(row)[kept])
-    again = sample(params, jax.random.key(2), pack, nothing(3))
-    jax.tree.map(np.testing.assert_array_equal, again, found)
 
 
 def test_a_layout_is_taken_only_where_it_fits():

@@ -18,7 +18,8 @@ from crysjax.geometry import torus
 from crysjax.nets.dense import dense
 
 SHAPE = Capacity(sites=4, pairs=4, crystals=3)
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# compiling is most of the time here
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
 
 
 def crystal(name: str, numbers: list[int], second: float, edge: float, **properties) -> Entry:
@@ -67,10 +68,10 @@ def test_an_exact_network_leads_from_the_start_to_the_truth():
     settings = dict(steps=3, frac_spread=0.02, lattice_spread=0.2, lattice_scale=(0.2,) * 6)
     truth, condition = pack_of(TRUTH), asked(view_of(NEAR))
     generator = exact(truth, **settings)
-    params = generator.init(jax.random.key(0), truth, condition)
-    metrics = generator.loss(params, jax.random.key(1), truth, condition)[1]
+    params = jit(generator.init)(jax.random.key(0), truth, condition)
+    metrics = jit(generator.loss)(params, jax.random.key(1), truth, condition)[1]
     assert float(metrics["frac"]) < 0.11 and float(metrics["lattice"]) < 0.11  # 0.1 is what no error reads
-    drawn = generator.sample(params, jax.random.key(2), truth._replace(frac=0 * truth.frac), condition)
+    drawn = jit(generator.sample)(params, jax.random.key(2), truth._replace(frac=0 * truth.frac), condition)
     assert np.abs(np.cbrt(np.linalg.det(drawn.lattice[:2])) - [4.0, 5.0]).max() < 1e-3
     gap = np.asarray(drawn.frac[1::2] - drawn.frac[::2]) % 1
     assert np.abs(gap - np.array([[0.5], [0.25]])).max() < 1e-4
@@ -89,7 +90,7 @@ def test_the_judge_learns_which_candidates_to_reject_and_absent_ones_never_win()
     generator = retrieval(dense(width=16, layers=1, frequencies=4, geometry=4), steps=1)
     truth = pack_of(TRUTH)
     views = [asked(view_of(NEAR)), asked(view_of(FAR))]
-    params = generator.init(jax.random.key(0), truth, views[0])
+    params = jit(generator.init)(jax.random.key(0), truth, views[0])
     optimiser = optax.adam(1e-2)
 
     def step(carry, key):
@@ -115,7 +116,7 @@ def test_without_a_view_the_template_itself_is_the_start():
     settings = dict(steps=2, frac_spread=0.02, lattice_spread=0.2, lattice_scale=(0.2,) * 6)
     truth = pack_of(TRUTH)
     generator = exact(truth, **settings)
-    params = generator.init(jax.random.key(0), truth, asked(view_of(NEAR)))
-    drawn = generator.sample(params, jax.random.key(2), truth, asked())
+    params = jit(generator.init)(jax.random.key(0), truth, asked(view_of(NEAR)))
+    drawn = jit(generator.sample)(params, jax.random.key(2), truth, asked())
     assert np.allclose(drawn.frac[:4], truth.frac[:4], atol=1e-5)
     assert np.allclose(drawn.occupancy, one_hot(jnp.array([11, 17, 19, 35])))

@@ -27,13 +27,18 @@ def test_orders_of_convergence_of_the_ode(name):
     case, key = CASES[name], jax.random.key(3)
     with jax.enable_x64(True):
         made = {s: bench.drawer(case, s, 12, jnp.float64) for s in ("euler", "heun", "multistep")}
-        draw = {(s, n): made[s](key, n) for s, n in [("heun", 256), *((s, n) for s in made for n in (32, 64))]}
+        draw = {(s, n): made[s](key, n) for s, n in [("heun", 256), *((s, n) for s in made for n in (8, 32, 64))]}
+
+    def gap(sampler: str, steps: int) -> float:
+        difference = np.asarray(draw[sampler, steps] - draw["heun", 256])
+        return np.abs(torus.log(difference) if case.process.head == "frac" else difference).mean()
+
     for sampler, order in (("euler", 1), ("heun", 2), ("multistep", 2)):
-        gap = [np.asarray(draw[sampler, n] - draw["heun", 256]) for n in (32, 64)]
-        gap = [np.abs(torus.log(g) if case.process.head == "frac" else g).mean() for g in gap]
-        slope = np.log2(gap[0] / gap[1])
+        slope = np.log2(gap(sampler, 32) / gap(sampler, 64))
         # away from the limit by the next order; the reference adds (64 / 256)^2 of an error to Heun's, 0.1 of a slope
-        assert order - 0.3 < slope < order + 0.5, (sampler, gap)
+        assert order - 0.3 < slope < order + 0.5, (sampler, slope)
+    if name in ("positions, edm", "lattice, edm", "lattice, flow"):  # at 8 network calls the second order is ahead
+        assert gap("multistep", 8) < 0.6 * gap("euler", 8)
 
 
 def moment(case, x: np.ndarray) -> tuple[float, float, float]:
@@ -83,18 +88,6 @@ def test_the_bias_of_the_sde_halves_with_the_step(name):
     slope, uncertain = np.log2(abs(bias[0] / bias[1])), 2 * error / abs(bias[1]) / np.log(2)
     assert abs(bias[1]) > 5 * error, (bias, error)
     assert abs(slope - 1) < 0.4 + 2 * uncertain, (bias, error)
-
-
-@pytest.mark.parametrize("name", ["positions, edm", "lattice, edm", "lattice, flow"])
-def test_few_steps_do_better_at_second_order(name):
-    """At 8 network calls the multistep sampler is nearer to the ODE than Euler is."""
-    case, key = CASES[name], jax.random.key(5)
-    fine = bench.drawer(case, "heun", 100)(key, 128)
-    gap = {}
-    for sampler in ("euler", "multistep"):
-        difference = np.asarray(bench.drawer(case, sampler, 100)(key, 8) - fine)
-        gap[sampler] = np.abs(torus.log(difference) if case.process.head == "frac" else difference).mean()
-    assert gap["multistep"] < 0.6 * gap["euler"], gap
 
 
 @pytest.mark.parametrize("rho", [1.0, 2.0, 7.0])

@@ -13,7 +13,8 @@ from crysjax.generators import text_tokens
 from crysjax.generators.grammar import ELEMENT, END, Form, Sites, grammar
 from crysjax.geometry import lattice as lattices
 
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is most of the time here
+# compiling is most of the time here
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
 FORM, MOST = Form(), 4
 RULES = grammar(FORM, MOST)
 SHAPE = batching.Capacity(sites=12, pairs=16, crystals=4)

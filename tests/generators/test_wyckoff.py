@@ -5,7 +5,6 @@ from functools import cache, lru_cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scipy.stats
 import spglib
@@ -24,13 +23,15 @@ from crysjax.geometry.symmetry import Orbits
 SMALL = {"width": 16, "layers": 1, "heads": 2, "components": 2, "max_sites": 8, "max_kinds": 3, "max_states": 128}
 CRYSTALS = 62  # and one more of sites that may be O or S, and one with too many sites
 GENERATOR, MODEL = wyckoff(**SMALL), orbit_model(**SMALL)
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# compiling is most of the time here
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
 sample = jit(GENERATOR.sample)
 
 
 def rough(params, seed: int = 9):
     """Parameters far enough from their start that no probability is near uniform."""
-    return jax.tree.map(lambda a: a + 0.3 * jax.random.normal(jax.random.key(seed), a.shape, a.dtype), params)
+    rng = np.random.default_rng(seed)  # NumPy: every leaf has its own shape, and would be compiled for
+    return jax.tree.map(lambda a: jnp.asarray(a + 0.3 * rng.normal(size=a.shape), a.dtype), jax.device_get(params))
 
 
 @lru_cache
@@ -139,7 +140,7 @@ def test_restricted_sites_take_their_elements_and_too_large_crystals_are_nan():
 
 
 def tiny(count: tuple[int, ...], group: int, elements: list[int]):
-    """The law of a crystal with these kinds, each of which may be any of the elements; parameters; what is given."""
+    """The law of a crystal with these kinds, of any of the elements, at a temperature; parameters; what is given."""
     network = orbit_network(width=8, layers=1, heads=2, components=2, context=102)
 
     @jit
@@ -150,7 +151,7 @@ def tiny(count: tuple[int, ...], group: int, elements: list[int]):
         given = Given(jnp.linspace(-1, 1, 102), states, rows, jnp.asarray(group, jnp.int32), groups)
         return rough(network.init(jax.random.key(2)), 5), given
 
-    return law(network, orbits=3), *make()
+    return law(network, orbits=3, temperature=1.25), *make()
 
 
 def orbits_of(group: int, letters, numbers, u, lattice) -> Orbits:
@@ -164,7 +165,7 @@ def orbits_of(group: int, letters, numbers, u, lattice) -> Orbits:
 def test_probabilities_of_a_mirror_plane_integrate_to_one():
     """One site in Pm lies on one of two mirror planes (x, z free): letters, two elements and the two coordinates."""
     one, params, given = tiny((1,), 6, [8, 22])
-    grid = (jnp.arange(96.0) + 0.5) / 96
+    grid = (jnp.arange(192.0) + 0.5) / 192
     x, z = (g.reshape(-1) for g in jnp.meshgrid(grid, grid))
     lattice = jnp.asarray([3.0, 4.0, 5.0, 90.0, 100.0, 90.0])
 
@@ -215,7 +216,8 @@ def test_probabilities_of_groups_letters_elements_and_a_cubic_lattice_sum_to_one
 def test_the_mean_of_the_score_is_zero():
     """E_p[d log p] = 0 along random directions, within five standard errors of 400 draws; the group is drawn too."""
     one, params, given = tiny((2, 1), 0, [8, 22, 56])
-    direction = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape), params)
+    rng = np.random.default_rng(3)
+    direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), params)
 
     def slope(key):
         first, second = jax.random.split(key)
@@ -276,10 +278,11 @@ def test_the_loss_bounds_the_exact_score_and_its_gradient_is_its_derivative():
     assert float(value) == pytest.approx(sum(map(float, parts.values())), rel=1e-5)
     exact = np.asarray(jit(model.log_prob)(params, pack, condition))[:3]
     assert np.isfinite(exact).all() and float(value) >= -exact.mean()
-    direction, step = jax.tree.map(lambda a: a / optax.tree.norm(gradient), gradient), 1e-3
-    moved = [jax.tree.map(lambda a, d, s=s: a + s * step * d, params, direction) for s in (-1, 1)]
+    params, gradient, step = jax.device_get(params), jax.device_get(gradient), 1e-3
+    length = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    moved = [jax.tree.map(lambda a, d, s=s: a + s * step / length * d, params, gradient) for s in (-1, 1)]
     low, high = (float(jit(model.loss)(p, key, pack, condition)[0]) for p in moved)
-    assert (high - low) / (2 * step) == pytest.approx(float(optax.tree.norm(gradient)), rel=0.02)
+    assert (high - low) / (2 * step) == pytest.approx(float(length), rel=0.02)
 
 
 def test_log_prob_without_orbits_says_so():
