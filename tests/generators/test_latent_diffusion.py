@@ -104,12 +104,12 @@ def test_samples_have_the_type_of_the_template(params):
         assert {leaf.dtype for leaf in (wide.occupancy, wide.frac, wide.lattice)} == {np.dtype("float64")}
 
 
-def test_a_tiny_set_is_reconstructed(prototypes):
-    """Two prototypes: from knowing nothing (0.5 on circles, 4.6 nats) to places, cells and elements."""
+def test_a_tiny_set_is_reconstructed_and_its_law_recovered(prototypes):
+    """Two prototypes: from knowing nothing (0.5 on circles, 4.6 nats) to places, cells and elements; then samples."""
     lattice = {k: prototypes.SETTINGS[k] for k in ("lattice_center", "lattice_scale")}
     sizes = dict(width=32, heads=4, latent=8)
     generator = latent_diffusion(**sizes, layers=2, autoencoder_layers=2, known_fraction=1.0, **lattice)
-    trained, metrics = prototypes.train(generator, lambda pack: prototypes.nothing(), 300)
+    trained, metrics = prototypes.train(generator, lambda pack: prototypes.nothing(), 1500, 5e-3)
     assert metrics["frac"] < 0.003 and metrics["species"] < 0.02 and metrics["lattice"] < 0.01
     assert metrics["denoising"] < 0.7 * 0.93 * (1 + metrics["latent_rms"] ** 2), "0.7 of what answering x_t misses by"
     space = site_autoencoder(**sizes, layers=2, **lattice)
@@ -118,6 +118,14 @@ def test_a_tiny_set_is_reconstructed(prototypes):
     turn = np.abs((fractions(apart.circle) - pack.frac + 0.5) % 1 - 0.5)
     assert turn.mean() < 0.01, "a uniform guess is off by 0.25"
     np.testing.assert_array_equal(apart.species.argmax(-1), pack.occupancy.argmax(-1))
+    draw = jit(lambda key: generator.sample(trained, key, pack, prototypes.nothing()))
+    drawn = [draw(key) for key in jax.random.split(jax.random.key(5), 8)]
+    second = np.concatenate([prototypes.is_second(one) for one in drawn])
+    spread = np.sqrt(prototypes.SHARE * (1 - prototypes.SHARE) / len(second))
+    assert abs(second.mean() - prototypes.SHARE) < 5 * spread
+    assert np.mean([prototypes.offset_error(one) for one in drawn]) < 0.05, "a uniform guess is off by 0.125 at least"
+    away = np.abs(np.concatenate([prototypes.edges(one) for one in drawn])[:, None] - np.array(prototypes.EDGES))
+    assert (away.min(-1) < 0.15).mean() > 0.8
 
 
 def test_impossible_settings_are_errors():
