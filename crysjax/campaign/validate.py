@@ -33,7 +33,7 @@ class Relaxed(NamedTuple):
 
 
 def relaxer(potential: Potential, params: Params, *, steps: int) -> Callable[[Dataset, Callable], Relaxed]:
-    """`(crystals, progress) -> Relaxed`: positions and cells by FIRE, at most `steps` evaluations a crystal."""
+    """`(crystals, progress) -> Relaxed`: positions and cells, at most `steps` evaluations a crystal."""
 
     def relax(crystals: Dataset, progress: Callable[[str, int, int], None]) -> Relaxed:
         if not len(crystals):

@@ -187,22 +187,34 @@ def relax(
     fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),
     pressure_gpa: float = typer.Option(0.0, help="Outer pressure."),
     cell: bool = typer.Option(True, help="Whether the cell moves."),
+    method: str = typer.Option("lbfgs", help="lbfgs, or fire: slower, calmer."),
+    keep_symmetry: float = typer.Option(0.0, min=0, help="Keep the operations found within this distance, Å."),
+    trajectory: Path = typer.Option(None, help="Folder for NAME.extxyz of all steps of each crystal."),
 ) -> None:
     """Relax positions and cells by a machine-learned potential, many crystals at once."""
     import numpy as np
 
     from crysjax.data import datasets, io
-    from crysjax.potentials.relax import Fire
+    from crysjax.potentials.relax import Relax
     from crysjax.potentials.relax_dataset import relax_dataset
 
     engine, params, _ = registry.load_potential(potential)
     dataset = read_part(crystals)
-    settings = Fire(fmax_ev_angstrom=fmax, pressure_gpa=pressure_gpa, move_cell=cell)
+    settings = Relax(method=method, fmax_ev_angstrom=fmax, pressure_gpa=pressure_gpa, move_cell=cell)
+    frames: dict[int, list] = {}
+
+    def record(rows: np.ndarray, energy: np.ndarray, now: datasets.Dataset) -> None:
+        for row, value, entry in zip(rows.tolist(), energy.tolist(), datasets.entries(now)):
+            frames.setdefault(row, []).append(entry._replace(properties={"potential_ev": value}))
+
     with bar("relax") as advance:
         found = relax_dataset(
             engine.energy_forces_stress, params, dataset, cutoff_angstrom=engine.cutoff_angstrom, settings=settings,
-            max_steps=steps, progress=advance,
+            max_steps=steps, keep_symmetry_angstrom=keep_symmetry or None, progress=advance,
+            **({} if trajectory is None else {"record": record, "chunk": 1}),
         )  # fmt: skip
+    for row, steps_of_row in frames.items():
+        io.write_crystals(datasets.from_entries(steps_of_row), trajectory / f"{dataset.ids[row]}.extxyz")
     answers = {"potential_ev_per_atom": found.energy / dataset.num_atoms, "fmax_ev_per_angstrom": found.fmax}
     answers |= {"converged": found.converged.astype(np.float32), "valid": found.valid.astype(np.float32)}
     relaxed = replace(found.crystals, frac=datasets.wrap(found.crystals.frac), properties=dataset.properties | answers)

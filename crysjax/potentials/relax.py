@@ -1,8 +1,9 @@
-"""Relaxation of a pack of crystals, positions and cells together, by FIRE; each crystal stops by itself.
+"""Relaxation of a pack of crystals, positions and cells together, by FIRE or L-BFGS; each crystal stops by itself.
 
-FIRE: Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006), in the semi-implicit form of Guénolé et al., Comput. Mater.
-Sci. 175, 109584 (2020). Positions and cell form one vector as in Tadmor et al., Phys. Rev. B 59, 235 (1999): the
-deformation `F` of the starting cell, scaled by the number of atoms, and the undeformed positions.
+Positions and cell form one vector as in Tadmor et al., Phys. Rev. B 59, 235 (1999): the deformation `F` of the
+starting cell and the undeformed positions. `F` counts the root of the number of atoms in Å, and not their number as
+there: both kinds of coordinate are then about equally stiff, which saves a third of the steps. How it moves is
+`descent`.
 
 `relax` is one traced program. The radius graph is made with a skin and made anew inside the program when atoms or
 cells have moved so far that the skin no longer covers the cutoff. A crystal whose graph no longer fits stops where it
@@ -20,25 +21,33 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.base import Pack, Params, num_sites, site_mask, sum_by_crystal
+from crysjax.base import Pack, Params, num_sites, site_mask
 from crysjax.geometry.lattice import inverse
 from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors, radius_graph
+from crysjax.potentials.descent import METHODS, Memory, Vector, times
 
 GPA_TO_EV_A3 = 1 / 160.21766208
 ForceField = Callable[[Params, Pack, Graph], tuple[Array, Array, Array]]
 
 
-class Fire(NamedTuple):
-    """How far and how fast; the defaults are those of the papers in Å and eV, unit mass."""
+class Relax(NamedTuple):
+    """How, how far and how fast."""
 
+    method: str = "lbfgs"  # one of `descent.METHODS`
     fmax_ev_angstrom: float = 0.05  # largest force, and largest cell force an atom
     pressure_gpa: float = 0.0
     move_cell: bool = True
     step_angstrom: float = 0.1  # largest move of an atom in one step
-    dt: float = 0.1
-    dt_max: float = 1.0
     closest_angstrom: float = 0.5  # nearer atoms make a structure invalid
     volume_range: tuple[float, float] = (0.3, 4.0)  # of the starting volume
+
+
+class Symmetry(NamedTuple):
+    """Operations that a relaxation keeps, `k` a crystal; unused ones have weight 0. None at all: nothing is kept."""
+
+    rotation: Array  # (b, k, 3, 3) Cartesian, of row vectors in the starting cell: v -> v @ rotation
+    image: Array  # (n, k) int32 the site of the pack that a site is taken to
+    weight: Array  # (b, k) 1 / number of operations, or 0
 
 
 class Relaxation(NamedTuple):
@@ -55,25 +64,25 @@ class Relaxation(NamedTuple):
 
 
 class Motion(NamedTuple):
-    """What FIRE remembers."""
+    """How a pack got where it is."""
 
     deformation: Array  # (b, 3, 3) F, so that lattice = lattice_0 @ F^T
-    velocity: Array  # (n, 3) of the undeformed positions
-    cell_velocity: Array  # (b, 3, 3)
-    dt: Array  # (b,)
-    alpha: Array  # (b,)
-    downhill: Array  # (b,) int32 steps downhill in a row
     lattice_0: Array  # (b, 3, 3)
+    memory: Memory  # of the method
+    symmetry: Symmetry | None = None
 
 
-def start(pack: Pack, settings: Fire = Fire()) -> Relaxation:  # noqa: B008 (an immutable default)
+AS_USUAL = Relax()
+
+
+def start(pack: Pack, settings: Relax = AS_USUAL, symmetry: Symmetry | None = None) -> Relaxation:
     """A relaxation that has not moved yet."""
     b, real = len(pack.lattice), pack.lattice.dtype
+    if settings.method not in METHODS:
+        raise ValueError(f"relax: method {settings.method!r} is not one of {', '.join(METHODS)}")
+    pack = jax.tree.map(jnp.asarray, pack)
     eye = jnp.broadcast_to(jnp.eye(3, dtype=real), (b, 3, 3))
-    motion = Motion(
-        eye, jnp.zeros_like(pack.frac), jnp.zeros_like(eye), jnp.full(b, settings.dt, real), jnp.full(b, 0.1, real),
-        jnp.zeros(b, jnp.int32), pack.lattice,
-    )  # fmt: skip
+    motion = Motion(eye, pack.lattice, METHODS[settings.method]().init(pack), symmetry)
     no, unknown = jnp.zeros(b, bool), jnp.full(b, jnp.inf, real)
     strange = ~jnp.isfinite(pack.frac).all(-1) & (site_mask(pack.occupancy) > 0)
     valid = ~any_by_owner(strange, pack.owner, b)
@@ -89,7 +98,7 @@ def relax(
     cutoff_angstrom: float,
     max_edges: int,
     max_images: tuple[int, int, int] | int,
-    settings: Fire = Fire(),  # noqa: B008
+    settings: Relax = AS_USUAL,
     max_steps: int = 200,
     limit: int = 2**30,
     skin_angstrom: float = 0.5,
@@ -152,7 +161,7 @@ def _largest(values: Array, pack: Pack) -> Array:
     return jnp.maximum(jax.ops.segment_max(kept, pack.owner, len(pack.lattice)), 0)
 
 
-def _advance(state: Relaxation, graph: Graph, said: tuple, running: Array, settings: Fire, limit: int) -> Relaxation:
+def _advance(state: Relaxation, graph: Graph, said: tuple, running: Array, settings: Relax, limit: int) -> Relaxation:
     """Judge the present state by its forces, and move the crystals that go on."""
     pack, motion = state.pack, state.motion
     energy, forces, stress = said
@@ -166,7 +175,7 @@ def _advance(state: Relaxation, graph: Graph, said: tuple, running: Array, setti
     fmax = jnp.maximum(_largest(size, pack), jnp.abs(virial).max((1, 2)) / atoms)
     sound = _is_sound(pack, graph, motion, volume, settings) & jnp.isfinite(enthalpy) & jnp.isfinite(fmax)
     moves = running & sound & (fmax > settings.fmax_ev_angstrom) & (state.steps + 1 < limit)
-    moved_pack, motion = _fire(pack, motion, forces, virial, moves, settings)
+    moved_pack, motion = _descend(pack, motion, forces, virial, moves, settings)
     told = running & sound
     return state._replace(
         pack=moved_pack,
@@ -179,7 +188,7 @@ def _advance(state: Relaxation, graph: Graph, said: tuple, running: Array, setti
     )
 
 
-def _is_sound(pack: Pack, graph: Graph, motion: Motion, volume: Array, settings: Fire) -> Array:
+def _is_sound(pack: Pack, graph: Graph, motion: Motion, volume: Array, settings: Relax) -> Array:
     """No touching atoms, a volume in range: (b,) bool."""
     r2 = jnp.where(graph.mask > 0, (edge_vectors(pack, graph) ** 2).sum(-1), jnp.inf)
     nearest = jax.ops.segment_min(r2, pack.owner[graph.receiver], len(pack.lattice))
@@ -188,58 +197,54 @@ def _is_sound(pack: Pack, graph: Graph, motion: Motion, volume: Array, settings:
     return (nearest >= settings.closest_angstrom**2) & (ratio > low) & (ratio < high)
 
 
-def _fire(
-    pack: Pack, motion: Motion, forces: Array, virial: Array, moves: Array, settings: Fire
+def _descend(
+    pack: Pack, motion: Motion, forces: Array, virial: Array, moves: Array, settings: Relax
 ) -> tuple[Pack, Motion]:
-    """One step of FIRE for the crystals that move; the others keep every bit."""
-    pull, cell_pull = _generalised_forces(pack, motion, forces, virial, moves)
-    v, w = motion.velocity, motion.cell_velocity
-
-    def dot(a: Array, b: Array, c: Array, d: Array) -> Array:
-        return sum_by_crystal((a * b).sum(-1), pack) + (c * d).sum((1, 2))
-
-    power = dot(v, pull, w, cell_pull)
-    dt, alpha, count = _pace(motion, power > 0, dot(v, v, w, w) == 0, settings)
-    keep = (power > 0).astype(v.dtype)  # stop where the last step went uphill
-    site_dt, cell_dt = dt[pack.owner, None], dt[:, None, None]
-    v, w = v * keep[pack.owner, None] + site_dt * pull, w * keep[:, None, None] + cell_dt * cell_pull
-    steer = alpha * jnp.sqrt(dot(v, v, w, w) / jnp.maximum(dot(pull, pull, cell_pull, cell_pull), 1e-20))
-    v = (1 - alpha)[pack.owner, None] * v + steer[pack.owner, None] * pull
-    w = (1 - alpha)[:, None, None] * w + steer[:, None, None] * cell_pull
-    new = motion._replace(velocity=v, cell_velocity=w, dt=dt, alpha=alpha, downhill=count)
-    return _choose(moves, *_move(pack, new, settings), pack, motion)
+    """One step of the crystals that move; the others keep every bit."""
+    pull = _kept_symmetric(_generalised_forces(pack, motion, forces, virial, moves), pack, motion.symmetry)
+    method = METHODS[settings.method]()
+    step, memory = method.step(motion.memory, pull, pack, lambda step: _shortened(step, pack, settings))
+    new = motion._replace(memory=memory)
+    return _choose(moves, *_move(pack, new, step), pack, motion)
 
 
-def _generalised_forces(pack: Pack, motion: Motion, forces: Array, virial: Array, moves: Array) -> tuple[Array, Array]:
-    """Forces on the undeformed positions and on `atoms * F` (Tadmor et al. 1999), zero where nothing moves."""
+def _generalised_forces(pack: Pack, motion: Motion, forces: Array, virial: Array, moves: Array) -> Vector:
+    """Forces on the undeformed positions and on the weighted F, zero where nothing moves."""
     forces = jnp.where(moves[pack.owner, None], forces, 0)
     virial = jnp.where(moves[:, None, None], virial, 0)
-    atoms = jnp.maximum(num_sites(pack), 1)[:, None, None]
+    weight = _weight(pack)[:, None, None]
     pull = jnp.einsum("ni,nij->nj", forces, motion.deformation[pack.owner])
-    return pull, (inverse(motion.deformation) @ virial).swapaxes(1, 2) / atoms
+    return Vector(pull, (inverse(motion.deformation) @ virial).swapaxes(1, 2) / weight)
 
 
-def _pace(motion: Motion, downhill: Array, at_rest: Array, settings: Fire) -> tuple[Array, Array, Array]:
-    """Time step, mixing and the count of steps downhill; faster after five of them, half as fast after one uphill."""
-    count = jnp.where(downhill, motion.downhill + 1, 0)
-    faster, uphill = downhill & (count > 5), ~downhill & ~at_rest
-    dt = jnp.where(faster, jnp.minimum(motion.dt * 1.1, settings.dt_max), motion.dt)
-    alpha = jnp.where(faster, motion.alpha * 0.99, motion.alpha)
-    return jnp.where(uphill, dt * 0.5, dt), jnp.where(uphill, 0.1, alpha), count
+def _kept_symmetric(pull: Vector, pack: Pack, symmetry: Symmetry | None) -> Vector:
+    """The mean of the pull over the operations of each crystal: what is left breaks none of them."""
+    if symmetry is None:
+        return pull
+    rotation, weight = symmetry.rotation, symmetry.weight
+    # F at the image is F turned, so turning it back gives F again
+    sites = jnp.einsum("nkj,nkij,nk->ni", pull.sites[symmetry.image], rotation[pack.owner], weight[pack.owner])
+    cells = jnp.einsum("bkji,bjl,bklm,bk->bim", rotation, pull.cells, rotation, weight)
+    any_kept = weight.sum(-1) > 0
+    sites = jnp.where(any_kept[pack.owner, None], sites, pull.sites)
+    return Vector(sites, jnp.where(any_kept[:, None, None], cells, pull.cells))
 
 
-def _move(pack: Pack, motion: Motion, settings: Fire) -> tuple[Pack, Motion]:
-    """Take the step, shortened to the largest one allowed; a cell is strained by 5 % at most."""
-    step, cell_step = motion.dt[pack.owner, None] * motion.velocity, motion.dt[:, None, None] * motion.cell_velocity
-    atoms = jnp.maximum(num_sites(pack), 1)
-    cell_size = jnp.abs(cell_step).max((1, 2))
-    longest = jnp.maximum(_largest(jnp.sqrt((step**2).sum(-1)), pack), cell_size)
+def _shortened(step: Vector, pack: Pack, settings: Relax) -> Vector:
+    """The step, cut to the largest one allowed; a cell is strained by 5 % at most."""
+    weight = _weight(pack)
+    cell_size = jnp.abs(step.cells).max((1, 2))
+    longest = jnp.maximum(_largest(jnp.sqrt((step.sites**2).sum(-1)), pack), cell_size)
     shrink = jnp.minimum(1, settings.step_angstrom / jnp.maximum(longest, 1e-20))
-    shrink = jnp.minimum(shrink, 0.05 * atoms / jnp.maximum(cell_size, 1e-20))
-    deformation = motion.deformation + (shrink / atoms)[:, None, None] * cell_step
-    # undeformed positions live in the starting cell: fractional coordinates do not see the deformation
-    to_frac = inverse(motion.lattice_0)[pack.owner]
-    move = jnp.einsum("ni,nij->nj", shrink[pack.owner, None] * step, to_frac)
+    shrink = jnp.minimum(shrink, 0.05 * weight / jnp.maximum(cell_size, 1e-20))
+    return times(shrink, step, pack)
+
+
+def _move(pack: Pack, motion: Motion, step: Vector) -> tuple[Pack, Motion]:
+    """Take the step. Undeformed positions live in the starting cell: fractional coordinates do not see the cell's."""
+    weight = _weight(pack)
+    deformation = motion.deformation + step.cells / weight[:, None, None]
+    move = jnp.einsum("ni,nij->nj", step.sites, inverse(motion.lattice_0)[pack.owner])
     pack = pack._replace(frac=pack.frac + move, lattice=motion.lattice_0 @ deformation.swapaxes(1, 2))
     return pack, motion._replace(deformation=deformation)
 
@@ -247,11 +252,19 @@ def _move(pack: Pack, motion: Motion, settings: Fire) -> tuple[Pack, Motion]:
 def _choose(moves: Array, pack: Pack, motion: Motion, old_pack: Pack, old: Motion) -> tuple[Pack, Motion]:
     """The new state of the crystals that move, the old one of the others."""
 
-    def pick(new: Array, kept: Array, flag: Array) -> Array:
-        return jnp.where(flag.reshape((-1,) + (1,) * (new.ndim - 1)), new, kept)
+    def pick(flag: Array) -> Callable[[Array, Array], Array]:
+        return lambda new, kept: jnp.where(flag.reshape((-1,) + (1,) * (new.ndim - 1)), new, kept)
 
-    site = moves[pack.owner]
-    velocity = pick(motion.velocity, old.velocity, site)
-    motion = jax.tree.map(lambda n, o: pick(n, o, moves), motion._replace(velocity=None), old._replace(velocity=None))
-    frac, lattice = pick(pack.frac, old_pack.frac, site), pick(pack.lattice, old_pack.lattice, moves)
-    return pack._replace(frac=frac, lattice=lattice), motion._replace(velocity=velocity)
+    by_site, by_cell = pick(moves[pack.owner]), pick(moves)
+    memory = Memory(
+        jax.tree.map(by_site, motion.memory.sites, old.memory.sites),
+        jax.tree.map(by_cell, motion.memory.cells, old.memory.cells),
+    )
+    frac, lattice = by_site(pack.frac, old_pack.frac), by_cell(pack.lattice, old_pack.lattice)
+    deformation = by_cell(motion.deformation, old.deformation)
+    return pack._replace(frac=frac, lattice=lattice), old._replace(deformation=deformation, memory=memory)
+
+
+def _weight(pack: Pack) -> Array:
+    """What a deformation counts, in Å: (b,). Strained, n atoms are n times as stiff as one that moves."""
+    return jnp.sqrt(jnp.maximum(num_sites(pack), 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,16 +10,16 @@ import jax
 import numpy as np
 
 from crysjax.base import Params
-from crysjax.data import batching, datasets
+from crysjax.data import batching
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
-from crysjax.geometry.neighbors import crystal_edges, needed_images, plane_spacings, radius_graph_host
-from crysjax.geometry.reduction import niggli
-from crysjax.potentials.relax import Fire, ForceField, Motion, Relaxation, relax, start
+from crysjax.geometry.neighbors import needed_images, radius_graph_host
+from crysjax.potentials.pool import Pool
+from crysjax.potentials.relax import AS_USUAL, ForceField, Relax, Relaxation, relax
 
 MOST_IMAGES = 8  # along one axis; a reduced cell that needs more is no crystal
+ON_CPU = 64  # sites of a pack whose arrays stay in the cache
 SPARE = 1.05  # of the reach: cells shrink, and images at the very reach are a matter of rounding
-SKEWED = 2.0  # longest edge over the distance of its planes; reduced cells reach the root of 2 (face-centred cubic)
 
 
 class Relaxed(NamedTuple):
@@ -41,36 +40,65 @@ def relax_dataset(
     crystals: Dataset,
     *,
     cutoff_angstrom: float,
-    settings: Fire = Fire(),  # noqa: B008 (an immutable default)
+    settings: Relax = AS_USUAL,
     max_steps: int = 200,
     skin_angstrom: float = 0.5,
-    sites: int = 64,
+    keep_symmetry_angstrom: float | None = None,
+    sites: int | None = None,
     chunk: int = 20,
     progress: Callable[[int, int], None] | None = None,
+    record: Callable[[np.ndarray, np.ndarray, Dataset], None] | None = None,
 ) -> Relaxed:
     """Relax every crystal by at most `max_steps` evaluations.
 
     Badly skewed cells are relaxed in their reduced setting, which needs far fewer images, and handed back in their own.
-    Packs of `sites` sites run `chunk` steps at a time; then finished crystals make room for waiting ones. An overflow
-    makes the capacity for edges or images larger (which compiles again) and the crystals go on where they stopped.
-    `progress` is told how many are done, of how many.
+    With `keep_symmetry_angstrom`, the operations that spglib finds within that tolerance are made exact and kept.
+    Packs of `sites` sites (None: as the memory at hand allows) run `chunk` steps at a time; then finished crystals make
+    room for waiting ones. An overflow makes the capacity for edges or images larger (which compiles again), a lack of
+    memory makes packs half as large, and the crystals go on where they stopped. `progress` is told how many are done,
+    of how many; `record`, after every chunk, which rows moved, their energies in eV and their crystals: trajectories.
     """
-    pool = _Pool(crystals, settings)
+    pool = Pool(crystals, settings, keep_symmetry_angstrom)
     reach = cutoff_angstrom + skin_angstrom
-    shape = _shape(crystals.num_atoms, sites)
+    shape = _shape(crystals.num_atoms, sites or ON_CPU)
     grown = _first_size(pool.crystals, reach, shape)
+
+    def program() -> Callable:
+        return _compiled(energy_forces_stress, cutoff_angstrom, grown, settings, skin_angstrom, chunk)
+
+    if sites is None and jax.default_backend() != "cpu" and len(crystals):
+        wider = _fitting_sites(program(), params, pool.load(np.arange(1), shape), shape.sites, len(crystals.frac))
+        shape = _shape(crystals.num_atoms, wider)
+        grown = _first_size(pool.crystals, reach, shape)
     while len(waiting := pool.waiting(max_steps)):
         waiting = waiting[: shape.crystals]  # no pack holds more
         group = np.array(batching.assign(crystals.num_atoms[waiting], shape, open_packs=1)[0])
         rows = waiting[group]
-        go_on = _compiled(energy_forces_stress, cutoff_angstrom, grown, settings, skin_angstrom, chunk)
-        done = jax.tree.map(np.asarray, go_on(params, pool.load(rows, shape), max_steps))
+        try:
+            done = jax.tree.map(np.asarray, program()(params, pool.load(rows, shape), max_steps))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or shape.sites == int(crystals.num_atoms.max()):
+                raise
+            shape = _shape(crystals.num_atoms, shape.sites // 2)
+            grown = _first_size(pool.crystals, reach, shape)
+            continue
         stuck = pool.store(rows, done)
         if len(stuck):
             grown = _grow(pool, stuck, rows, reach, shape, grown)
+        if record is not None:
+            record(rows, pool.energy[rows], pool.snapshot(rows))
         if progress is not None:
             progress(len(crystals) - len(pool.waiting(max_steps)), len(crystals))
-    return pool.result()
+    energy, fmax = (np.where(np.isfinite(x), x, np.nan) for x in (pool.energy, pool.fmax))
+    relaxed = pool.snapshot(np.arange(len(crystals)))
+    return Relaxed(relaxed, energy, fmax, pool.steps, pool.converged, pool.valid, pool.reason)
+
+
+def _fitting_sites(program: Callable, params: Params, state: Relaxation, sites: int, most: int) -> int:
+    """Sites of a pack that takes up to half of an accelerator's memory, as the compiler counts what `sites` take."""
+    memory = jax.local_devices()[0].memory_stats() or {}
+    takes = program.lower(params, state, 0).compile().memory_analysis().temp_size_in_bytes
+    return int(min(max(sites * (memory.get("bytes_limit", 0) // 2) // max(takes, 1), sites), most))
 
 
 def _shape(num_atoms: np.ndarray, sites: int) -> Capacity:
@@ -100,7 +128,7 @@ def _even(edges: float) -> int:
 
 @lru_cache(maxsize=16)  # a campaign relaxes a few crystals a round, by the same potential
 def _compiled(
-    forces: ForceField, cutoff: float, grown: tuple, settings: Fire, skin: float, chunk: int
+    forces: ForceField, cutoff: float, grown: tuple, settings: Relax, skin: float, chunk: int
 ) -> Callable[[Params, Relaxation, int], Relaxation]:
     edges, images = grown
     return jax.jit(
@@ -111,7 +139,7 @@ def _compiled(
     )  # fmt: skip
 
 
-def _grow(pool: _Pool, stuck: np.ndarray, rows: np.ndarray, reach: float, shape: Capacity, grown: tuple) -> tuple:
+def _grow(pool: Pool, stuck: np.ndarray, rows: np.ndarray, reach: float, shape: Capacity, grown: tuple) -> tuple:
     """A larger capacity that holds the pack in which crystals got stuck; those that none holds are given up."""
     edges, images = grown
     lattice = pool.crystals.lattice[stuck].astype(float)
@@ -126,99 +154,3 @@ def _grow(pool: _Pool, stuck: np.ndarray, rows: np.ndarray, reach: float, shape:
     if wanted > edges or wider == images:  # counts at the very cutoff differ by rounding, yet something has to grow
         edges = max(edges + 256, _even(wanted * 1.3))
     return edges, wider
-
-
-_start = jax.jit(start, static_argnums=1)  # one program, not one an operation
-
-
-class _Pool:
-    """The state of every crystal on the host, moved in and out of packs."""
-
-    def __init__(self, crystals: Dataset, settings: Fire):
-        m, n = len(crystals), len(crystals.frac)
-        frac, lattice = np.array(crystals.frac, np.float32), np.array(crystals.lattice, np.float32)
-        self.crystals = replace(crystals, frac=frac, lattice=lattice)
-        self.change = _reduce_skewed(self.crystals)
-        self.given_lattice = lattice.copy()
-        self.energy, self.fmax = np.full(m, np.inf, np.float32), np.full(m, np.inf, np.float32)
-        self.steps, self.converged = np.zeros(m, np.int32), np.zeros(m, bool)
-        self.valid, self.reason = np.ones(m, bool), np.full(m, "", "<U80")
-        self.settings, self.velocity = settings, np.zeros((n, 3), np.float32)
-        self.motion: dict[int, list[np.ndarray]] = {}
-
-    def waiting(self, max_steps: int) -> np.ndarray:
-        """Crystals that have to go on, those under way first."""
-        left = np.flatnonzero(self.valid & ~self.converged & (self.steps < max_steps))
-        return left[np.argsort(self.steps[left] == 0, kind="stable")]
-
-    def load(self, rows: np.ndarray, shape: Capacity) -> Relaxation:
-        """The state of a pack of these crystals."""
-        pack = batching.pack_rows(self.crystals, rows, shape)
-        state = jax.tree.map(np.array, _start(pack, self.settings))
-        sites = datasets.site_index(self.crystals, rows)
-        state.motion.velocity[: len(sites)] = self.velocity[sites]
-        for slot, row in enumerate(rows):
-            for leaf, kept in zip(_cells(state.motion), self.motion.get(int(row), [])):
-                leaf[slot] = kept
-        for leaf, kept in zip((state.energy, state.fmax, state.steps), (self.energy, self.fmax, self.steps)):
-            leaf[: len(rows)] = kept[rows]
-        return state
-
-    def store(self, rows: np.ndarray, state: Relaxation) -> np.ndarray:
-        """Take the pack back; the rows that stopped because their graph did not fit."""
-        sites, k = datasets.site_index(self.crystals, rows), len(rows)
-        self.crystals.frac[sites] = state.pack.frac[: len(sites)]
-        self.crystals.lattice[rows] = state.pack.lattice[:k]
-        self.velocity[sites] = state.motion.velocity[: len(sites)]
-        self.motion |= {int(row): [leaf[slot] for leaf in _cells(state.motion)] for slot, row in enumerate(rows)}
-        for name in ("energy", "fmax", "steps", "converged", "valid"):
-            getattr(self, name)[rows] = getattr(state, name)[:k]
-        for row in rows[~state.valid[:k]]:
-            self.reason[row] = self._why(row)
-        return rows[state.overflow[:k] & state.valid[:k]]
-
-    def give_up(self, rows: np.ndarray, reason: str) -> None:
-        self.valid[rows], self.reason[rows] = False, reason
-
-    def _why(self, row: int) -> str:
-        """What is wrong with a crystal that broke."""
-        sites = datasets.site_index(self.crystals, np.array([row]))
-        frac, lattice = (x.astype(float) for x in (self.crystals.frac[sites], self.crystals.lattice[row]))
-        if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
-            return "positions or cell are not finite"
-        volume, given = (abs(np.linalg.det(x.astype(float))) for x in (lattice, self.given_lattice[row]))
-        low, high = self.settings.volume_range
-        if given <= 1e-6:
-            return "the cell has no volume"
-        if not low < volume / given < high:
-            return f"the volume ran away, to {volume / given:.2g} of what it was"
-        if len(crystal_edges(frac, lattice, self.settings.closest_angstrom)[0]):
-            return f"atoms closer than {self.settings.closest_angstrom} Å"
-        return "the potential gives no finite energy: an element that it does not know?"
-
-    def result(self) -> Relaxed:
-        for row, change in self.change.items():
-            sites = datasets.site_index(self.crystals, np.array([row]))
-            self.crystals.frac[sites] = datasets.wrap(self.crystals.frac[sites] @ change)
-            self.crystals.lattice[row] = np.linalg.inv(change).round() @ self.crystals.lattice[row]
-        energy, fmax = (np.where(np.isfinite(x), x, np.nan) for x in (self.energy, self.fmax))
-        return Relaxed(self.crystals, energy, fmax, self.steps, self.converged, self.valid, self.reason)
-
-
-def _reduce_skewed(crystals: Dataset) -> dict[int, np.ndarray]:
-    """Replace badly skewed cells by reduced ones, in place; the whole-number changes of basis, by row."""
-    with np.errstate(all="ignore"):
-        lattice = crystals.lattice.astype(float)
-        skew = (np.linalg.norm(lattice, axis=-1) / plane_spacings(lattice)).max(-1)
-    changes, reduce = {}, jax.jit(niggli)
-    for row in np.flatnonzero(np.isfinite(skew) & (skew > SKEWED)):
-        change = changes[int(row)] = np.asarray(reduce(crystals.lattice[row])[1], float)
-        sites = datasets.site_index(crystals, np.array([row]))
-        crystals.frac[sites] = datasets.wrap(crystals.frac[sites] @ np.linalg.inv(change).round())
-        crystals.lattice[row] = change @ lattice[row]
-    return changes
-
-
-def _cells(motion: Motion) -> tuple[np.ndarray, ...]:
-    """The leaves with a row a crystal."""
-    return tuple(motion._replace(velocity=None))[:1] + tuple(motion)[2:]

@@ -13,10 +13,12 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.geometry.neighbors import radius_graph
 from crysjax.potentials import relax_dataset as module
-from crysjax.potentials.relax import GPA_TO_EV_A3, Fire
+from crysjax.potentials.classical import pair_fade
+from crysjax.potentials.pool import Pool
+from crysjax.potentials.relax import GPA_TO_EV_A3, Relax
 from crysjax.potentials.relax_dataset import Relaxed
 
-FIRE = Fire(fmax_ev_angstrom=1e-3)
+USUAL = Relax(fmax_ev_angstrom=1e-3)
 MINIMUM_EV, EDGE = -0.0790735, 5.243195  # of argon, see test_relax: an atom, and the cube
 LEFT_EV, LEFT_VOLUME = 1e-5, 1e-3  # what forces of 1e-3 eV/Å leave, see test_relax
 
@@ -37,7 +39,7 @@ def relaxed(toys):
     """`relax_dataset` of argon."""
 
     def run(crystals: list[Crystal], **settings) -> Relaxed:
-        settings = {"settings": FIRE} | settings
+        settings = {"settings": USUAL} | settings
         cutoff = toys.argon.cutoff_angstrom
         return module.relax_dataset(
             toys.argon.energy_forces_stress, (), dataset(crystals), cutoff_angstrom=cutoff, **settings
@@ -118,9 +120,7 @@ def test_growing_never_stands_still(toys):
     for images in (2, 3):
         for ulp in range(-3, 4):
             edge = np.float32(reach / (images - 0.5)) * np.float32(1 + ulp * 6e-8)
-            pool = module._Pool(
-                dataset([Crystal(toys.draw_argon(1, 0).occupancy, np.zeros((1, 3)), edge * np.eye(3))]), FIRE
-            )
+            pool = Pool(dataset([Crystal(toys.draw_argon(1, 0).occupancy, np.zeros((1, 3)), edge * np.eye(3))]), USUAL)
             row = np.array([0])
             pack = pool.load(row, shape).pack
             grown = module._grow(pool, row, row, reach, shape, (512, (images - 1,) * 3))
@@ -133,9 +133,9 @@ def test_growing_never_stands_still(toys):
 def test_a_limit_holds_whatever_the_chunk(toys, relaxed):
     """Evaluations are what a campaign pays for: never one more, and the energy is that of what is handed back."""
     crystals = [toys.draw_argon(n, 9) for n in (1, 2, 4)]
-    found = relaxed(crystals, max_steps=9, chunk=4)
+    found = relaxed(crystals, max_steps=5, chunk=2)
     back = [Crystal(np.eye(NUM_SPECIES)[e.numbers - 1], *e[2:4]) for e in datasets.entries(found.crystals)]
-    np.testing.assert_array_equal(found.steps, 9)
+    np.testing.assert_array_equal(found.steps, 5)
     assert not found.converged.any() and found.valid.all()
     pack = toys.make_pack(back, Capacity(7, 7, 3))
     energy = jax.jit(toys.argon.energy)((), pack, toys.make_graph(pack, 7.0, None))
@@ -169,7 +169,8 @@ def test_pressure_is_worked_against(toys, relaxed):
 
     Its error is h^3 / 12 of V'', about V / GPa^2 for argon (bulk modulus 3 GPa): 2e-5 eV an atom.
     """
-    found, n = relaxed([toys.draw_argon(1, 4), toys.draw_argon(4, 4)], settings=FIRE._replace(pressure_gpa=0.1)), (1, 4)
+    crystals, n = [toys.draw_argon(1, 4), toys.draw_argon(4, 4)], (1, 4)
+    found = relaxed(crystals, settings=USUAL._replace(pressure_gpa=0.1))
     volume = np.abs(np.linalg.det(found.crystals.lattice.astype(float))) / n
     assert found.converged.all() and (volume < EDGE**3 / 4 * (1 - 10 * LEFT_VOLUME)).all()
     work = 0.1 * GPA_TO_EV_A3 * (volume + EDGE**3 / 4) / 2
@@ -182,3 +183,51 @@ def test_no_crystals_and_only_hopeless_ones(toys, relaxed):
     assert len(found.energy) == len(found.crystals) == 0
     bad = [toys.break_crystal(toys.draw_argon(2, k), k)[0] for k in (0, 2, 6)]
     assert not relaxed(bad).valid.any()
+
+
+def simple_cubic(toys, seed: int) -> Crystal:
+    """Eight argon atoms on a simple cubic lattice, no minimum of theirs, shaken and strained by a hundredth."""
+    rng, edge = np.random.default_rng(seed), 2 * 3.4
+    corners = np.stack(np.meshgrid(*[[0, 0.5]] * 3, indexing="ij"), -1).reshape(8, 3)
+    cell = edge * (np.eye(3) + rng.uniform(-1e-2, 1e-2, (3, 3)))
+    return Crystal(np.eye(NUM_SPECIES)[np.full(8, 17)], corners + rng.uniform(-1e-2, 1e-2, (8, 3)), cell)
+
+
+def test_a_symmetry_that_is_kept_holds_an_unstable_crystal(toys, relaxed):
+    """Simple cubic argon falls into a denser packing unless its 48 rotations are kept; then all six distances of the
+    cell's edges and the twelve nearest ones of its atoms stay equal, and the others in the pack move as without."""
+    crystals = [simple_cubic(toys, 0), toys.draw_argon(4, 1)]
+    free, kept = relaxed(crystals, sites=12), relaxed(crystals, sites=12, keep_symmetry_angstrom=0.4)
+    assert free.valid.all() and kept.valid.all() and kept.converged.all()
+    assert kept.energy[0] > free.energy[0] + 0.1, "held above"
+    metric = kept.crystals.lattice[0] @ kept.crystals.lattice[0].T
+    np.testing.assert_allclose(metric, metric[0, 0] * np.eye(3), atol=1e-5 * metric[0, 0])
+    apart = 2 * (kept.crystals.frac[:8] - kept.crystals.frac[:1])
+    np.testing.assert_allclose(apart, apart.round(), atol=1e-5)
+    edges = np.linspace(3.2, 4.2, 2001)
+    lattice = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 3), -1).reshape(-1, 3)
+    r = np.linalg.norm(lattice, axis=-1)
+    sums = [float(pair_energy(a * r[r > 0]).sum()) / 2 for a in edges]
+    np.testing.assert_allclose(kept.energy[0] / 8, min(sums), atol=LEFT_EV)
+
+
+def pair_energy(r: np.ndarray) -> np.ndarray:
+    with jax.enable_x64(True):
+        fade = np.asarray(pair_fade(r / 7.0))
+    return np.where(r < 7.0, 4 * 0.0104 * ((3.4 / r) ** 12 - (3.4 / r) ** 6) * fade, 0)
+
+
+def test_a_trajectory_holds_every_step_and_changes_nothing(toys, relaxed):
+    crystals, frames = [toys.draw_argon(n, 2) for n in (1, 4)], {0: [], 1: []}
+
+    def record(rows: np.ndarray, energy: np.ndarray, now: Dataset) -> None:
+        for row, e, entry in zip(rows.tolist(), energy.tolist(), datasets.entries(now)):
+            frames[row].append((e, entry))
+
+    found, plain = relaxed(crystals, chunk=1, record=record), relaxed(crystals, chunk=1)
+    np.testing.assert_array_equal(found.energy, plain.energy)
+    for row in (0, 1):
+        assert len(frames[row]) == found.steps[row]
+        energies = [e for e, _ in frames[row]]
+        assert energies[0] > energies[-1] and energies[-1] == found.energy[row]
+        np.testing.assert_array_equal(frames[row][-1][1].lattice, found.crystals.lattice[row])

@@ -1,0 +1,166 @@
+"""The crystals that a relaxation works on, on the host: their state between the packs that they pass through."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from crysjax.data import batching, datasets, operations
+from crysjax.data.batching import Capacity
+from crysjax.data.datasets import Dataset
+from crysjax.geometry.neighbors import crystal_edges, plane_spacings
+from crysjax.geometry.reduction import niggli
+from crysjax.potentials.relax import Relax, Relaxation, Symmetry, start
+
+SKEWED = 2.0  # longest edge over the distance of its planes; reduced cells reach the root of 2 (face-centred cubic)
+
+_start = jax.jit(start, static_argnums=1)  # one program, not one an operation
+
+
+class Pool:
+    """The state of every crystal, moved in and out of packs.
+
+    With a tolerance of symmetry, the operations that a crystal has at the start are made exact and kept.
+    """
+
+    def __init__(self, crystals: Dataset, settings: Relax, symmetry_angstrom: float | None = None):
+        m = len(crystals)
+        frac, lattice = np.array(crystals.frac, np.float32), np.array(crystals.lattice, np.float32)
+        self.crystals = replace(crystals, frac=frac, lattice=lattice)
+        self.change = _reduce_skewed(self.crystals)
+        self.kept = [] if symmetry_angstrom is None else _make_symmetric(self.crystals, symmetry_angstrom)
+        self.given_lattice = self.crystals.lattice.copy()
+        self.energy, self.fmax = np.full(m, np.inf, np.float32), np.full(m, np.inf, np.float32)
+        self.steps, self.converged = np.zeros(m, np.int32), np.zeros(m, bool)
+        self.valid, self.reason = np.ones(m, bool), np.full(m, "", "<U80")
+        self.settings = settings
+        self.memory: dict[int, tuple[list, list]] = {}  # of crystals under way: leaves by site, leaves by crystal
+
+    def waiting(self, max_steps: int) -> np.ndarray:
+        """Crystals that have to go on, those under way first."""
+        left = np.flatnonzero(self.valid & ~self.converged & (self.steps < max_steps))
+        return left[np.argsort(self.steps[left] == 0, kind="stable")]
+
+    def load(self, rows: np.ndarray, shape: Capacity) -> Relaxation:
+        """The state of a pack of these crystals."""
+        pack = batching.pack_rows(self.crystals, rows, shape)
+        symmetry = self._symmetry(rows, shape) if self.kept else None
+        state = jax.tree.map(np.array, _start(pack, self.settings, symmetry))
+        by_site, by_cell = _leaves(state)
+        ends = np.cumsum(self.crystals.num_atoms[rows])
+        for slot, (row, end) in enumerate(zip(rows.tolist(), ends)):
+            part = slice(end - self.crystals.num_atoms[row], end)
+            old_sites, old_cells = self.memory.get(row, ([], []))
+            for leaf, old in zip(by_site, old_sites):
+                leaf[part] = old
+            for leaf, old in zip(by_cell, old_cells):
+                leaf[slot] = old
+        for leaf, kept in zip((state.energy, state.fmax, state.steps), (self.energy, self.fmax, self.steps)):
+            leaf[: len(rows)] = kept[rows]
+        return state
+
+    def store(self, rows: np.ndarray, state: Relaxation) -> np.ndarray:
+        """Take the pack back; the rows that stopped because their graph did not fit."""
+        sites, k = datasets.site_index(self.crystals, rows), len(rows)
+        self.crystals.frac[sites] = state.pack.frac[: len(sites)]
+        self.crystals.lattice[rows] = state.pack.lattice[:k]
+        for name in ("energy", "fmax", "steps", "converged", "valid"):
+            getattr(self, name)[rows] = getattr(state, name)[:k]
+        by_site, by_cell = _leaves(state)
+        ends = np.cumsum(self.crystals.num_atoms[rows])
+        for slot, (row, end) in enumerate(zip(rows.tolist(), ends)):
+            part = slice(end - self.crystals.num_atoms[row], end)
+            if self.converged[row] or not self.valid[row]:
+                self.memory.pop(row, None)
+            else:
+                self.memory[row] = [leaf[part].copy() for leaf in by_site], [leaf[slot].copy() for leaf in by_cell]
+        for row in rows[~state.valid[:k]]:
+            self.reason[row] = self._why(row)
+        return rows[state.overflow[:k] & state.valid[:k]]
+
+    def give_up(self, rows: np.ndarray, reason: str) -> None:
+        self.valid[rows], self.reason[rows] = False, reason
+
+    def snapshot(self, rows: np.ndarray) -> Dataset:
+        """These crystals as they are now, in the cells that they were given in."""
+        now = datasets.take(self.crystals, rows)
+        return _given_back(now, {i: self.change[row] for i, row in enumerate(rows.tolist()) if row in self.change})
+
+    def _symmetry(self, rows: np.ndarray, shape: Capacity) -> Symmetry:
+        """The operations of a pack, padded to the most that any crystal of the pool has."""
+        most = max(len(found.rotation) for found in self.kept)
+        rotation = np.tile(np.eye(3, dtype=np.float32), (shape.crystals, most, 1, 1))
+        image = np.tile(np.arange(shape.sites, dtype=np.int32)[:, None], (1, most))
+        weight, first = np.zeros((shape.crystals, most), np.float32), 0
+        for slot, row in enumerate(rows):
+            found, n = self.kept[row], int(self.crystals.num_atoms[row])
+            k = len(found.rotation)
+            rotation[slot, :k] = operations.cartesian(found, self.given_lattice[row].astype(float))
+            image[first : first + n, :k] = found.image.T + first
+            weight[slot, :k] = 1 / k
+            first += n
+        return Symmetry(rotation, image, weight)
+
+    def _why(self, row: int) -> str:
+        """What is wrong with a crystal that broke."""
+        sites = datasets.site_index(self.crystals, np.array([row]))
+        frac, lattice = (x.astype(float) for x in (self.crystals.frac[sites], self.crystals.lattice[row]))
+        if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
+            return "positions or cell are not finite"
+        volume, given = (abs(np.linalg.det(x.astype(float))) for x in (lattice, self.given_lattice[row]))
+        low, high = self.settings.volume_range
+        if given <= 1e-6:
+            return "the cell has no volume"
+        if not low < volume / given < high:
+            return f"the volume ran away, to {volume / given:.2g} of what it was"
+        if len(crystal_edges(frac, lattice, self.settings.closest_angstrom)[0]):
+            return f"atoms closer than {self.settings.closest_angstrom} Å"
+        return "the potential gives no finite energy: an element that it does not know?"
+
+
+def _leaves(state: Relaxation) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What moves with a crystal from pack to pack: leaves with a row a site, and with a row a crystal."""
+    motion = state.motion
+    return jax.tree.leaves(motion.memory.sites), [
+        motion.deformation,
+        motion.lattice_0,
+        *jax.tree.leaves(motion.memory.cells),
+    ]
+
+
+def _make_symmetric(crystals: Dataset, tolerance: float) -> list[operations.Operations]:
+    """The operations of every crystal, made exact in place."""
+    kept = []
+    for row, entry in enumerate(datasets.entries(crystals)):
+        found = operations.operations(entry, tolerance_angstrom=tolerance)
+        if len(found.rotation) > 1:
+            sites = datasets.site_index(crystals, np.array([row]))
+            crystals.frac[sites], crystals.lattice[row] = operations.symmetrized(entry, found)
+        kept.append(found)
+    return kept
+
+
+def _reduce_skewed(crystals: Dataset) -> dict[int, np.ndarray]:
+    """Replace badly skewed cells by reduced ones, in place; the whole-number changes of basis, by row."""
+    with np.errstate(all="ignore"):
+        lattice = crystals.lattice.astype(float)
+        skew = (np.linalg.norm(lattice, axis=-1) / plane_spacings(lattice)).max(-1)
+    changes, reduce = {}, jax.jit(niggli)
+    for row in np.flatnonzero(np.isfinite(skew) & (skew > SKEWED)):
+        change = changes[int(row)] = np.asarray(reduce(crystals.lattice[row])[1], float)
+        sites = datasets.site_index(crystals, np.array([row]))
+        crystals.frac[sites] = datasets.wrap(crystals.frac[sites] @ np.linalg.inv(change).round())
+        crystals.lattice[row] = change @ lattice[row]
+    return changes
+
+
+def _given_back(crystals: Dataset, changes: dict[int, np.ndarray]) -> Dataset:
+    """The crystals in the cells that they had before `_reduce_skewed`."""
+    frac, lattice = crystals.frac.copy(), crystals.lattice.copy()
+    for row, change in changes.items():
+        sites = datasets.site_index(crystals, np.array([row]))
+        frac[sites] = datasets.wrap(frac[sites] @ change)
+        lattice[row] = np.linalg.inv(change).round() @ lattice[row]
+    return replace(crystals, frac=frac, lattice=lattice)
