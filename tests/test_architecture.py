@@ -13,11 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "crysjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVEL = {
     "base": 0, "geometry": 1, "data": 2, "nets": 2, "generators": 3, "potentials": 3, "properties": 3,
-    "training": 4, "guidance": 4, "surrogates": 4, "search": 4, "evaluation": 4, "campaign": 5, "cli": 6,
+    "training": 4, "guidance": 4, "surrogates": 4, "search": 4, "evaluation": 4, "oracles": 4, "campaign": 5, "cli": 6,
 }  # fmt: skip
 NEVER_DATA = {"nets", "generators", "search"}  # they work on packs and arrays, wherever these came from
 HEAVY = {"pymatgen", "ase", "numpyro", "smact", "spglib"}  # imported inside functions only
-ASE_ROOMS = ("data/", "evaluation/", "potentials/ase.py")  # the only places that know pymatgen or ase
+ASE_ROOMS = ("data/", "evaluation/", "oracles/", "potentials/ase.py")  # the only places that know pymatgen or ase
 LONGEST_FILE = 300
 
 

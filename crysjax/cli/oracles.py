@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from crysjax.data.datasets import Dataset
-    from crysjax.evaluation.hull import Hull
+    from crysjax.evaluation.hull import Hull, Level
     from crysjax.evaluation.judge import Ask, Questions
 
 BLOCK = 128  # crystals relaxed before their energies are kept
@@ -79,7 +79,18 @@ def read_hull(paths: list[str]) -> Hull:
     parts = [_entries(text) for text in paths]
     counts, energies, names = (np.concatenate([part[k] for part in parts]) for k in range(3))
     source = f"{', '.join(Path(p).name for p in paths)} ({len(names)} entries)"
-    return hull.hull(counts, energies, level=hull.MATERIALS_PROJECT_2021, source=source, names=names)
+    levels = dict.fromkeys(_level(text) for text in paths)
+    if len(levels) > 1:
+        raise ValueError(f"--hull: entries of different levels of theory: {'; '.join(map(str, levels))}")
+    return hull.hull(counts, energies, level=next(iter(levels)), source=source, names=names)
+
+
+def _level(text: str) -> Level:
+    """The level that a table of entries names; whatever names none is MP-20's."""
+    from crysjax.evaluation import hull
+
+    named = hull.read_level(text) if Path(text).suffix in (".csv", ".json") else None
+    return named or hull.MATERIALS_PROJECT_2021
 
 
 def _entries(text: str) -> tuple:

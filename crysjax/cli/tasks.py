@@ -168,7 +168,8 @@ def potential(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
     reference = learn.element_energies(part)
 
     def init(key: Any, pack: Any, labels: Any) -> Any:
-        return made.init(key) | {"reference": reference[np.asarray(made.numbers) - 1]}
+        params = made.init(key)  # energies of the elements, where there is a place for them
+        return params | {"reference": reference[np.asarray(made.numbers) - 1]} if "reference" in params else params
 
     def packs() -> list[tuple]:
         groups = batching.assign(held_out.num_atoms, shape, edges=others.count, max_edges=room)

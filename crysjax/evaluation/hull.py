@@ -11,20 +11,21 @@ every caller, and checked.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import combinations
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from crysjax.base import NUM_SPECIES
-from crysjax.data.datasets import Dataset, offsets
-from crysjax.data.elements import SYMBOLS, atomic_number
+from crysjax.data.elements import SYMBOLS
+from crysjax.evaluation import hull_entries
+from crysjax.evaluation.hull_entries import FORMATION_ENERGY, MATERIALS_PROJECT_2021, Level  # noqa: F401
 from crysjax.evaluation.simplex import least_energies
+
+if TYPE_CHECKING:
+    from crysjax.properties.hull import Table
 
 METASTABLE_EV_PER_ATOM = 0.1
 """The margin of "metastable, unique, novel" (MSUN) and of MatterGen's "stable" (Zeni et al. 2025)."""
@@ -35,20 +36,12 @@ STABLE_EV_PER_ATOM = 0.0
 ROUNDING_EV_PER_ATOM = 1e-6
 """Added to every margin: an entry of the hull itself lies on it up to rounding of its energy to float32."""
 
-FORMATION_ENERGY = "formation_energy_ev_per_atom"
+# where entries come from, under the names that users of a hull look for
+composition, compositions = hull_entries.composition, hull_entries.compositions
+dataset_entries, read_level = hull_entries.dataset_entries, hull_entries.read_level
+read_cache, read_entries = hull_entries.read_cache, hull_entries.read_entries
 
 _MOST_ELEMENTS = 12  # of one composition whose sub-systems are enumerated; beyond, all known systems are tried
-
-
-class Level(NamedTuple):
-    """What makes two formation energies comparable; they are only where both strings are equal."""
-
-    theory: str  # such as "PBE and PBE+U"
-    corrections: str  # such as "MaterialsProject2020Compatibility"; "none" where there are none
-
-
-MATERIALS_PROJECT_2021 = Level("PBE and PBE+U (VASP, Materials Project)", "as served by the Materials Project in 2021")
-"""The level of MP-20 (Xie et al. 2022)."""
 
 
 class Hull(NamedTuple):
@@ -108,73 +101,26 @@ def _lowest(fractions: np.ndarray, energies: np.ndarray, names: np.ndarray, leve
     return Hull(fractions, energies, names, {k: np.array(v) for k, v in systems.items()}, level, source)
 
 
-def dataset_entries(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Atom counts (m, NUM_SPECIES), formation energies (m,) in eV/atom and ids of a data set that has them."""
-    if FORMATION_ENERGY not in dataset.properties:
-        raise ValueError(f"hull: the data set has no property {FORMATION_ENERGY!r}, only {sorted(dataset.properties)}")
-    return compositions(dataset), dataset.properties[FORMATION_ENERGY].astype(np.float64), dataset.ids
+def vertices(hull: Hull) -> Hull:
+    """The hull without the entries inside it: the same answers from fewer entries (of MP-20's 36,465, 22,992)."""
+    below, _ = hull_energy(hull.fractions, hull)
+    keep = hull.energies <= below + 1e-9
+    return _lowest(hull.fractions[keep], hull.energies[keep], hull.names[keep], hull.level, hull.source)
 
 
-def compositions(dataset: Dataset) -> np.ndarray:
-    """Atoms of each element in each crystal: (m, NUM_SPECIES)."""
-    return _counts(dataset.numbers, offsets(dataset))
+def traced(hull: Hull, *, level: Level, **options) -> Table:
+    """The hull inside `jit`, for energies of this level, any other is an error; options of `properties.hull.table`."""
+    from crysjax.properties.hull import table
+
+    _same_level("traced", level, hull)
+    thin = vertices(hull)
+    return table(thin.fractions, thin.energies, **options)
 
 
-def _counts(numbers: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    counts = np.zeros((len(bounds) - 1, NUM_SPECIES))
-    np.add.at(counts, (np.repeat(np.arange(len(counts)), np.diff(bounds)), np.asarray(numbers, int) - 1), 1)
-    return counts
-
-
-def read_cache(*folders: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compositions, formation energies and ids of MatterGen cache folders; positions need not be there."""
-    counts, energies, ids = [], [], []
-    for folder in map(Path, folders):
-        missing = [n for n in ("num_atoms.npy", "atomic_numbers.npy", "structure_id.npy") if not (folder / n).exists()]
-        if missing:
-            raise ValueError(f"{folder}: not a cache folder, {missing[0]} is missing")
-        sizes = np.load(folder / "num_atoms.npy", allow_pickle=False)
-        bounds = np.concatenate([[0], np.cumsum(sizes)])
-        counts.append(_counts(np.load(folder / "atomic_numbers.npy", allow_pickle=False), bounds))
-        values = json.loads((folder / "formation_energy_per_atom.json").read_text())["values"]
-        energies.append(np.array([np.nan if v is None else v for v in values], np.float64))
-        ids.append(np.load(folder / "structure_id.npy", allow_pickle=False))
-    return np.concatenate(counts), np.concatenate(energies), np.concatenate(ids)
-
-
-def read_entries(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compositions, formation energies and names of a table of entries.
-
-    CSV with the columns `composition` (a formula such as Fe2O3 or Ca(OH)2) and `formation_energy_ev_per_atom`, and
-    `id` if there is one; or a JSON list of objects with these keys, a composition also as {"Fe": 2, "O": 3}.
-    """
-    path, parsed = Path(path), []
-    with path.open(newline="") as file:
-        rows = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path}: expected a table of entries with at least one row")
-    for i, row in enumerate(rows, start=1):
-        try:
-            parsed.append((composition(row["composition"]), float(row[FORMATION_ENERGY]), row.get("id") or f"row {i}"))
-        except (KeyError, TypeError, ValueError) as error:
-            said = f"no column {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{path}: entry {i}: {said}") from None
-    counts, energies, names = zip(*parsed)
-    return np.stack(counts), np.array(energies), np.array(names)
-
-
-def composition(formula: str | dict[str, float]) -> np.ndarray:
-    """Atoms of each element of a formula, with brackets and fractions: (NUM_SPECIES,)."""
-    if isinstance(formula, str):
-        from pymatgen.core import Composition
-
-        formula = Composition(formula).get_el_amt_dict()
-    counts = np.zeros(NUM_SPECIES)
-    for symbol, amount in formula.items():
-        counts[atomic_number(symbol) - 1] += float(amount)
-    if not counts.any():
-        raise ValueError(f"composition: {formula!r} names no element")
-    return counts
+def _same_level(where: str, level: Level, hull: Hull) -> None:
+    for what, of_energies, of_hull in zip(Level._fields, level, hull.level):
+        if of_energies != of_hull:
+            raise ValueError(f"{where}: {what} {of_energies!r} of the energies, {of_hull!r} of the hull")
 
 
 # Asking it
@@ -192,9 +138,7 @@ def energy_above_hull(compositions: np.ndarray, energies: np.ndarray, hull: Hull
 
 def stability(compositions: np.ndarray, energies: np.ndarray, hull: Hull, *, level: Level) -> Stability:
     """`energy_above_hull` with the hull energy, and the reason for every NaN."""
-    for what, of_energies, of_hull in zip(Level._fields, level, hull.level):
-        if of_energies != of_hull:
-            raise ValueError(f"energy_above_hull: {what} {of_energies!r} of the energies, {of_hull!r} of the hull")
+    _same_level("energy_above_hull", level, hull)
     energies = np.asarray(energies, np.float64)
     if energies.shape != (len(compositions),):
         raise ValueError(f"energy_above_hull: {len(compositions)} compositions, but energies of shape {energies.shape}")

@@ -31,14 +31,18 @@ def least_energies(targets: list[np.ndarray], columns: list[np.ndarray], costs: 
         for part in (rows[i : i + step] for i in range(0, len(rows), step)):
             answer[part] = _solve_batch(
                 np.stack([targets[i] for i in part]),
-                np.stack([_padded(columns[i], width, 0.0) for i in part]),
-                np.stack([_padded(costs[i], width, np.inf) for i in part]),
+                _filled([columns[i] for i in part], width, 0.0),
+                _filled([costs[i] for i in part], width, np.inf),
             )
     return answer
 
 
-def _padded(array: np.ndarray, width: int, value: float) -> np.ndarray:
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])], constant_values=value)
+def _filled(arrays: list[np.ndarray], width: int, value: float) -> np.ndarray:
+    """The arrays stacked, their last axes filled up to a common width."""
+    out = np.full((len(arrays), *arrays[0].shape[:-1], width), value)
+    for row, array in zip(out, arrays):
+        row[..., : array.shape[-1]] = array
+    return out
 
 
 def _solve_batch(x: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:

@@ -1,15 +1,23 @@
-"""Lennard-Jones: the potential whose answers are known, for tests and first steps."""
+"""Lennard-Jones and Morse: pair potentials whose answers are known, for tests, first steps and simple crystals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Params
 from crysjax.geometry.neighbors import Graph
+from crysjax.potentials.pair import (
+    as_params,
+    edge_lengths,
+    halved,
+    in_dtype,
+    listed_pairs,
+    pair_fade,
+    pair_weights,
+)
 
 
 def lennard_jones(
@@ -21,21 +29,34 @@ def lennard_jones(
 ) -> tuple[Callable, Callable]:
     """`(init, site_energies)` as `nequip`, of `4 epsilon ((sigma/r)^12 - (sigma/r)^6)` between any two atoms.
 
-    Faded to zero over the last tenth of the cutoff. The defaults are argon; the elements `numbers` are all alike. It
-    has no parameters: `init` gives an empty tuple.
+    Faded to zero over the last tenth of the cutoff. The defaults are argon; the elements `numbers` are all alike. An
+    empty tuple is as good as the parameters that `init` gives.
     """
+    settings = {"epsilon_ev": epsilon_ev, "sigma_angstrom": sigma_angstrom}
 
     def site_energies(params: Params, occupancy: Array, vectors: Array, graph: Graph) -> Array:
-        r2 = (vectors**2).sum(-1)
-        fade = pair_fade(jnp.sqrt(r2) / cutoff_angstrom)
-        sixth = (sigma_angstrom**2 / r2) ** 3
-        pair = 2 * epsilon_ev * (sixth**2 - sixth) * fade * graph.mask  # half to each end
-        return jax.ops.segment_sum(pair, graph.receiver, len(occupancy))
+        p, r2 = in_dtype(params or settings, vectors.dtype), (vectors**2).sum(-1)
+        sixth = (p["sigma_angstrom"] ** 2 / r2) ** 3
+        pair = 4 * p["epsilon_ev"] * (sixth**2 - sixth) * pair_fade(jnp.sqrt(r2) / cutoff_angstrom)
+        return halved(pair, graph, len(occupancy))
 
-    return lambda key: (), site_energies
+    return lambda key: as_params(settings), site_energies
 
 
-def pair_fade(x: Array) -> Array:
-    """1 up to 0.9, 0 from 1, with continuous second derivatives between."""
-    t = jnp.clip((1 - x) / 0.1, 0, 1)
-    return t**3 * (10 - 15 * t + 6 * t**2)
+def morse(
+    *, numbers: tuple[int, ...], pairs: tuple[tuple[float, ...], ...], cutoff_angstrom: float = 8.0
+) -> tuple[Callable, Callable]:
+    """`(init, site_energies)` as `nequip`, of `depth (exp(-2 s (r - r0)) - 2 exp(-s (r - r0)))`.
+
+    Morse, Phys. Rev. 34, 57 (1929). A row of `pairs` is `(z1, z2, depth in eV, s in 1/Å, r0 in Å)`; pairs of elements
+    that are not listed do not see each other. Faded to zero over the last tenth of the cutoff.
+    """
+    ends, settings = listed_pairs(pairs, numbers, ("depth_ev", "slope_per_angstrom", "length_angstrom"))
+
+    def site_energies(params: Params, occupancy: Array, vectors: Array, graph: Graph) -> Array:
+        p, r = in_dtype(params, vectors.dtype), edge_lengths(vectors)
+        x = jnp.exp(-p["slope_per_angstrom"][None] * (r[:, None] - p["length_angstrom"][None]))
+        pair = pair_weights(occupancy, graph, ends) * p["depth_ev"][None] * (x**2 - 2 * x)
+        return halved(pair.sum(-1) * pair_fade(r / cutoff_angstrom), graph, len(occupancy))
+
+    return lambda key: as_params(settings), site_energies

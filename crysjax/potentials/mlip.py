@@ -25,9 +25,12 @@ from jax import Array
 from crysjax.base import NUM_SPECIES, Pack, Params, site_mask, sum_by_crystal
 from crysjax.data import files
 from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors
-from crysjax.potentials.classical import lennard_jones
+from crysjax.potentials.classical import lennard_jones, morse
 from crysjax.potentials.cluster import cluster
+from crysjax.potentials.coulomb import buckingham, coulomb
 from crysjax.potentials.nequip import nequip
+from crysjax.potentials.soft_sphere import soft_sphere
+from crysjax.potentials.stillinger_weber import stillinger_weber
 
 GPA_PER_EV_A3 = 160.21766208
 """1 eV/Å³ in GPa."""
@@ -53,7 +56,16 @@ NEQUIX_NAMES = {
     "scale": "scale_ev",
     "shift": "shift_ev",
 }
-NETWORKS: dict[str, Callable] = {"nequip": nequip, "cluster": cluster, "lennard_jones": lennard_jones}
+NETWORKS: dict[str, Callable] = {
+    "nequip": nequip,
+    "cluster": cluster,
+    "lennard_jones": lennard_jones,
+    "morse": morse,
+    "soft_sphere": soft_sphere,
+    "coulomb": coulomb,
+    "buckingham": buckingham,
+    "stillinger_weber": stillinger_weber,
+}
 
 
 class Potential(NamedTuple):
@@ -77,12 +89,18 @@ def mlip(*, network: str = "nequip", numbers: tuple[int, ...], **settings) -> Po
         raise ValueError(f"network: {network!r} is not one of {sorted(NETWORKS)}")
     defaults = {k: p.default for k, p in inspect.signature(NETWORKS[network]).parameters.items()}
     settings = defaults | settings | {"numbers": _checked(numbers)}  # files do not change when a default does
+    settings = {name: _as_tuples(value) for name, value in settings.items()}
     init, site_energies = NETWORKS[network](**settings)
     known = np.zeros(NUM_SPECIES, bool)
     known[np.asarray(settings["numbers"]) - 1] = True
     cutoff = float(settings["cutoff_angstrom"])
     energy, forces_stress = by_strain(site_energies, cutoff, known)
     return Potential(init, energy, forces_stress, cutoff, settings["numbers"], {"network": network, **settings})
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists, which is what JSON makes of tuples, as tuples again."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _checked(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -205,6 +223,8 @@ def load_potential(path: str | Path) -> tuple[Potential, Params]:
             leaves = [jnp.asarray(file[name], jnp.float32) for name in sorted(file.files) if name != "config"]
         if config["format"] != 1:
             raise ValueError(f"potential format {config['format']}, this version reads format 1")
+        if "ensemble" in config:
+            raise ValueError("it is an ensemble of them: potentials.ensemble.load_ensemble reads it")
         potential = mlip(**config["potential"])
         like, tree = jax.tree.flatten(jax.eval_shape(potential.init, jax.random.key(0)))
         if [x.shape for x in like] != [x.shape for x in leaves]:

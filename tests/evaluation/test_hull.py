@@ -68,6 +68,9 @@ def test_missing_elements_and_energies_are_nan_with_a_reason():
 def test_another_level_is_an_error(other):
     with pytest.raises(ValueError, match=r"of the energies, .* of the hull"):
         hulls.energy_above_hull(of("FeO"), np.array([-1.0]), small_hull(), level=other)
+    with pytest.raises(ValueError, match=r"traced: .* of the energies, .* of the hull"):
+        hulls.traced(small_hull(), level=other)
+    assert len(hulls.traced(small_hull(), level=LEVEL, max_elements=2).energies) == 2
 
 
 @pytest.mark.parametrize(
@@ -218,6 +221,21 @@ def test_entries_of_files_and_data_sets(tmp_path):
     assert energies.tolist() == [-0.5] and names.tolist() == ["x"]
     with pytest.raises(ValueError, match="no property 'formation_energy_ev_per_atom', only"):
         hulls.dataset_entries(from_entries([crystal._replace(properties={"gap": 1.0})]))
+
+
+def test_level_of_a_table(tmp_path):
+    (tmp_path / "a.csv").write_text("composition,formation_energy_ev_per_atom\nFeO,-1\n")
+    assert hulls.read_level(tmp_path / "a.csv") is None
+    row = {"composition": "FeO", "formation_energy_ev_per_atom": -1.5, "theory": "PBE", "corrections": "none"}
+    (tmp_path / "a.json").write_text(json.dumps([row, row]))
+    assert hulls.read_level(tmp_path / "a.json") == LEVEL
+    for other in ({"theory": "r2SCAN"}, {"corrections": "MP2020"}, {"theory": "", "corrections": None}):
+        (tmp_path / "a.json").write_text(json.dumps([row, row | other]))
+        with pytest.raises(ValueError, match=r"entry 2 is of Level.*; expected one level for all"):
+            hulls.read_entries(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(json.dumps([row | {"corrections": ""}]))
+    with pytest.raises(ValueError, match=r"entry 1 is of .*, and all of it"):
+        hulls.read_level(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(

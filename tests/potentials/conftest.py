@@ -30,7 +30,25 @@ ROWS = {
     "lennard_jones": dict(
         network="lennard_jones", numbers=ELEMENTS, epsilon_ev=0.3, sigma_angstrom=2.2, cutoff_angstrom=4.4
     ),
+    "morse": dict(  # lists, as a file gives them back
+        network="morse", numbers=ELEMENTS, cutoff_angstrom=4.4,
+        pairs=[[b, a, 0.2 + 0.02 * a, 1.2 + 0.01 * b, 1.6 + 0.02 * b] for a in ELEMENTS for b in ELEMENTS if a <= b],
+    ),
+    "soft_sphere": dict(
+        network="soft_sphere", numbers=ELEMENTS, radii_angstrom=[1.5, 1.2, 1.7, 1.8], scale=1.3, exponent=2.5,
+        cutoff_angstrom=3.5,
+    ),
+    "coulomb": dict(network="coulomb", numbers=ELEMENTS, charges=[1.0, -2.0, 4.0, 2.5], cutoff_angstrom=4.4),
+    "buckingham": dict(
+        network="buckingham", numbers=ELEMENTS, charges=[0.5, -1.0, 2.0, 1.0], alpha_per_angstrom=0.3,
+        pairs=[[14, 8, 300.0, 0.3, 10.0], [8, 8, 900.0, 0.25, 30.0]], cutoff_angstrom=4.2,
+    ),
+    "stillinger_weber": dict(  # a short sigma: something must be left to see just below the cutoff
+        network="stillinger_weber", numbers=ELEMENTS, epsilon_ev=0.4, sigma_angstrom=0.4, pair_repulsion=400.0,
+        cutoff_angstrom=4.0,
+    ),
 }  # fmt: skip
+LEARNED = ("nequip", "cluster")
 
 
 class Answer(NamedTuple):
@@ -42,10 +60,16 @@ class Answer(NamedTuple):
 
 
 def potential(name: str):
-    """A potential of the table with random parameters everywhere: what starts at zero would hide mistakes."""
+    """A potential of the table with random parameters everywhere: what starts at zero would hide mistakes.
+
+    Those of a closed form have a meaning and stay near it.
+    """
     made, rng = mlip(**ROWS[name]), np.random.default_rng(3)
-    shapes = jax.eval_shape(made.init, jax.random.key(0))
-    return made, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
+    if name in LEARNED:
+        shapes = jax.eval_shape(made.init, jax.random.key(0))
+        return made, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
+    params = made.init(jax.random.key(0))
+    return made, jax.tree.map(lambda x: x * jnp.asarray(rng.uniform(0.8, 1.2, x.shape), jnp.float32), params)
 
 
 def draw_crystal(n: int, seed: int, nearest: float = 1.5) -> Crystal:

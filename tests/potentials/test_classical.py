@@ -1,4 +1,4 @@
-"""Lennard-Jones against the lattice sums of argon and against ASE."""
+"""Lennard-Jones against the lattice sums of argon and against ASE; Morse against ASE."""
 
 import ase
 import ase.neighborlist
@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 from ase.calculators.lj import LennardJones
+from ase.calculators.morse import MorsePotential
 from scipy.integrate import quad
 
 from crysjax.base import Crystal, one_hot
 from crysjax.data.batching import Capacity
-from crysjax.potentials.classical import pair_fade
 from crysjax.potentials.mlip import mlip
+from crysjax.potentials.pair import pair_fade
 
 A12, A6 = 12.13188, 14.45392  # sums over the face-centred cubic lattice in units of the nearest distance
 NEAREST = (2 * A12 / A6) ** (1 / 6)  # where they are least: 1.0902 sigma
@@ -95,9 +96,49 @@ def test_a_drop_in_a_box_agrees_with_ase(evaluate):
     np.testing.assert_allclose(forces, atoms.get_forces(), rtol=1e-9, atol=1e-11)
 
 
-def test_the_fade_is_flat_to_third_order_at_both_ends():
-    h = np.array([0.004, 0.002])
+def test_lennard_jones_without_parameters_has_those_of_its_settings(toys):
+    """And their slopes: the energy is linear in epsilon, and of the lengths only ratios matter."""
+    potential = mlip(network="lennard_jones", numbers=(18,), epsilon_ev=0.7, sigma_angstrom=2.9)
+    energy = jax.jit(jax.value_and_grad(lambda p, *where: potential.energy(p, *where)[0]), compiler_options=toys.fast)
+    frac = np.array([[0.0, 0, 0], [0, 0, 0.27]])
+    pack = toys.make_pack(
+        [Crystal(np.asarray(one_hot(np.full(2, 18)), float), frac, 12 * np.eye(3))], Capacity(2, 4, 1), float
+    )
+    r = 0.27 * 12
     with jax.enable_x64(True):
-        start, end = 1 - np.asarray(pair_fade(0.9 + h)), np.asarray(pair_fade(1 - h))
-        np.testing.assert_allclose(pair_fade(np.array([0.0, 0.9, 1.0, 2.0])), [1, 1, 0, 0], rtol=1e-15)
-    assert abs(np.log2(start[0] / start[1]) - 3) < 0.1 and abs(np.log2(end[0] / end[1]) - 3) < 0.1
+        graph = toys.make_graph(pack, 8.5, 16)
+        value, slope = energy(potential.init(jax.random.key(0)), pack, graph)
+        same = energy((), pack, graph)[0]
+    x = 2.9 / r
+    np.testing.assert_allclose(same, 2.8 * (x**12 - x**6), rtol=1e-10)
+    np.testing.assert_allclose(value, same, rtol=1e-12)
+    np.testing.assert_allclose(slope["epsilon_ev"], float(value) / 0.7, rtol=1e-10)
+    np.testing.assert_allclose(slope["sigma_angstrom"], 2.8 / 2.9 * (12 * x**12 - 6 * x**6), rtol=1e-10)
+
+
+def test_morse_agrees_with_ase_and_its_own_minimum(toys):
+    """A drop of two elements, ASE's function for the only listed pair alike; ASE fades from 1.9 lengths on."""
+    depth, slope, length = 0.8, 1.7, 2.1
+    rng = np.random.default_rng(2)
+    octahedron = (np.concatenate([np.eye(3), -np.eye(3)]) + rng.uniform(-0.1, 0.1, (6, 3))) * 1.5
+    calculator = MorsePotential(epsilon=depth, r0=length, rho0=slope * length)
+    atoms = ase.Atoms("Cu6", octahedron + 6, cell=14 * np.eye(3), pbc=True, calculator=calculator)
+    assert atoms.get_all_distances().max() < 1.9 * length
+    potential = mlip(network="morse", numbers=(29, 47), pairs=((29, 29, depth, slope, length),))
+    evaluate = jax.jit(potential.energy_forces_stress, compiler_options=toys.fast)
+
+    def said(z: list[int], positions: np.ndarray) -> tuple:
+        crystal = Crystal(np.asarray(one_hot(np.array(z)), float), positions / 14, 14 * np.eye(3))
+        pack = toys.make_pack([crystal], Capacity(6, 15, 1), float)
+        with jax.enable_x64(True):
+            params = potential.init(jax.random.key(0))
+            return evaluate(params, pack, toys.make_graph(pack, 8.0, 64))
+
+    energy, forces, _ = said([29] * 6, atoms.positions)
+    np.testing.assert_allclose(energy[0], atoms.get_potential_energy(), rtol=1e-10)
+    np.testing.assert_allclose(forces, atoms.get_forces(), rtol=1e-8, atol=1e-10)
+    two = np.array([[1.0, 1, 1], [1, 1, 1 + length]])
+    energy, forces, _ = said([29, 29], two)
+    np.testing.assert_allclose(energy[0], -depth, rtol=1e-12)
+    np.testing.assert_allclose(forces, 0, atol=1e-12)
+    assert not said([29, 47], two)[0].any()  # a pair that is not listed

@@ -17,7 +17,9 @@ from crysjax.data.io import read
 from crysjax.geometry.neighbors import radius_graph_host
 from crysjax.potentials.mlip import load_nequix, load_potential, mlip, save_potential
 
-NAMES = ("nequip", "cluster", "lennard_jones")
+NAMES = (
+    "nequip", "cluster", "lennard_jones", "morse", "soft_sphere", "coulomb", "buckingham", "stillinger_weber",
+)  # fmt: skip
 SIZES = (3, 1, 4)
 TOLERANCE = 1e-4  # relative to the largest entry, in float32
 

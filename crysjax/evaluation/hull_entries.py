@@ -1,0 +1,118 @@
+"""Where the entries of a hull come from: data sets, cache folders and tables, with the level of theory they name."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from crysjax.base import NUM_SPECIES
+from crysjax.data.datasets import Dataset, offsets
+from crysjax.data.elements import atomic_number
+
+FORMATION_ENERGY = "formation_energy_ev_per_atom"
+
+
+class Level(NamedTuple):
+    """What makes two formation energies comparable; they are only where both strings are equal."""
+
+    theory: str  # such as "PBE and PBE+U"
+    corrections: str  # such as "MaterialsProject2020Compatibility"; "none" where there are none
+
+
+MATERIALS_PROJECT_2021 = Level("PBE and PBE+U (VASP, Materials Project)", "as served by the Materials Project in 2021")
+"""The level of MP-20 (Xie et al. 2022)."""
+
+
+def dataset_entries(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atom counts (m, NUM_SPECIES), formation energies (m,) in eV/atom and ids of a data set that has them."""
+    if FORMATION_ENERGY not in dataset.properties:
+        raise ValueError(f"hull: the data set has no property {FORMATION_ENERGY!r}, only {sorted(dataset.properties)}")
+    return compositions(dataset), dataset.properties[FORMATION_ENERGY].astype(np.float64), dataset.ids
+
+
+def compositions(dataset: Dataset) -> np.ndarray:
+    """Atoms of each element in each crystal: (m, NUM_SPECIES)."""
+    return _counts(dataset.numbers, offsets(dataset))
+
+
+def _counts(numbers: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    counts = np.zeros((len(bounds) - 1, NUM_SPECIES))
+    np.add.at(counts, (np.repeat(np.arange(len(counts)), np.diff(bounds)), np.asarray(numbers, int) - 1), 1)
+    return counts
+
+
+def read_cache(*folders: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compositions, formation energies and ids of MatterGen cache folders; positions need not be there."""
+    counts, energies, ids = [], [], []
+    for folder in map(Path, folders):
+        missing = [n for n in ("num_atoms.npy", "atomic_numbers.npy", "structure_id.npy") if not (folder / n).exists()]
+        if missing:
+            raise ValueError(f"{folder}: not a cache folder, {missing[0]} is missing")
+        sizes = np.load(folder / "num_atoms.npy", allow_pickle=False)
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        counts.append(_counts(np.load(folder / "atomic_numbers.npy", allow_pickle=False), bounds))
+        values = json.loads((folder / "formation_energy_per_atom.json").read_text())["values"]
+        energies.append(np.array([np.nan if v is None else v for v in values], np.float64))
+        ids.append(np.load(folder / "structure_id.npy", allow_pickle=False))
+    return np.concatenate(counts), np.concatenate(energies), np.concatenate(ids)
+
+
+def read_entries(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compositions, formation energies and names of a table of entries.
+
+    CSV with the columns `composition` (a formula such as Fe2O3 or Ca(OH)2) and `formation_energy_ev_per_atom`, and
+    `id` if there is one; or a JSON list of objects with these keys, a composition also as {"Fe": 2, "O": 3}. Entries
+    may say their level of theory (`read_level`); those of several levels in one table are an error.
+    """
+    path, parsed = Path(path), []
+    for i, row in enumerate(_table(path), start=1):
+        try:
+            parsed.append((composition(row["composition"]), float(row[FORMATION_ENERGY]), row.get("id") or f"row {i}"))
+        except (KeyError, TypeError, ValueError) as error:
+            said = f"no column {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path}: entry {i}: {said}") from None
+    counts, energies, names = zip(*parsed)
+    return np.stack(counts), np.array(energies), np.array(names)
+
+
+def read_level(path: str | Path) -> Level | None:
+    """The level of theory that all entries of a table name in the columns `theory` and `corrections`, if they do."""
+    level = _level(_table(Path(path))[0])
+    return level if any(level) else None
+
+
+def _table(path: Path) -> list[dict]:
+    """The rows of a table of entries, all of one level."""
+    with path.open(newline="") as file:
+        rows = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: expected a table of entries with at least one row")
+    first = _level(rows[0])
+    for i, row in enumerate(rows, start=1):
+        if _level(row) != first or any(first) != all(first):
+            raise ValueError(
+                f"{path}: entry {i} is of {_level(row)}; expected one level for all, {first}, and all of it"
+            )
+    return rows
+
+
+def _level(row: dict) -> Level:
+    return Level(*(str(row.get(key) or "") for key in Level._fields))
+
+
+def composition(formula: str | dict[str, float]) -> np.ndarray:
+    """Atoms of each element of a formula, with brackets and fractions: (NUM_SPECIES,)."""
+    if isinstance(formula, str):
+        from pymatgen.core import Composition
+
+        formula = Composition(formula).get_el_amt_dict()
+    counts = np.zeros(NUM_SPECIES)
+    for symbol, amount in formula.items():
+        counts[atomic_number(symbol) - 1] += float(amount)
+    if not counts.any():
+        raise ValueError(f"composition: {formula!r} names no element")
+    return counts
