@@ -1,0 +1,279 @@
+"""Phonons by an interatomic potential against density-functional perturbation theory: matbench_phonons.
+
+    python experiments/phonons/run.py --data shared/data/phonons/matbench_phonons.json.gz --potential nequix-mp-1.nqx \
+        --out runs/phonons/nequix-mp-1 --count 60 --seconds 3600
+    python experiments/phonons/run.py --out runs/phonons/nequix-mp-1 --summarise
+    python experiments/phonons/run.py --out runs/phonons/nequix-mp-1 --potential nequix-mp-1.nqx --phonopy
+
+The set gives the frequency of the last peak of the phonon density of states, in cm⁻¹, of 1,265 crystals (Petretto et
+al., Scientific Data 5, 180065 (2018); Dunn et al., npj Comput. Mater. 6, 138 (2020)). Crystals are a seeded random
+order of those whose primitive cell has at most `--atoms` atoms and whose supercell has at most `--supercell`. Each is
+relaxed, keeping its symmetry (`relaxed.jsonl`), and its force constants computed (`rows.jsonl`); what is there is not
+computed again, so the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from crysjax.data import files
+from crysjax.data.datasets import Entry
+from crysjax.data.elements import SYMBOLS, formula
+from crysjax.geometry.supercells import repeats_for
+from crysjax.oracles import phonons
+from crysjax.potentials.mlip import Potential, load_potential, load_student
+from crysjax.properties import thermodynamics
+from crysjax.properties.vibrations import PER_CM
+
+README = Path(__file__).with_name("README.md")
+WIDTH_THZ = 0.15  # Gaussians of the density of states, 5 cm⁻¹
+BLOCK = 32  # crystals relaxed together
+MEASURES = {"peak_cm": "last peak", "highest_cm": "highest frequency"}
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+
+
+def read(path: Path) -> list[tuple[Entry, float]]:
+    """All crystals with the last peak in cm⁻¹."""
+    from pymatgen.core import Structure
+
+    from crysjax.data.convert import entry_of_structure
+
+    table = json.loads(gzip.decompress(path.read_bytes()))
+    rows = zip(table["index"], table["data"])
+    return [(entry_of_structure(Structure.from_dict(s), f"mb-phonons-{i:04d}", {}), float(y)) for i, (s, y) in rows]
+
+
+def chosen(
+    rows: list[tuple[Entry, float]], args: argparse.Namespace, potential: Potential
+) -> list[tuple[Entry, float]]:
+    """The first `count` crystals, in a seeded random order, that are small enough and of known elements."""
+    order, kept = np.random.default_rng(args.seed).permutation(len(rows)), []
+    for i in order:
+        entry, target = rows[i]
+        if not set(entry.numbers.tolist()) <= set(potential.numbers):
+            continue
+        cell = phonons.primitive(entry, args.tolerance)[0]
+        atoms = len(cell.numbers) * np.prod(repeats_for(cell.lattice, args.length))
+        if len(cell.numbers) <= args.atoms and atoms <= args.supercell:
+            kept.append((cell, target))
+        if len(kept) == args.count:
+            break
+    return kept
+
+
+def measured(potential: Potential, params: dict, entry: Entry, args: argparse.Namespace) -> dict:
+    """The last peak and what else is known of a relaxed crystal's phonons."""
+    try:
+        found = phonons.phonons(
+            potential, params, entry, length_angstrom=args.length, mesh_per_angstrom=args.mesh,
+            tolerance_angstrom=args.tolerance,
+        )  # fmt: skip
+    except ValueError as error:  # what spglib does not understand
+        return {"reason": str(error)}
+    known = {"supercell": len(found.cell.atom), "products": found.products, "reason": found.reason}
+    if not found.valid:
+        return known
+    grid = thermodynamics.even_grid(found.frequencies, WIDTH_THZ)
+    with jax.enable_x64(True):
+        density = thermodynamics.dos(*map(jax.numpy.asarray, (found.frequencies, found.weight)), grid=grid,
+                                     width_thz=WIDTH_THZ)  # fmt: skip
+    thz = {
+        "peak": thermodynamics.last_peak(density),
+        "highest": found.frequencies.max(),
+        "lowest": found.frequencies.min(),
+    }
+    return known | {f"{name}_cm": round(float(v) * PER_CM, 3) for name, v in thz.items()}
+
+
+def compute(args: argparse.Namespace) -> None:
+    """Rows for the chosen crystals that have none, until `seconds` are over."""
+    jax.config.update("jax_compilation_cache_dir", str(args.out / "compiled"))
+    begun, path = time.monotonic(), args.out / "rows.jsonl"
+    potential, params = load_potential(args.potential)
+    todo = chosen(read(args.data), args, potential)
+    args.out.mkdir(parents=True, exist_ok=True)
+    settings = {k: str(v) for k, v in vars(args).items() if k not in ("count", "seconds", "summarise", "out")}
+    files.write(args.out / "settings.json", json.dumps(settings, indent=1))
+    for first in range(0, len(todo), BLOCK):
+        done = {row["id"] for row in rows_of(path)}
+        block = [(entry, target) for entry, target in todo[first : first + BLOCK] if entry.id not in done]
+        if not block or time.monotonic() - begun > args.seconds:
+            continue
+        ends = relaxed(potential, params, [entry for entry, _ in block], args.out / "relaxed.jsonl")
+        for entry, target in block:
+            end, energy, reason = ends[entry.id]
+            if time.monotonic() - begun > args.seconds:
+                return
+            start = time.monotonic()
+            row = {"id": entry.id, "formula": formula(entry.numbers), "atoms": len(entry.numbers), "target_cm": target}
+            strain = abs(np.linalg.det(end.lattice)) / abs(np.linalg.det(entry.lattice))
+            row |= {"energy_ev_per_atom": energy, "volume_ratio": round(float(strain), 5), "relaxation": reason}
+            row |= measured(potential, params, end, args) if np.isfinite(energy) else {"reason": reason}
+            row["seconds"] = round(time.monotonic() - start, 1)
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+
+
+def relaxed(potential: Potential, params: dict, crystals: list[Entry], path: Path) -> dict[str, tuple]:
+    """Relaxed crystal, energy and reason of each, by id; kept in a file, from which they are read if they are there."""
+    known = {row["id"] for row in rows_of(path)}
+    new = [entry for entry in crystals if entry.id not in known]
+    with path.open("a") as file:
+        for end, energy, reason in phonons.relaxed(potential, params, new) if new else []:
+            row = {"id": end.id, "numbers": end.numbers.tolist(), "frac": end.frac.tolist()}
+            row |= {"lattice": end.lattice.tolist(), "energy_ev_per_atom": energy, "reason": reason}
+            file.write(json.dumps(row) + "\n")
+    return {
+        row["id"]: (
+            Entry(row["id"], *(np.array(row[k]) for k in ("numbers", "frac", "lattice")), {}),
+            row["energy_ev_per_atom"],
+            row["reason"],
+        )
+        for row in rows_of(path)
+    }
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def figures(rows: list[dict], potential: str) -> str:
+    """Markdown of the errors of all, of stable and of unstable crystals."""
+    good = [row for row in rows if "peak_cm" in row and np.isfinite(row["peak_cm"])]
+    stable = [row for row in good if row["lowest_cm"] > phonons.STABLE_THZ * PER_CM]
+    unstable = [row for row in good if row not in stable]
+    head = [
+        "crystals",
+        "by",
+        "rows",
+        "Spearman",
+        "MAE, cm⁻¹",
+        "median error",
+        "mean relative error",
+        "mean signed, cm⁻¹",
+    ]
+    lines = [head, ["---"] * len(head)]
+    parts = {"all with an answer": good, "no imaginary mode": stable, "imaginary modes": unstable}
+    for (name, part), key in itertools.product(parts.items(), MEASURES):
+        numbers = errors(part, key) if len(part) > 2 else ["-"] * 5
+        lines.append([name, MEASURES[key], str(len(part)), *numbers])
+    failed = [f"{row['id']} {row['formula']}: {row['reason']}" for row in rows if row not in good]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    seconds = np.array([row["seconds"] for row in good])
+    told = f"{potential}, {len(rows)} crystals, {np.median(seconds):.0f} s a crystal (median). Without an answer: "
+    return f"{told}{'; '.join(failed) or 'none'}.\n\n{table}\n"
+
+
+def errors(rows: list[dict], key: str) -> list[str]:
+    """Rank correlation and errors of one measure of the rows."""
+    from scipy.stats import spearmanr
+
+    found, target = (np.array([row[k] for row in rows]) for k in (key, "target_cm"))
+    off = found - target
+    numbers = [f"{np.abs(off).mean():.1f}", f"{np.median(np.abs(off)):.1f}", f"{np.mean(np.abs(off) / target):.3f}"]
+    return [f"{spearmanr(found, target).statistic:.3f}", *numbers, f"{off.mean():+.1f}"]
+
+
+def summarise(args: argparse.Namespace) -> None:
+    """Write the figures of these rows between the marks in the README, in place of this potential's earlier ones."""
+    rows = rows_of(args.out / "rows.jsonl")
+    if not rows:
+        raise SystemExit(f"{args.out}: no rows yet")
+    name = Path(json.loads((args.out / "settings.json").read_text())["potential"]).stem
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    old, _, after = rest.partition(END)
+    sections = {s.partition("\n")[0]: s for s in old.split("### ") if s.strip()}
+    sections[name] = f"{name}\n\n{figures(rows, name)}\n"
+    body = "".join(f"### {sections[k].strip()}\n\n" for k in sorted(sections))
+    files.write(README, f"{before}{BEGIN}\n\n{body}{END}{after}")
+    print(sections[name])
+
+
+def beside_phonopy(args: argparse.Namespace) -> None:
+    """Silicon and rock salt by phonopy, from displacements of 0.01 Å both ways in double precision, and by us."""
+    fcc = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
+    silicon = Entry("Si", np.array([14, 14]), np.array([[0, 0, 0], [0.25] * 3]), 5.46 * fcc, {})
+    salt = Entry("NaCl", np.array([11, 17]), np.array([[0, 0, 0], [0.5] * 3]), 5.69 * fcc, {})
+    potential, params = load_potential(args.potential) if args.potential else load_student()
+    wide = lambda tree: jax.tree.map(lambda x: jax.numpy.asarray(x, float), tree)  # noqa: E731
+    for entry, _, reason in phonons.relaxed(potential, params, [silicon, salt]):
+        found = phonons.phonons(potential, params, entry, length_angstrom=args.length, mesh_per_angstrom=0.1)
+        assert not reason and found.valid, (reason, found.reason)
+        theirs, order = phonopy_of(found)
+        pack, graph = phonons.supercell_graph(
+            found.crystal, found.cell, potential.cutoff_angstrom + 0.1, len(found.cell.atom)
+        )
+        with jax.enable_x64(True):
+            run, forces = jax.jit(lambda p, pack, g: potential.energy_forces_stress(p, pack, g)[1]), []
+            graph = graph._replace(mask=np.asarray(graph.mask, float))
+            for displaced in theirs.supercells_with_displacements:
+                frac = np.array(found.cell.frac)
+                frac[order] += (displaced.positions - theirs.supercell.positions) @ np.linalg.inv(found.cell.lattice)
+                moved = pack._replace(
+                    frac=frac, lattice=found.cell.lattice[None], occupancy=pack.occupancy.astype(float)
+                )
+                forces.append(np.asarray(run(wide(params), moved, graph))[order])
+        theirs.forces = np.array(forces)
+        theirs.produce_force_constants()
+        theirs.symmetrize_force_constants()
+        own, other = found.frequencies, theirs.run_qpoints(found.q).frequencies
+        constants = np.abs(theirs.force_constants[theirs.primitive.p2s_map] - found.constants[:, order])
+        print(
+            f"{entry.id}: {found.products} products, {len(forces)} displacements, {len(order)} atoms; largest "
+            f"difference of force constants {constants.max():.1e} of {np.abs(found.constants).max():.1f} eV/Å², of "
+            f"{own.size} frequencies {np.abs(own - other).max():.1e} of {own.max():.2f} THz"
+        )
+
+
+def phonopy_of(found: phonons.Phonons) -> tuple:
+    """phonopy with its displacements, and where its supercell atoms are in our list."""
+    import phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    symbols, size = [SYMBOLS[z - 1] for z in found.crystal.numbers], np.array(found.cell.repeats)
+    crystal = PhonopyAtoms(symbols=symbols, cell=found.crystal.lattice, scaled_positions=found.crystal.frac,
+                           masses=found.masses)  # fmt: skip
+    theirs = phonopy.Phonopy(crystal, np.diag(size), primitive_matrix=np.eye(3))
+    off = theirs.supercell.scaled_positions[:, None] - found.cell.frac[None]
+    order = np.abs(off - np.round(off)).max(-1).argmin(-1)
+    theirs.generate_displacements(distance=0.01, is_plusminus=True)
+    return theirs, order
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="matbench_phonons.json.gz")
+    parser.add_argument("--potential", type=Path, help="file of a potential")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--atoms", type=int, default=6, help="most atoms of a primitive cell")
+    parser.add_argument("--supercell", type=int, default=128, help="most atoms of a supercell")
+    parser.add_argument("--length", type=float, default=8.0, help="least edge of a supercell, Å")
+    parser.add_argument("--mesh", type=float, default=0.02, help="step of the mesh of q, Å⁻¹ without 2π")
+    parser.add_argument("--tolerance", type=float, default=0.01, help="of the symmetry, Å")
+    parser.add_argument("--summarise", action="store_true", help="write the figures into the README")
+    parser.add_argument(
+        "--phonopy", action="store_true", help="compare with phonopy instead, which has to be installed"
+    )
+    args = parser.parse_args()
+    if args.summarise or args.phonopy:
+        return summarise(args) if args.summarise else beside_phonopy(args)
+    if not (args.data and args.potential):
+        parser.error("--data and --potential are needed to compute")
+    return compute(args)
+
+
+if __name__ == "__main__":
+    main()
