@@ -43,6 +43,7 @@ class Plan(NamedTuple):
     relax_steps: int
     exploration: float
     novel_to: str
+    hull: tuple[str, ...]
     generator: str
     heads: str
     potential: str
@@ -66,6 +67,7 @@ def plan(
     relax_steps: int = 100,
     exploration: float = 1.0,
     novel_to: str = "",
+    hull: list[str] = (),
     generator: str = "mp_20_generator",
     heads: str = "mp_20_heads",
     potential: str = "student",
@@ -89,6 +91,8 @@ def plan(
         relax_steps: most steps of a relaxation.
         exploration: standard deviations of optimism in the choice of what to validate.
         novel_to: a data set whose compositions are left out.
+        hull: files and folders of entries with formation energies; `target` may then name
+            `energy_above_hull_ev_per_atom`.
         generator, heads, potential: name of a shipped model, or a path.
         seed: of everything random.
     """
@@ -109,6 +113,7 @@ def plan(
     _require(0 <= seed < 2**32, "seed", seed, "a whole number from 0 to 4294967295")
     _require(bool(target), "target", target, "at least one property with its goal")
     goals = {name: _goal(name, value) for name, value in target.items()}
+    hull = tuple(hull)
     given = dict(locals())
     return Plan(**{name: given[name] for name in Plan._fields} | {"target": goals, "elements": _elements(elements)})
 
@@ -165,4 +170,4 @@ def as_settings(plan: Plan) -> dict[str, Any]:
         for name, goal in plan.target.items()
     }
     symbols = [periodic.SYMBOLS[z - 1] for z in plan.elements]
-    return plan._asdict() | {"target": goals, "elements": symbols}
+    return plan._asdict() | {"target": goals, "elements": symbols, "hull": list(plan.hull)}

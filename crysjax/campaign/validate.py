@@ -12,14 +12,13 @@ import numpy as np
 
 from crysjax.base import Estimate, Pack, Params
 from crysjax.campaign.goals import Goals
+from crysjax.campaign.hull_distance import ABOVE_HULL, FORMATION_ENERGY
 from crysjax.campaign.propose import Predictor
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
 from crysjax.potentials.mlip import Potential
 from crysjax.potentials.relax_dataset import relax_dataset
-
-FORMATION_ENERGY = "formation_energy_ev_per_atom"
 
 
 class Relaxed(NamedTuple):
@@ -80,10 +79,13 @@ def judge(
             return Judged(np.zeros((0, k), np.float32), np.zeros((0, k), np.float32), np.zeros(0, bool))
         said = estimate(predict, predictor.params, crystals, shape)
         value, std = said.value[:, goals.column].copy(), said.std[:, goals.column].copy()
-        if reference is not None and FORMATION_ENERGY in goals.names:
-            column = goals.names.index(FORMATION_ENERGY)
-            value[:, column] = energy - element_energy(crystals, reference)
-            std[:, column] = reference.std_ev_per_atom
+        if reference is not None and FORMATION_ENERGY in predictor.names:
+            formation = energy - element_energy(crystals, reference)
+            moved = formation - said.value[:, predictor.names.index(FORMATION_ENERGY)]
+            for column, name in enumerate(goals.names):
+                if name in (FORMATION_ENERGY, ABOVE_HULL):  # the hull stays where it is
+                    value[:, column] += moved
+                    std[:, column] = reference.std_ev_per_atom
         return Judged(value, std, said.valid.all(-1) & np.isfinite(value).all(-1))
 
     return ask

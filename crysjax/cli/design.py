@@ -65,6 +65,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     """The plan's models behind plain functions, and how the report names them."""
     from crysjax.campaign import goals as targets
     from crysjax.campaign.guide import draws, guide
+    from crysjax.campaign.hull_distance import with_hull
     from crysjax.campaign.propose import proposer
     from crysjax.campaign.round import Tools, pack_shape
     from crysjax.campaign.validate import judge, relaxer
@@ -77,6 +78,9 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         model = registry.load_model(plan.generator, "generator", {"generator.steps": plan.sample_steps})
     with _naming("heads"):
         predictor, heads = registry.load_predictor(plan.heads)
+    if plan.hull:
+        with _naming("hull"):
+            predictor = with_hull(predictor, read_table(plan))
     with _naming("potential"):
         potential, params, path = registry.load_potential(plan.potential)
     _check_elements(plan, {"generator": model.config["elements"], "heads": heads["elements"],
@@ -108,6 +112,18 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     if reference is not None:
         judges += ", except the formation energy, which is that of the potential"
     return tools, {"models": names, "judges": judges}
+
+
+def read_table(plan: Plan) -> Any:
+    """The hull of the plan's entries, of its elements alone, for use inside the round."""
+    from crysjax.cli.oracles import read_hull
+    from crysjax.data.elements import SYMBOLS
+    from crysjax.evaluation import hull
+
+    known = read_hull(list(plan.hull))
+    symbols = tuple(SYMBOLS[z - 1] for z in plan.elements)
+    # the heads' and the potential's formation energies are fitted to MP-20's
+    return hull.traced(known, level=hull.MATERIALS_PROJECT_2021, elements=symbols)
 
 
 @contextmanager

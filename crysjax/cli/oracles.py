@@ -135,7 +135,7 @@ def read_energies(path: str) -> Callable:
     with Path(path).open(newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        known = {row["id"]: float(row[FORMATION_ENERGY]) for row in rows}
+        known = {row["id"]: float(row[FORMATION_ENERGY]) for row in rows if row[FORMATION_ENERGY] != ""}
     except (KeyError, ValueError) as error:
         raise ValueError(f"--dft {path}: expected columns id and {FORMATION_ENERGY} with numbers ({error})") from None
 

@@ -1,0 +1,163 @@
+"""`crysjax judge`: another opinion on crystals, by a calculator that had no part in finding them.
+
+Answers are written one by one, so that nothing is lost when it stops, and the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from crysjax.cli.data import read_part
+from crysjax.cli.show import Stopped, bar
+
+if TYPE_CHECKING:
+    from crysjax.data.datasets import Dataset, Entry
+    from crysjax.oracles.hosted import Answer
+
+COLUMNS = (
+    "id", "formula", "energy_ev_per_atom", "formation_energy_ev_per_atom", "max_force_ev_per_angstrom",
+    "volume_angstrom3_per_atom", "steps", "seconds", "reason",
+)  # fmt: skip
+
+
+def judge(
+    crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
+    by: str = typer.Option(..., help="chgnet, espresso, gpaw, emt, a potential's file, or file.py:name; +d3 adds D3."),
+    out: Path = typer.Option(..., help="Folder for answers.csv and crystals/ID.cif."),
+    relax: bool = typer.Option(True, help="Relax by it first; else it is asked about the crystals as they are."),
+    cell: bool = typer.Option(True, help="Whether the cell moves."),
+    fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),
+    steps: int = typer.Option(200, min=1, help="Most steps a crystal."),
+    references: Path = typer.Option(None, help="JSON of the elements' entries at its level: gives formation energies."),
+    timeout: float = typer.Option(600.0, min=0, help="Seconds a crystal may take."),
+    memory_gb: float = typer.Option(None, min=0, help="Memory that its process may take."),
+    retries: int = typer.Option(0, min=0, help="How often a crystal that failed is asked about again."),
+    setting: list[str] = typer.Option([], help="KEY=VALUE of the calculator, VALUE in JSON; may be repeated."),
+) -> None:
+    """Ask another calculator about crystals: a second potential or DFT, each crystal in a process with limits."""
+    from crysjax.oracles import calculators, hosted
+
+    known = calculators.named(by, dict(map(_setting, setting)))
+    dataset, elements = read_part(crystals), None if references is None else read_references(references)
+    how = hosted.Relax(fmax, steps, cell) if relax else None
+    out.mkdir(parents=True, exist_ok=True)
+    question = {"by": by, "level": list(known.level), "relax": list(how or ()), "references": str(references or "")}
+    left, done = _left(dataset, out, question)
+    workplace = hosted.host(
+        known.make, settings=known.settings, relax=how, timeout_seconds=timeout, memory_gb=memory_gb, retries=retries
+    )
+    try:
+        with bar(f"judge by {by}") as advance:
+            workplace.ask(left, _writer(left, out, elements, lambda k: advance(done + k, len(dataset))))
+    except KeyboardInterrupt:
+        raise Stopped(f"{out} keeps what is known, the same command goes on") from None
+    finally:
+        workplace.close()
+    typer.echo(f"{out / 'answers.csv'}: {_said(out, known.level)}")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--setting {text}: expected KEY=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def read_references(path: Path) -> dict[int, float]:
+    """Energies of the elements, eV an atom, by atomic number.
+
+    JSON, gzipped or not: {"Si": energy an atom}, or pymatgen's computed entries by element, corrections included.
+    """
+    import gzip
+
+    from crysjax.data.elements import atomic_number
+
+    try:
+        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return {atomic_number(symbol): _of_element(entry) for symbol, entry in json.loads(text).items()}
+    except (ValueError, TypeError, KeyError, AttributeError, gzip.BadGzipFile) as error:
+        raise ValueError(f"--references {path}: expected JSON of an energy or entry by element ({error})") from None
+
+
+def _of_element(entry: float | dict) -> float:
+    if isinstance(entry, dict):
+        return (entry["energy"] + entry.get("correction", 0.0)) / sum(entry["composition"].values())
+    return float(entry)
+
+
+def _left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int]:
+    """Crystals without an answer yet, and how many have one. Another question in the same folder is an error."""
+    from crysjax.data import datasets, files
+
+    asked, table = out / "question.json", out / "answers.csv"
+    entries = datasets.entries(dataset)
+    if len({e.id for e in entries}) < len(entries):
+        entries = [e._replace(id=f"{i}_{e.id}") for i, e in enumerate(entries)]
+    if table.exists() and asked.exists() and json.loads(asked.read_text()) != question:
+        raise ValueError(f"{out}: holds answers to another question ({asked.name}); name another folder")
+    files.write(asked, json.dumps(question, indent=1) + "\n")
+    if not table.exists():
+        files.write(table, ",".join(COLUMNS) + "\n")
+    with table.open(newline="") as file:
+        known = {row["id"] for row in csv.DictReader(file)}
+    left = [e for e in entries if e.id not in known]
+    return left, len(entries) - len(left)
+
+
+def _writer(left: list[Entry], out: Path, elements: dict | None, advance: Callable[[int], None]) -> Callable:
+    """`(index, answer)`: a line of the table, and the crystal that it is about."""
+    from crysjax.data import io
+
+    def write(index: int, answer: Answer) -> None:
+        row = _row(left[index], answer, elements)
+        with (out / "answers.csv").open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        if answer.crystal is not None:
+            name = re.sub(r"[^\w.+-]", "_", left[index].id)
+            (out / "crystals").mkdir(exist_ok=True)
+            io.write_crystals([answer.crystal._replace(id=left[index].id)], out / "crystals" / f"{name}.cif")
+        advance(index + 1)
+
+    return write
+
+
+def _row(entry: Entry, answer: Answer, elements: dict | None) -> dict:
+    import numpy as np
+
+    from crysjax.data.elements import formula
+
+    row = dict.fromkeys(COLUMNS, "") | {"id": entry.id, "formula": formula(entry.numbers), "reason": answer.reason}
+    row |= {"steps": answer.steps, "seconds": round(answer.seconds, 2)}
+    if answer.single is None:
+        return row
+    atoms = len(entry.numbers)
+    energy = answer.single.energy / atoms
+    row["energy_ev_per_atom"] = energy
+    row["volume_angstrom3_per_atom"] = abs(np.linalg.det(answer.crystal.lattice)) / atoms
+    if answer.single.forces is not None:
+        row["max_force_ev_per_angstrom"] = float(np.linalg.norm(answer.single.forces, axis=-1).max())
+    if elements is not None:
+        missing = sorted({int(z) for z in entry.numbers} - elements.keys())
+        own = np.mean([elements.get(int(z), np.nan) for z in entry.numbers])
+        row["formation_energy_ev_per_atom"] = "" if missing else energy - own
+    return row
+
+
+def _said(out: Path, level: Any) -> str:
+    with (out / "answers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    failed = [row for row in rows if row["reason"]]
+    for row in failed:
+        typer.echo(f"{row['id']}: {row['reason']}", err=True)
+    seconds = sum(float(row["seconds"]) for row in rows)
+    return f"{len(rows)} crystals, {len(failed)} with a reason, {seconds:.0f} s, {level.theory}"
