@@ -22,6 +22,7 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.geometry.neighbors import Graph, crystal_edges, needed_images, radius_graph_host
 from crysjax.potentials.mlip import TOUCHING_ANGSTROM, Potential
+from crysjax.potentials.pool import reduce_skewed
 from crysjax.potentials.relax import Relax
 from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
 from crysjax.properties.equation_of_state import EquationOfState, birch_murnaghan
@@ -140,10 +141,12 @@ def elasticity(
     """
     done = relaxed(potential, params, crystals, settings, max_steps) if relax else _as_given(crystals)
     rows, reason = [None] * len(crystals), done.reason.astype("<U120")
+    cells = replace(done.crystals, frac=done.crystals.frac.copy(), lattice=done.crystals.lattice.copy())
+    reduce_skewed(cells)  # fewer images; the tensor does not see the choice of the cell
     for row in range(len(crystals)):
-        reason[row] = reason[row] or _why_not(done.crystals, row, potential)
+        reason[row] = reason[row] or _why_not(cells, row, potential)
     good = np.flatnonzero(reason == "")
-    for group, pack, graph, slots in _packs(done.crystals, good, potential.cutoff_angstrom + SKIN_ANGSTROM, sites):
+    for group, pack, graph, slots in _packs(cells, good, potential.cutoff_angstrom + SKIN_ANGSTROM, sites):
         found = jax.tree.map(np.asarray, _compiled(potential.energy, slots)(params, pack, graph))
         for k, row in enumerate(group):
             rows[row] = jax.tree.map(lambda leaf, k=k: leaf[k], found)

@@ -104,6 +104,8 @@ def primitive(crystal: Entry, tolerance_angstrom: float) -> tuple[Entry, np.ndar
     import spglib
 
     given = as_entry(crystal)
+    if not (np.isfinite(given.lattice).all() and np.isfinite(given.frac).all()):  # spglib would crash on them
+        raise ValueError(f"{given.id or 'crystal'}: positions or cell are not finite")
     cell = (np.asarray(given.lattice, float), np.asarray(given.frac, float), np.asarray(given.numbers))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

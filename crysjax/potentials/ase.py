@@ -1,15 +1,14 @@
-"""ASE both ways: our potentials as ASE calculators, and any ASE calculator as an oracle. ASE is imported on use."""
+"""Our potentials as ASE calculators; ASE is imported on use. The other way, ASE calculators as oracles: `oracles/`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crysjax.base import Crystal, Estimate, Oracle, Params
+from crysjax.base import Crystal, Params
 from crysjax.data import batching
 from crysjax.geometry.neighbors import Graph, radius_graph_host
 from crysjax.potentials.mlip import Potential
@@ -77,34 +76,3 @@ def _padded(graph: Graph, edges: int, sites: int) -> Graph:
 
     filled = pad(graph.sender, sites - 1), pad(graph.receiver, sites - 1), pad(graph.shift, 0), pad(graph.mask, 0)
     return Graph(*filled, graph.overflow)
-
-
-def oracle(make: Callable[[], Any], *, name: str = "energy_ev_per_atom", cost: float = 1.0) -> Oracle:
-    """An oracle of the energy per atom by any ASE calculator; `make()` gives a fresh calculator when first needed.
-
-    Hosted: it runs outside jit, one crystal after another. A calculator that raises or answers a number that is not
-    finite gives `valid=False`.
-    """
-    made: list[Any] = []
-
-    def batch(crystals: Crystal) -> Estimate:
-        made.extend([] if made else [make()])
-        leaves = [np.asarray(leaf) for leaf in crystals]
-        values = np.array([_energy_per_atom(Crystal(*row), made[0]) for row in zip(*leaves)], np.float32)
-        valid = np.isfinite(values)
-        return Estimate(jnp.where(valid, values, 0), jnp.zeros_like(values), jnp.asarray(valid))
-
-    return Oracle(name, "eV/atom", cost, batch)
-
-
-def _energy_per_atom(crystal: Crystal, calculator: Any) -> float:
-    """NaN where the calculator cannot answer, whatever it raises: it is somebody else's program."""
-    from crysjax.data.io import to_atoms
-
-    used = crystal.occupancy.sum(-1) > 0
-    try:
-        atoms = to_atoms(Crystal(crystal.occupancy[used], crystal.frac[used], crystal.lattice))
-        atoms.calc = calculator
-        return float(atoms.get_potential_energy()) / len(atoms)
-    except Exception:
-        return float("nan")

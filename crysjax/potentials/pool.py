@@ -29,7 +29,7 @@ class Pool:
         m = len(crystals)
         frac, lattice = np.array(crystals.frac, np.float32), np.array(crystals.lattice, np.float32)
         self.crystals = replace(crystals, frac=frac, lattice=lattice)
-        self.change = _reduce_skewed(self.crystals)
+        self.change = reduce_skewed(self.crystals)
         self.kept = [] if symmetry_angstrom is None else _make_symmetric(self.crystals, symmetry_angstrom)
         self.given_lattice = self.crystals.lattice.copy()
         self.energy, self.fmax = np.full(m, np.inf, np.float32), np.full(m, np.inf, np.float32)
@@ -142,7 +142,7 @@ def _make_symmetric(crystals: Dataset, tolerance: float) -> list[operations.Oper
     return kept
 
 
-def _reduce_skewed(crystals: Dataset) -> dict[int, np.ndarray]:
+def reduce_skewed(crystals: Dataset) -> dict[int, np.ndarray]:
     """Replace badly skewed cells by reduced ones, in place; the whole-number changes of basis, by row."""
     with np.errstate(all="ignore"):
         lattice = crystals.lattice.astype(float)
@@ -157,7 +157,7 @@ def _reduce_skewed(crystals: Dataset) -> dict[int, np.ndarray]:
 
 
 def _given_back(crystals: Dataset, changes: dict[int, np.ndarray]) -> Dataset:
-    """The crystals in the cells that they had before `_reduce_skewed`."""
+    """The crystals in the cells that they had before `reduce_skewed`."""
     frac, lattice = crystals.frac.copy(), crystals.lattice.copy()
     for row, change in changes.items():
         sites = datasets.site_index(crystals, np.array([row]))

@@ -1,0 +1,129 @@
+"""What oracles of several fidelities cost, what was spent on each, and which of their energies compare.
+
+A campaign that asks a cheap oracle often and a dear one seldom keeps one `Ledger`: plain numbers, never changed in
+place, to and from JSON. `FIDELITIES` says by order of magnitude what one crystal costs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # workers read this file, and need no JAX
+    from crysjax.base import Oracle
+
+
+class Level(NamedTuple):
+    """What makes two energies comparable; they are only where both strings are equal."""
+
+    theory: str
+    corrections: str  # "none" where there are none
+
+
+class Spent(NamedTuple):
+    """What one oracle has cost so far."""
+
+    unit: str  # of its answers
+    calls: int  # crystals asked about
+    seconds: float  # of wall time, as measured
+    cost: float  # calls times the price at the time, in seconds: what a budget is counted in
+
+
+Ledger = tuple[tuple[str, Spent], ...]
+"""Name of an oracle -> what was spent on it, in the order of first use; `()` before the first call."""
+
+
+class Fidelity(NamedTuple):
+    """A rung of the ladder from cheap to dear."""
+
+    name: str
+    seconds: float  # of one CPU core for a crystal of about ten atoms
+    level: Level
+    what: str
+
+
+_MP = "PBE and PBE+U (VASP, Materials Project)"
+
+FIDELITIES = (
+    Fidelity("heads", 0.001, Level(f"predicted {_MP}", "as served by the Materials Project in 2021"), "a prediction"),
+    Fidelity("student", 0.05, Level("potential student", "none"), "a relaxation, 12 evaluations"),
+    Fidelity("chgnet", 2.0, Level(f"CHGNet 0.3.0 of {_MP}", "MaterialsProject2020Compatibility"),
+             "a relaxation, 31 evaluations"),
+    Fidelity("nequix-mp-1", 2.0, Level("potential nequix-mp-1", "none"), "a relaxation, 10 evaluations"),
+    Fidelity("gpaw", 50.0, Level("DFT by GPAW, PBE, 400 eV, 1 k-point per 1/Å", "none"), "one energy without spin"),
+)  # fmt: skip
+"""From cheap to dear, by order of magnitude, measured on crystals of MP-20 with 8 to 12 atoms: `experiments/dft`."""
+
+
+def spend(ledger: Ledger, oracle: Oracle, *, calls: int, seconds: float) -> Ledger:
+    """The ledger after `calls` crystals that took `seconds` of wall time."""
+    if calls < 0 or not (seconds >= 0 and math.isfinite(seconds)):
+        raise ValueError(f"ledger: {calls} calls in {seconds} s of {oracle.name}; expected neither below 0")
+    known = dict(ledger)
+    before = known.get(oracle.name, Spent(oracle.unit, 0, 0.0, 0.0))
+    if before.unit != oracle.unit:
+        raise ValueError(f"ledger: {oracle.name} answered in {before.unit!r} before, now in {oracle.unit!r}")
+    known[oracle.name] = Spent(
+        oracle.unit, before.calls + calls, before.seconds + seconds, before.cost + calls * oracle.cost
+    )
+    return tuple(known.items())
+
+
+def total(ledger: Ledger) -> Spent:
+    """Calls, seconds and cost of all oracles together; units do not add up, so there is none."""
+    rows = [spent for _, spent in ledger]
+    return Spent("", sum(r.calls for r in rows), math.fsum(r.seconds for r in rows), math.fsum(r.cost for r in rows))
+
+
+def merged(ledgers: Iterable[Ledger]) -> Ledger:
+    """The ledger of several campaigns or rounds together."""
+    known: dict[str, Spent] = {}
+    for name, spent in (row for ledger in ledgers for row in ledger):
+        before = known.get(name, Spent(spent.unit, 0, 0.0, 0.0))
+        if before.unit != spent.unit:
+            raise ValueError(f"ledger: {name} answered in {before.unit!r} and in {spent.unit!r}")
+        known[name] = Spent(spent.unit, *(a + b for a, b in zip(before[1:], spent[1:])))
+    return tuple(known.items())
+
+
+def affordable(ledger: Ledger, oracle: Oracle, *, budget_seconds: float) -> int:
+    """How many more crystals the oracle may be asked about within a budget of cost over all oracles."""
+    left = budget_seconds - total(ledger).cost
+    if left < 0:
+        return 0
+    return math.floor(left / oracle.cost + 1e-9) if oracle.cost > 0 else 2**31 - 1
+
+
+def to_json(ledger: Ledger) -> str:
+    return json.dumps({name: spent._asdict() for name, spent in ledger}, allow_nan=False)
+
+
+def from_json(text: str) -> Ledger:
+    """What `to_json` wrote; anything else is a ValueError."""
+    try:
+        rows = json.loads(text)
+        found = tuple(
+            (str(k), Spent(str(v["unit"]), int(v["calls"]), v["seconds"], v["cost"])) for k, v in rows.items()
+        )
+        if any(len(v) != len(Spent._fields) for v in rows.values()):
+            raise ValueError("unknown fields")
+        return tuple((name, s._replace(seconds=float(s.seconds), cost=float(s.cost))) for name, s in found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"this is no ledger of oracles ({type(error).__name__}: {error})") from None
+
+
+# Levels
+
+
+def one_level(levels: Iterable[Level], where: str = "energies") -> Level:
+    """The level that all of them share; energies of different levels may not be mixed."""
+    levels = [Level(*level) for level in levels]
+    if not levels:
+        raise ValueError(f"{where}: no level of theory was given")
+    for level in levels[1:]:
+        for what, first, other in zip(Level._fields, levels[0], level):
+            if first != other:
+                raise ValueError(f"{where}: {what} {first!r} and {other!r} do not compare")
+    return levels[0]
