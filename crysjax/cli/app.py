@@ -8,7 +8,7 @@ import sys
 import typer
 
 from crysjax import __version__
-from crysjax.cli import compare, data, design, elasticity, evaluate, judge, models, phonons, train
+from crysjax.cli import compare, data, design, diffraction, elasticity, evaluate, judge, models, phonons, train
 from crysjax.cli.show import Stopped
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app.command("sample")(models.sample)
 app.command("predict")(models.predict)
 app.command("relax")(models.relax)
 app.command("elasticity")(elasticity.elasticity)
+app.command("diffraction")(diffraction.diffraction)
+app.command("solve")(diffraction.solve)
 app.command("judge")(judge.judge)
 app.command("phonons")(phonons.phonons)
 app.command("design")(design.design)

@@ -74,15 +74,14 @@ def read_hull(paths: list[str]) -> Hull:
     """The hull of all entries in these files and folders."""
     import numpy as np
 
+    from crysjax.data.levels import one_level
     from crysjax.evaluation import hull
 
     parts = [_entries(text) for text in paths]
     counts, energies, names = (np.concatenate([part[k] for part in parts]) for k in range(3))
     source = f"{', '.join(Path(p).name for p in paths)} ({len(names)} entries)"
-    levels = dict.fromkeys(_level(text) for text in paths)
-    if len(levels) > 1:
-        raise ValueError(f"--hull: entries of different levels of theory: {'; '.join(map(str, levels))}")
-    return hull.hull(counts, energies, level=next(iter(levels)), source=source, names=names)
+    level = one_level(map(_level, paths), "--hull")
+    return hull.hull(counts, energies, level=level, source=source, names=names)
 
 
 def _level(text: str) -> Level:

@@ -5,23 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from crysjax.base import NUM_SPECIES
 from crysjax.data.datasets import Dataset, offsets
 from crysjax.data.elements import atomic_number
+from crysjax.data.levels import Level
 
 FORMATION_ENERGY = "formation_energy_ev_per_atom"
-
-
-class Level(NamedTuple):
-    """What makes two formation energies comparable; they are only where both strings are equal."""
-
-    theory: str  # such as "PBE and PBE+U"
-    corrections: str  # such as "MaterialsProject2020Compatibility"; "none" where there are none
-
 
 MATERIALS_PROJECT_2021 = Level("PBE and PBE+U (VASP, Materials Project)", "as served by the Materials Project in 2021")
 """The level of MP-20 (Xie et al. 2022)."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from crysjax.oracles.costs import Level
+from crysjax.data.levels import Level
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator

@@ -11,15 +11,10 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from crysjax.data.levels import Level
+
 if TYPE_CHECKING:  # workers read this file, and need no JAX
     from crysjax.base import Oracle
-
-
-class Level(NamedTuple):
-    """What makes two energies comparable; they are only where both strings are equal."""
-
-    theory: str
-    corrections: str  # "none" where there are none
 
 
 class Spent(NamedTuple):
@@ -112,18 +107,3 @@ def from_json(text: str) -> Ledger:
         return tuple((name, s._replace(seconds=float(s.seconds), cost=float(s.cost))) for name, s in found)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"this is no ledger of oracles ({type(error).__name__}: {error})") from None
-
-
-# Levels
-
-
-def one_level(levels: Iterable[Level], where: str = "energies") -> Level:
-    """The level that all of them share; energies of different levels may not be mixed."""
-    levels = [Level(*level) for level in levels]
-    if not levels:
-        raise ValueError(f"{where}: no level of theory was given")
-    for level in levels[1:]:
-        for what, first, other in zip(Level._fields, levels[0], level):
-            if first != other:
-                raise ValueError(f"{where}: {what} {first!r} and {other!r} do not compare")
-    return levels[0]

@@ -18,7 +18,7 @@ from crysjax.base import Crystal
 from crysjax.data import convert, files
 from crysjax.data.datasets import Dataset, Entry, checked, entries
 from crysjax.data.elements import formula
-from crysjax.oracles.costs import Level
+from crysjax.data.levels import Level
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -10,8 +10,8 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones
 
 from crysjax.data.convert import entry_of_atoms
+from crysjax.data.levels import Level
 from crysjax.oracles.calculators import named
-from crysjax.oracles.costs import Level
 from crysjax.oracles.hosted import Relax, host
 from crysjax.potentials.ase import calculator
 from crysjax.potentials.mlip import mlip, save_potential

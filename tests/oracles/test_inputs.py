@@ -13,7 +13,7 @@ from pymatgen.io.vasp import Incar, Kpoints, Poscar
 
 from crysjax.data.convert import entry_of_atoms, to_structure
 from crysjax.data.datasets import from_entries
-from crysjax.oracles.costs import Level
+from crysjax.data.levels import Level
 from crysjax.oracles.inputs import read_manifest, write_espresso, write_vasp
 
 PSEUDO = {"Si": "Si.pbe.UPF", "Mg": "Mg.pbe.UPF", "O": "O.pbe.UPF", "Fe": "Fe.pbe.UPF"}
