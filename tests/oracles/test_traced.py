@@ -14,9 +14,13 @@ from jax import Array
 
 from crysjax.base import NUM_SPECIES, UNKNOWN, Crystal, Estimate, Oracle
 from crysjax.data import element_properties as tables
+from crysjax.data.scattering import scattering
 from crysjax.geometry import lattice as lattices
+from crysjax.oracles import by_potential
 from crysjax.oracles.traced import traced
-from crysjax.properties import charge, density, hull
+from crysjax.potentials.mlip import mlip
+from crysjax.properties import charge, density, diffraction, hull
+from crysjax.properties.pair_distribution import pair_distribution
 
 ELEMENTS = (8, 11, 17, 26)  # O, Na, Cl, Fe
 
@@ -61,6 +65,50 @@ def charges(**options) -> Callable[[Crystal], Estimate]:
     return charge.charge_balance_log_likelihood(tables.oxidation_counts(), tables.STATES, **options)
 
 
+def spaced(rng: np.random.Generator) -> Crystal:
+    """The elements of `drawn` on three corners of a face-centred cube, shaken and strained: nothing touches."""
+    mixed, corners = drawn(rng), np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.3, 0.3, 0.3]])
+    cell = 4.4 * (np.eye(3) + rng.uniform(-0.02, 0.02, (3, 3)))
+    return mixed._replace(frac=corners + rng.uniform(-0.02, 0.02, (4, 3)), lattice=cell)
+
+
+def by_morse(of: Callable) -> Callable[[Crystal], Estimate]:
+    """A pair potential between all of the elements, of about equal length, so that every mixture is a solid."""
+    pairs = [(a, b, 0.3 + 0.01 * a, 1.4, 2.9) for i, a in enumerate(ELEMENTS) for b in ELEMENTS[i:]]
+    potential = mlip(network="morse", numbers=ELEMENTS, pairs=tuple(pairs), cutoff_angstrom=6.0)
+    return of(potential, potential.init(jax.random.key(0)), max_edges=1024, max_images=3)
+
+
+def weighed(fn: Callable[[Crystal], Estimate], size: int) -> Callable[[Crystal], Estimate]:
+    """One number of an oracle that answers many: all of them, randomly weighted."""
+    weights = np.random.default_rng(3).normal(size=size)
+
+    def one(crystal: Crystal) -> Estimate:
+        said = fn(crystal)
+        value = (jnp.asarray(weights, said.value.dtype) * said.value).sum()
+        return Estimate(value, jnp.zeros_like(value), said.valid)
+
+    return one
+
+
+def powder() -> Callable[[Crystal], Estimate]:
+    grid, wide = np.linspace(10, 60, 50), diffraction.Shape(w=1.0)  # degrees, far from where reflections end
+    table, limits = scattering("CuKa"), diffraction.indices((5, 5, 5))
+
+    def one(crystal: Crystal) -> Estimate:
+        points = jnp.asarray(grid, crystal.frac.dtype)
+        said = diffraction.pattern(crystal, table, limits, points, wide)
+        return said._replace(value=said.value / 1e4)  # counts are large
+
+    return weighed(one, 50)
+
+
+def pairs() -> Callable[[Crystal], Estimate]:
+    r = np.linspace(2, 5, 40)
+    return weighed(lambda crystal: pair_distribution(crystal, r, max_edges=512, max_images=(2, 2, 2)), 40)
+
+
+ALL = ("occupancy", "frac", "lattice")
 ORACLES = {
     "density_g_cm3": Row(lambda: density.density_g_cm3(tables.masses_amu())),
     "volume_per_atom_angstrom3": Row(lambda: density.volume_per_atom_angstrom3, any_element=True),
@@ -71,6 +119,11 @@ ORACLES = {
     "charge_balance_best": Row(charges, moves=("occupancy",)),
     "charge_balance_all": Row(lambda: charges(all_together=True), moves=("occupancy",)),
     "energy_above_hull_ev_per_atom": Row(above_hull, tolerance=1e-6),  # 1e-11 of the hull over the step
+    "energy_ev_per_atom": Row(lambda: by_morse(by_potential.energy_ev_per_atom), spaced, ALL, tolerance=1e-6),
+    "pressure_gpa": Row(lambda: by_morse(by_potential.pressure_gpa), spaced, ALL, tolerance=1e-5),
+    "bulk_modulus_gpa": Row(lambda: by_morse(by_potential.bulk_modulus_gpa), spaced, ALL, 1e-6, 1e-5),
+    "powder_pattern": Row(powder, spaced, ALL, 1e-6, 1e-5),
+    "pair_distribution": Row(pairs, spaced, ALL, tolerance=1e-5, any_element=True),
 }
 
 
