@@ -10,10 +10,12 @@ import numpy as np
 from crysjax.data import batching, datasets, operations
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
-from crysjax.geometry.neighbors import crystal_edges, plane_spacings
+from crysjax.geometry.neighbors import crystal_edges, needed_images, plane_spacings
 from crysjax.geometry.reduction import niggli
 from crysjax.potentials.relax import Relax, Relaxation, Symmetry, start
 
+MOST_IMAGES = 8  # along one axis; a reduced cell that needs more is no crystal
+SPARE = 1.05  # of the reach: cells shrink, and images at the very reach are a matter of rounding
 SKEWED = 2.0  # longest edge over the distance of its planes; reduced cells reach the root of 2 (face-centred cubic)
 
 _start = jax.jit(start, static_argnums=1)  # one program, not one an operation
@@ -25,8 +27,9 @@ class Pool:
     With a tolerance of symmetry, the operations that a crystal has at the start are made exact and kept.
     """
 
-    def __init__(self, crystals: Dataset, settings: Relax, symmetry_angstrom: float | None = None):
+    def __init__(self, crystals: Dataset, settings: Relax, reach: float, symmetry_angstrom: float | None = None):
         m = len(crystals)
+        self.reach, self.margin = reach, np.full(m, 1.05)  # cells shrink
         frac, lattice = np.array(crystals.frac, np.float32), np.array(crystals.lattice, np.float32)
         self.crystals = replace(crystals, frac=frac, lattice=lattice)
         self.change = reduce_skewed(self.crystals)
@@ -42,6 +45,17 @@ class Pool:
         """Crystals that have to go on, those under way first."""
         left = np.flatnonzero(self.valid & ~self.converged & (self.steps < max_steps))
         return left[np.argsort(self.steps[left] == 0, kind="stable")]
+
+    def edges(self, rows: np.ndarray) -> np.ndarray:
+        """Edges within `reach` that the crystals are given room for; 0 for cells that no graph can be made of."""
+        counts = np.zeros(len(rows), np.int64)
+        with np.errstate(all="ignore"):
+            images = needed_images(self.crystals.lattice[rows].astype(float), self.reach * SPARE)
+        for k in np.flatnonzero(np.isfinite(images).all(-1) & (images <= MOST_IMAGES).all(-1)):
+            frac = self.crystals.frac[datasets.site_index(self.crystals, rows[k : k + 1])]
+            if np.isfinite(frac).all():
+                counts[k] = 2 * len(crystal_edges(frac, self.crystals.lattice[rows[k]], self.reach)[0])
+        return np.ceil(counts * self.margin[rows]).astype(np.int64)
 
     def load(self, rows: np.ndarray, shape: Capacity) -> Relaxation:
         """The state of a pack of these crystals."""

@@ -101,10 +101,12 @@ def relax(
     settings: Relax = AS_USUAL,
     max_steps: int = 200,
     limit: int = 2**30,
-    skin_angstrom: float = 0.5,
+    least_running: int = 1,
+    skin_angstrom: float = 0.3,
 ) -> Relaxation:
     """Up to `max_steps` further steps as one `lax.while_loop`, until all crystals have converged, broken or overflowed.
 
+    It also ends when fewer than `least_running` sites still move, for others to take the room of those that are done.
     A crystal that has had `limit` evaluations in all stops too, where it was evaluated last; without a limit, one that
     has not converged is already moved to where the next call begins.
     `energy_forces_stress` is any pure function of (params, pack, graph); a crystal with NaN energy counts as broken.
@@ -130,7 +132,8 @@ def relax(
         return _advance(state, graph, said, running(state), settings, limit), graph, built, step + 1
 
     def unfinished(carry: tuple) -> Array:
-        return running(carry[0]).any() & (carry[-1] < max_steps)
+        moving = jnp.where(running(carry[0]), num_sites(carry[0].pack).astype(jnp.int32), 0).sum()
+        return (moving >= least_running) & (moving > 0) & (carry[-1] < max_steps)
 
     state = state._replace(overflow=jnp.zeros_like(state.overflow))
     return jax.lax.while_loop(unfinished, body, (state, *build(state), jnp.int32(0)))[0]

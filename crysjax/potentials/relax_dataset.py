@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -13,13 +15,19 @@ from crysjax.base import Params
 from crysjax.data import batching
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
-from crysjax.geometry.neighbors import needed_images, radius_graph_host
-from crysjax.potentials.pool import Pool
+from crysjax.geometry.neighbors import needed_images
+from crysjax.potentials.pool import MOST_IMAGES, SPARE, Pool
 from crysjax.potentials.relax import AS_USUAL, ForceField, Relax, Relaxation, relax
 
-MOST_IMAGES = 8  # along one axis; a reduced cell that needs more is no crystal
 ON_CPU = 64  # sites of a pack whose arrays stay in the cache
-SPARE = 1.05  # of the reach: cells shrink, and images at the very reach are a matter of rounding
+
+
+class Size(NamedTuple):
+    """What a pack has room for."""
+
+    shape: Capacity
+    edges: int
+    images: tuple[int, int, int]
 
 
 class Relaxed(NamedTuple):
@@ -42,7 +50,7 @@ def relax_dataset(
     cutoff_angstrom: float,
     settings: Relax = AS_USUAL,
     max_steps: int = 200,
-    skin_angstrom: float = 0.5,
+    skin_angstrom: float = 0.3,
     keep_symmetry_angstrom: float | None = None,
     sites: int | None = None,
     chunk: int = 20,
@@ -53,51 +61,67 @@ def relax_dataset(
 
     Badly skewed cells are relaxed in their reduced setting, which needs far fewer images, and handed back in their own.
     With `keep_symmetry_angstrom`, the operations that spglib finds within that tolerance are made exact and kept.
-    Packs of `sites` sites (None: as the memory at hand allows) run `chunk` steps at a time; then finished crystals make
-    room for waiting ones. An overflow makes the capacity for edges or images larger (which compiles again), a lack of
-    memory makes packs half as large, and the crystals go on where they stopped. `progress` is told how many are done,
-    of how many; `record`, after every chunk, which rows moved, their energies in eV and their crystals: trajectories.
+    Packs of `sites` sites (None: as the memory at hand allows) run up to `chunk` steps at a time, as many packs at once
+    as a CPU has cores (up to four); when a third of a pack is done, waiting crystals take the room. An overflow makes
+    the capacity for edges or images larger (which compiles again), a lack of memory makes packs half as large, and the
+    crystals go on where they stopped. `progress` is told how many are done, of how many; `record`, after every chunk,
+    which rows moved, their energies in eV and their crystals: trajectories.
     """
-    pool = Pool(crystals, settings, keep_symmetry_angstrom)
-    reach = cutoff_angstrom + skin_angstrom
-    shape = _shape(crystals.num_atoms, sites or ON_CPU)
-    grown = _first_size(pool.crystals, reach, shape)
+    pool = Pool(crystals, settings, cutoff_angstrom + skin_angstrom, keep_symmetry_angstrom)
+    size = _first_size(pool, sites or ON_CPU)
 
-    def program() -> Callable:
-        return _compiled(energy_forces_stress, cutoff_angstrom, grown, settings, skin_angstrom, chunk)
+    def go_on(size: Size, rows: np.ndarray, left_over: bool) -> Relaxation:
+        run = _compiled(energy_forces_stress, cutoff_angstrom, size[1:], settings, skin_angstrom, chunk)
+        least = int(crystals.num_atoms[rows].sum()) * 2 // 3 if left_over else 1
+        return jax.tree.map(np.asarray, run(params, pool.load(rows, size.shape), max_steps, least))
 
     if sites is None and jax.default_backend() != "cpu" and len(crystals):
-        wider = _fitting_sites(program(), params, pool.load(np.arange(1), shape), shape.sites, len(crystals.frac))
-        shape = _shape(crystals.num_atoms, wider)
-        grown = _first_size(pool.crystals, reach, shape)
-    while len(waiting := pool.waiting(max_steps)):
-        waiting = waiting[: shape.crystals]  # no pack holds more
-        group = np.array(batching.assign(crystals.num_atoms[waiting], shape, open_packs=1)[0])
-        rows = waiting[group]
-        try:
-            done = jax.tree.map(np.asarray, program()(params, pool.load(rows, shape), max_steps))
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or shape.sites == int(crystals.num_atoms.max()):
-                raise
-            shape = _shape(crystals.num_atoms, shape.sites // 2)
-            grown = _first_size(pool.crystals, reach, shape)
-            continue
-        stuck = pool.store(rows, done)
-        if len(stuck):
-            grown = _grow(pool, stuck, rows, reach, shape, grown)
-        if record is not None:
-            record(rows, pool.energy[rows], pool.snapshot(rows))
-        if progress is not None:
-            progress(len(crystals) - len(pool.waiting(max_steps)), len(crystals))
+        run = _compiled(energy_forces_stress, cutoff_angstrom, size[1:], settings, skin_angstrom, chunk)
+        state = pool.load(np.arange(1), size.shape)
+        size = _first_size(pool, _fitting_sites(run, params, state, size.shape.sites, len(crystals.frac)))
+    with ThreadPoolExecutor(_together()) as workers:
+        while len(waiting := pool.waiting(max_steps)):
+            groups = _groups(pool, waiting, size)[: _together()]
+            left_over = len(waiting) > sum(map(len, groups))
+            try:
+                found = list(workers.map(partial(go_on, size, left_over=left_over), groups))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or size.shape.sites == int(crystals.num_atoms.max()):
+                    raise
+                size = _first_size(pool, size.shape.sites // 2)
+                continue
+            for rows, done in zip(groups, found):
+                before = pool.steps[rows]
+                stuck = pool.store(rows, done)
+                size = _grown(pool, stuck, size) if len(stuck) else size
+                moved = rows[pool.steps[rows] > before]
+                if record is not None and len(moved):
+                    record(moved, pool.energy[moved], pool.snapshot(moved))
+            if progress is not None:
+                progress(len(crystals) - len(pool.waiting(max_steps)), len(crystals))
     energy, fmax = (np.where(np.isfinite(x), x, np.nan) for x in (pool.energy, pool.fmax))
     relaxed = pool.snapshot(np.arange(len(crystals)))
     return Relaxed(relaxed, energy, fmax, pool.steps, pool.converged, pool.valid, pool.reason)
 
 
+def _together() -> int:
+    """Packs at once: an accelerator is filled by one, and one on a CPU does not fill its cores."""
+    return min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
+
+
+def _groups(pool: Pool, waiting: np.ndarray, size: Size) -> list[np.ndarray]:
+    """Waiting crystals in packs of this size, those under way first; the last pack may not be full."""
+    waiting = waiting[: 4 * _together() * size.shape.crystals]  # more than the next packs hold
+    need = np.minimum(pool.edges(waiting), size.edges)
+    atoms = pool.crystals.num_atoms[waiting]
+    packed = batching.assign(atoms, size.shape, open_packs=4, edges=need, max_edges=size.edges)
+    return [waiting[np.array(group)] for group in packed]
+
+
 def _fitting_sites(program: Callable, params: Params, state: Relaxation, sites: int, most: int) -> int:
     """Sites of a pack that takes up to half of an accelerator's memory, as the compiler counts what `sites` take."""
     memory = jax.local_devices()[0].memory_stats() or {}
-    takes = program.lower(params, state, 0).compile().memory_analysis().temp_size_in_bytes
+    takes = program.lower(params, state, 0, 1).compile().memory_analysis().temp_size_in_bytes
     return int(min(max(sites * (memory.get("bytes_limit", 0) // 2) // max(takes, 1), sites), most))
 
 
@@ -107,17 +131,17 @@ def _shape(num_atoms: np.ndarray, sites: int) -> Capacity:
     return Capacity(sites, max(sites * (min(sites, int(num_atoms.max(initial=1))) - 1) // 2, 1), max(sites // 3, 1))
 
 
-def _first_size(crystals: Dataset, reach: float, shape: Capacity) -> tuple[int, tuple[int, int, int]]:
-    """Edges and images that hold a typical full pack of these crystals, with some room to shrink."""
-    with np.errstate(all="ignore"):
-        volume = np.abs(np.linalg.det(crystals.lattice.astype(float)))
-        density = crystals.num_atoms / volume
-        images = needed_images(crystals.lattice.astype(float), reach * SPARE)
-    sound = np.isfinite(density) & np.isfinite(images).all(-1) & (images <= MOST_IMAGES).all(-1)
+def _first_size(pool: Pool, sites: int) -> Size:
+    """Room for typical full packs, for the crystal of most edges that is not out of all proportion, and its images."""
+    atoms, lattice = pool.crystals.num_atoms, pool.crystals.lattice.astype(float)
+    shape, edges = _shape(atoms, sites), pool.edges(np.arange(len(atoms)))
+    sound = edges > 0
     if not sound.any():
-        return 64, (1, 1, 1)
-    typical = np.quantile(density[sound], 0.8) * 4.19 * (reach * SPARE) ** 3 * shape.sites
-    return _even(typical), tuple(int(k) for k in images[sound].max(0))
+        return Size(shape, 64, (1, 1, 1))
+    typical = edges[sound].sum() / atoms[sound].sum() * shape.sites
+    usual = edges[edges <= 4 * typical].max(initial=0)
+    images = needed_images(lattice[sound], pool.reach * SPARE)
+    return Size(shape, _even(max(typical, usual)), tuple(int(k) for k in images.max(0)))
 
 
 def _even(edges: float) -> int:
@@ -129,28 +153,27 @@ def _even(edges: float) -> int:
 @lru_cache(maxsize=16)  # a campaign relaxes a few crystals a round, by the same potential
 def _compiled(
     forces: ForceField, cutoff: float, grown: tuple, settings: Relax, skin: float, chunk: int
-) -> Callable[[Params, Relaxation, int], Relaxation]:
+) -> Callable[[Params, Relaxation, int, int], Relaxation]:
     edges, images = grown
     return jax.jit(
-        lambda params, state, limit: relax(
+        lambda params, state, limit, least: relax(
             forces, params, state, cutoff_angstrom=cutoff, max_edges=edges, max_images=images, settings=settings,
-            max_steps=chunk, limit=limit, skin_angstrom=skin,
+            max_steps=chunk, limit=limit, least_running=least, skin_angstrom=skin,
         )
     )  # fmt: skip
 
 
-def _grow(pool: Pool, stuck: np.ndarray, rows: np.ndarray, reach: float, shape: Capacity, grown: tuple) -> tuple:
-    """A larger capacity that holds the pack in which crystals got stuck; those that none holds are given up."""
-    edges, images = grown
-    lattice = pool.crystals.lattice[stuck].astype(float)
-    needed = np.nan_to_num(needed_images(lattice, reach * SPARE), nan=np.inf)
+def _grown(pool: Pool, stuck: np.ndarray, size: Size) -> Size:
+    """A size in which crystals that got stuck can go on; those that none holds are given up.
+
+    Their next pack has more room for each of them; the capacity for edges grows where one alone needs more.
+    """
+    needed = np.nan_to_num(needed_images(pool.crystals.lattice[stuck].astype(float), pool.reach * SPARE), nan=np.inf)
     hopeless = (needed > MOST_IMAGES).any(-1)
     pool.give_up(stuck[hopeless], f"the cell needs more than {MOST_IMAGES} images along an axis")
     if hopeless.all():
-        return grown
-    wider = tuple(int(max(a, b)) for a, b in zip(images, needed[~hopeless].max(0)))
-    pack = batching.pack_rows(pool.crystals, rows[pool.valid[rows]], shape)
-    wanted = len(radius_graph_host(pack, reach).sender)
-    if wanted > edges or wider == images:  # counts at the very cutoff differ by rounding, yet something has to grow
-        edges = max(edges + 256, _even(wanted * 1.3))
-    return edges, wider
+        return size
+    images = tuple(int(max(a, b)) for a, b in zip(size.images, needed[~hopeless].max(0)))
+    pool.margin[stuck] *= 1.15  # counts at the very cutoff differ by rounding, yet something has to grow
+    wanted = int(pool.edges(stuck[~hopeless]).max())
+    return size._replace(edges=size.edges if wanted <= size.edges else _even(wanted * 1.1), images=images)
