@@ -10,6 +10,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+MOST_MAPPINGS = 20_000  # of memory, where Linux allows a process 65,530
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_forgotten():
+    """Every compiled program maps memory; a process that keeps all of a whole suite's runs out of mappings and dies."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of third-party data sets; tests that need it are skipped, with the reason, where it is missing."""
