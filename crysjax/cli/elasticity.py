@@ -21,7 +21,7 @@ TENSORS = ("tensor_gpa", "clamped_ion_tensor_gpa", "residual_stress_gpa")
 def elasticity(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
     out: Path = typer.Option(..., help=".json or .csv: a row a crystal."),
-    potential: str = typer.Option("student", help="A potential: name of a model that is here, or a path."),
+    potential: str = typer.Option("student", help="Name or path; the student is quick and too soft, see README."),
     relax: bool = typer.Option(True, help="Relax positions and cell first; elastic constants are those at rest."),
     steps: int = typer.Option(500, min=1, help="Most steps of a relaxation."),
     fmax: float = typer.Option(0.01, min=0, help="Largest force that counts as relaxed, eV/Å."),
