@@ -29,6 +29,9 @@ NUM_SPECIES = 100
 UNKNOWN = 1.0 / NUM_SPECIES
 """Every entry of the species row of a site that may be any element."""
 
+GPA_PER_EV_A3 = 160.21766208
+"""1 eV/Å³ in GPa."""
+
 Params = Any
 PyTree = Any
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from crysjax.base import Estimate, Pack, Params, sum_by_crystal
 from crysjax.campaign.propose import Predictor
+from crysjax.evaluation.hull import FORMATION_ENERGY
 from crysjax.properties.hull import Table, hull_energy
 
 ABOVE_HULL = "energy_above_hull_ev_per_atom"
-FORMATION_ENERGY = "formation_energy_ev_per_atom"
 SPREAD_EV_PER_ATOM = 0.1  # what counts as one unit of the objective: the width of "metastable"
 
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from crysjax.base import Estimate, Pack, Params
 from crysjax.campaign.goals import Goals
-from crysjax.campaign.hull_distance import ABOVE_HULL, FORMATION_ENERGY
+from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.campaign.propose import Predictor
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
+from crysjax.evaluation.hull import FORMATION_ENERGY
 from crysjax.potentials.mlip import Potential
 from crysjax.potentials.relax_dataset import relax_dataset
 

@@ -48,7 +48,8 @@ def judge(
     dataset, elements = read_part(crystals), None if references is None else read_references(references)
     how = hosted.Relax(fmax, steps, cell) if relax else None
     out.mkdir(parents=True, exist_ok=True)
-    question = {"by": by, "level": list(known.level), "relax": list(how or ()), "references": str(references or "")}
+    question = {"by": by, "level": list(known.level), "settings": json.loads(json.dumps(known.settings)),
+                "relax": list(how or ()), "references": str(references or "")}  # fmt: skip
     left, done = _left(dataset, out, question)
     workplace = hosted.host(
         known.make, settings=known.settings, relax=how, timeout_seconds=timeout, memory_gb=memory_gb, retries=retries

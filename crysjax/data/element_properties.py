@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import NUM_SPECIES
+from crysjax.data.datasets import Dataset
 from crysjax.data.elements import NUMBERS, SYMBOLS
 
 STATES = tuple(range(-5, 9))
@@ -21,6 +22,12 @@ def masses_amu() -> np.ndarray:
     from pymatgen.core import Element
 
     return np.array([float(Element(symbol).atomic_mass) for symbol in SYMBOLS])
+
+
+def cell_masses_amu(dataset: Dataset) -> np.ndarray:
+    """Mass of each crystal's cell: (m,)."""
+    owner = np.repeat(np.arange(len(dataset)), dataset.num_atoms)
+    return np.bincount(owner, masses_amu()[dataset.numbers.astype(int) - 1], len(dataset))
 
 
 @lru_cache(maxsize=1)

@@ -8,15 +8,14 @@ MatterGen (Zeni et al. 2025) for sites that keep their order. Every total comes 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
 from crysjax.data.cif import lattice_from_parameters
-from crysjax.data.datasets import Dataset, entries, offsets
-from crysjax.data.elements import SYMBOLS
+from crysjax.data.datasets import Dataset, entries
+from crysjax.data.element_properties import cell_masses_amu
 
 CONFIDENCE = 0.95
 _ATOMIC_MASS_G = 1.66053906660e-24  # CODATA 2018
@@ -125,16 +124,8 @@ def property_distances(samples: Dataset, reference: Dataset, *, draws: int = 200
 
 def densities(dataset: Dataset) -> np.ndarray:
     """Density of each crystal in g/cm^3: (m,)."""
-    site = _masses()[dataset.numbers.astype(int) - 1]
-    mass = np.add.reduceat(site, offsets(dataset)[:-1]) * _ATOMIC_MASS_G
+    mass = cell_masses_amu(dataset) * _ATOMIC_MASS_G
     return mass / (np.abs(np.linalg.det(dataset.lattice.astype(np.float64))) * _CM3_PER_ANGSTROM3)
-
-
-@lru_cache(maxsize=1)
-def _masses() -> np.ndarray:
-    from pymatgen.core import Element
-
-    return np.array([float(Element(symbol).atomic_mass) for symbol in SYMBOLS])
 
 
 def num_elements(dataset: Dataset) -> np.ndarray:

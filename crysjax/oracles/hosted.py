@@ -19,12 +19,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from crysjax.base import Crystal, Estimate, Oracle
+from crysjax.base import GPA_PER_EV_A3, Crystal, Estimate, Oracle
 from crysjax.data.convert import as_entry
 from crysjax.data.datasets import Entry, checked
 from crysjax.oracles import processes
-
-GPA = 160.21766208  # of 1 eV/Å³
 
 QUANTITIES: dict[str, tuple[str, Callable[[Answer], float]]] = {
     "energy_per_atom": ("eV/atom", lambda answer: answer.single.energy / len(answer.crystal.numbers)),
@@ -33,7 +31,7 @@ QUANTITIES: dict[str, tuple[str, Callable[[Answer], float]]] = {
         lambda answer: abs(np.linalg.det(answer.crystal.lattice)) / len(answer.crystal.frac),
     ),
     "max_force": ("eV/Å", lambda answer: np.linalg.norm(answer.single.forces, axis=-1).max()),
-    "pressure": ("GPa", lambda answer: -GPA * np.trace(answer.single.stress) / 3),
+    "pressure": ("GPa", lambda answer: -GPA_PER_EV_A3 * np.trace(answer.single.stress) / 3),
 }
 """What an oracle can be asked for: its unit, and how it follows from an answer."""
 

@@ -20,11 +20,13 @@ from crysjax.base import Pack, Params, num_sites
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, Entry
+from crysjax.data.element_properties import cell_masses_amu
 from crysjax.geometry.neighbors import Graph, crystal_edges, needed_images, radius_graph_host
 from crysjax.potentials.mlip import TOUCHING_ANGSTROM, Potential
 from crysjax.potentials.pool import reduce_skewed
 from crysjax.potentials.relax import Relax
 from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
+from crysjax.properties.density import G_CM3_PER_AMU_ANGSTROM3
 from crysjax.properties.equation_of_state import EquationOfState, birch_murnaghan
 from crysjax.properties.mechanics import (
     REASONS,
@@ -40,7 +42,6 @@ SKIN_ANGSTROM = 1e-3  # derivatives see no other neighbours; this is for the rou
 MOST_IMAGES = 32  # along one axis; a cell that needs more is no crystal
 SLOTS_STEP = 4  # sizes are rounded up to few, each of which compiles once
 EnergyOf = Callable[[Params, Pack, Graph], Array]
-GRAM_PER_AMU_A3_CM3 = 1.66053907  # 1 amu/Å³ in g/cm³
 TIGHT = Relax(fmax_ev_angstrom=0.01)
 
 
@@ -225,20 +226,12 @@ def _table(crystals: Dataset, rows: list, reason: np.ndarray) -> Elastic:
     tensor, clamped, stress = (np.stack([np.asarray(t[j], float) for t in tensors]) for j in range(3))
     nan = Moduli(*[np.nan] * (len(Moduli._fields) - 1), stable=False)
     means = Moduli(*(np.array(x) for x in zip(*(nan if bad[k] else rows[k][1] for k in range(m)))))
-    volume, mass = np.abs(np.linalg.det(crystals.lattice.astype(float))), masses(crystals)
+    volume, mass = np.abs(np.linalg.det(crystals.lattice.astype(float))), cell_masses_amu(crystals)
     of_cell = (means.bulk, means.shear, mass, crystals.num_atoms, volume)
     debye = np.asarray(debye_temperature(*(jnp.asarray(x, jnp.float32) for x in of_cell)), float)
     with np.errstate(all="ignore"):
-        debye, density = np.where(bad, np.nan, [debye, GRAM_PER_AMU_A3_CM3 * mass / volume])
+        debye, density = np.where(bad, np.nan, [debye, G_CM3_PER_AMU_ANGSTROM3 * mass / volume])
     return Elastic(crystals, tensor, clamped, stress, means, debye, density, ~bad, reason)
-
-
-def masses(crystals: Dataset) -> np.ndarray:
-    """Mass of each cell in atomic mass units, by ASE's table: (m,)."""
-    from ase.data import atomic_masses
-
-    owner = np.repeat(np.arange(len(crystals)), crystals.num_atoms)
-    return np.bincount(owner, atomic_masses[crystals.numbers], len(crystals))
 
 
 def equations_of_state(

@@ -24,6 +24,7 @@ from crysjax.base import NUM_SPECIES, Pack, Params
 from crysjax.data import datasets
 from crysjax.data.convert import as_entry
 from crysjax.data.datasets import Entry
+from crysjax.data.element_properties import masses_amu
 from crysjax.geometry import supercells
 from crysjax.geometry.lattice import inverse
 from crysjax.geometry.neighbors import Graph, radius_graph_host
@@ -44,7 +45,7 @@ class Phonons(NamedTuple):
     crystal: Entry  # the primitive, reduced, idealised cell that everything else refers to
     cell: Supercell
     images: Images
-    masses: np.ndarray  # (n,) u
+    masses: np.ndarray  # (n,) amu
     constants: np.ndarray  # (n, N, 3, 3) eV/Å²
     q: np.ndarray  # (k, 3) mesh of wave vectors, in reciprocal fractions
     weight: np.ndarray  # (k,)
@@ -84,7 +85,7 @@ def phonons(
         constants = np.asarray(vibrations.symmetrised(constants, cell))
     q, weight = vibrations.mesh(entry.lattice, mesh_per_angstrom)
     found = Phonons(
-        entry, cell, supercells.nearest_images(cell), masses(entry.numbers), constants, q, weight,
+        entry, cell, supercells.nearest_images(cell), masses_amu()[np.asarray(entry.numbers) - 1], constants, q, weight,
         np.full((len(q), 3 * len(entry.frac)), np.nan), energy / len(cell.atom), len(rows), not reason, reason,
     )  # fmt: skip
     return found._replace(frequencies=frequencies_at(found, q)) if found.valid else found
@@ -118,13 +119,6 @@ def primitive(crystal: Entry, tolerance_angstrom: float) -> tuple[Entry, np.ndar
     if found is None:
         raise ValueError(f"{given.id or 'crystal'}: spglib finds no symmetry at {tolerance_angstrom} Å")
     return Entry(given.id, np.asarray(cell[2]), frac, reduced, {}), found["rotations"], found["translations"]
-
-
-def masses(numbers: np.ndarray) -> np.ndarray:
-    """Standard atomic masses in u, as ASE lists them: (n,)."""
-    from ase.data import atomic_masses
-
-    return atomic_masses[np.asarray(numbers, int)]
 
 
 def frequencies_at(found: Phonons, q: np.ndarray) -> np.ndarray:

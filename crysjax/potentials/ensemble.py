@@ -6,22 +6,17 @@ potentials. The mean is a potential itself: it relaxes crystals, runs in ASE and
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from crysjax.base import Estimate, Pack, Params, num_sites, site_mask
-from crysjax.data import files
 from crysjax.geometry.neighbors import Graph
-from crysjax.potentials.mlip import Potential, mlip
+from crysjax.potentials.mlip import Potential, mlip, read_leaves, write_leaves
 
 
 class Spread(NamedTuple):
@@ -112,27 +107,9 @@ def _deviation(values: Array) -> Array:
 
 def save_ensemble(path: str | Path, ensemble: Ensemble, params: Params, *, card: dict | None = None) -> Path:
     """One `.npz` as `save_potential` writes it, with all members in each leaf; matrices in half precision."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    with np.errstate(over="ignore"):  # told below
-        arrays = {f"leaf_{i:03d}": x.astype(np.float16 if x.ndim > 2 else np.float32) for i, x in enumerate(leaves)}
-    if not all(np.isfinite(x).all() for x in arrays.values()):
-        raise ValueError(f"{path}: a parameter is not a finite number of half precision")
-    config = json.dumps({"format": 1, **ensemble.config, "card": card or {}})
-    return files.write_npz(path, {"config": np.frombuffer(config.encode(), np.uint8)} | arrays)
+    return write_leaves(path, ensemble.config, params, card, stacked=1)
 
 
 def load_ensemble(path: str | Path) -> tuple[Ensemble, Params]:
     """Read what `save_ensemble` wrote."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            config = json.loads(bytes(file["config"]).decode())
-            leaves = [jnp.asarray(file[name], jnp.float32) for name in sorted(file.files) if name != "config"]
-        if config["format"] != 1:
-            raise ValueError(f"format {config['format']}, this version reads format 1")
-        made = ensemble(mlip(**config["potential"]), **config["ensemble"])
-        like, tree = jax.tree.flatten(jax.eval_shape(made.init, jax.random.key(0)))
-        if [x.shape for x in like] != [x.shape for x in leaves]:
-            raise ValueError("its arrays do not fit its own settings")
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not an ensemble of crysjax ({error})") from None
-    return made, jax.tree.unflatten(tree, leaves)
+    return read_leaves(path, "an ensemble", lambda c: ensemble(mlip(**c["potential"]), **c["ensemble"]))

@@ -17,11 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.base import Pack, Params, mean_by_crystal, num_sites, site_mask
+from crysjax.base import GPA_PER_EV_A3, Pack, Params, mean_by_crystal, num_sites, site_mask
 from crysjax.geometry.lattice import inverse, volume
 from crysjax.geometry.neighbors import Graph
 from crysjax.potentials.descent import Vector, dot, plus, times
-from crysjax.potentials.relax import GPA_TO_EV_A3
 
 Energy = Callable[[Params, Pack, Graph], Array]
 
@@ -39,14 +38,14 @@ def at_minimum(
     Its positions and cells have derivatives with respect to `params` and to the occupancy (composition), as reverse
     mode sees them; those by the given positions and cells are zero, since a minimum does not depend on where one came
     from. `energy` is that of `Potential`, the graph one of at least its cutoff. A crystal that is not at a minimum
-    (a direction of negative curvature turns up), or cannot be computed, has the derivative zero: see `is_minimum`.
+    (a direction of negative curvature turns up), or cannot be computed, has the derivative zero.
     """
 
     def enthalpy(params: Params, occupancy: Array, z: Vector, pack: Pack, graph: Graph) -> Array:
         moved = displaced(pack._replace(occupancy=occupancy), z)
         total = energy(params, moved, graph)
         total = jnp.where(jnp.isfinite(total), total, 0)
-        return (total + pressure_gpa * GPA_TO_EV_A3 * volume(moved.lattice)).sum()
+        return (total + pressure_gpa / GPA_PER_EV_A3 * volume(moved.lattice)).sum()
 
     def slope(params: Params, occupancy: Array, z: Vector, pack: Pack, graph: Graph) -> Vector:
         return free(jax.grad(enthalpy, 2)(params, occupancy, z, pack, graph), pack, move_cell)

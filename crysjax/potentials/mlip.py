@@ -32,9 +32,6 @@ from crysjax.potentials.nequip import nequip
 from crysjax.potentials.soft_sphere import soft_sphere
 from crysjax.potentials.stillinger_weber import stillinger_weber
 
-GPA_PER_EV_A3 = 160.21766208
-"""1 eV/Å³ in GPa."""
-
 TOUCHING_ANGSTROM = 0.1
 """Two atoms nearer than this are an error in the structure, not a state of matter."""
 
@@ -204,34 +201,49 @@ def _read_array(file: io.BufferedReader, shape: tuple[int, ...]) -> Array:
 
 def save_potential(path: str | Path, potential: Potential, params: Params, *, card: dict | None = None) -> Path:
     """One `.npz`: the settings, what is known of its making (`card`) and the leaves; matrices in half precision."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    with np.errstate(over="ignore"):  # told below
-        arrays = {f"leaf_{i:03d}": x.astype(np.float16 if x.ndim > 1 else np.float32) for i, x in enumerate(leaves)}
-    if not all(np.isfinite(x).all() for x in arrays.values()):
-        raise ValueError(f"{path}: a parameter is not a finite number of half precision")
-    config = json.dumps({"format": 1, "potential": potential.config, "card": card or {}})
-    return files.write_npz(path, {"config": np.frombuffer(config.encode(), np.uint8)} | arrays)
+    return write_leaves(path, {"potential": potential.config}, params, card)
 
 
 def load_potential(path: str | Path) -> tuple[Potential, Params]:
     """Read what `save_potential` wrote, or a Nequix file (`*.nqx`)."""
-    if Path(path).suffix == ".nqx":
-        return load_nequix(path)
+
+    def rebuilt(config: dict) -> Potential:
+        if "ensemble" in config:
+            raise ValueError("it is an ensemble of them: potentials.ensemble.load_ensemble reads it")
+        return mlip(**config["potential"])
+
+    return load_nequix(path) if Path(path).suffix == ".nqx" else read_leaves(path, "a potential", rebuilt)
+
+
+def write_leaves(path: str | Path, described: dict, params: Params, card: dict | None, *, stacked: int = 0) -> Path:
+    """A file of settings and leaves, of which the first `stacked` axes count members."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    half = [x.ndim > 1 + stacked for x in leaves]
+    with np.errstate(over="ignore"):  # told below
+        arrays = {
+            f"leaf_{i:03d}": x.astype(np.float16 if h else np.float32) for i, (x, h) in enumerate(zip(leaves, half))
+        }
+    if not all(np.isfinite(x).all() for x in arrays.values()):
+        raise ValueError(f"{path}: a parameter is not a finite number of half precision")
+    config = json.dumps({"format": 1, **described, "card": card or {}})
+    return files.write_npz(path, {"config": np.frombuffer(config.encode(), np.uint8)} | arrays)
+
+
+def read_leaves(path: str | Path, what: str, rebuilt: Callable[[dict], Any]) -> tuple[Any, Params]:
+    """What `write_leaves` wrote: what `rebuilt` makes of the settings, and its parameters."""
     try:
         with np.load(path, allow_pickle=False) as file:
             config = json.loads(bytes(file["config"]).decode())
             leaves = [jnp.asarray(file[name], jnp.float32) for name in sorted(file.files) if name != "config"]
         if config["format"] != 1:
             raise ValueError(f"potential format {config['format']}, this version reads format 1")
-        if "ensemble" in config:
-            raise ValueError("it is an ensemble of them: potentials.ensemble.load_ensemble reads it")
-        potential = mlip(**config["potential"])
-        like, tree = jax.tree.flatten(jax.eval_shape(potential.init, jax.random.key(0)))
+        made = rebuilt(config)
+        like, tree = jax.tree.flatten(jax.eval_shape(made.init, jax.random.key(0)))
         if [x.shape for x in like] != [x.shape for x in leaves]:
             raise ValueError("its arrays do not fit its own settings")
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a potential of crysjax ({error})") from None
-    return potential, jax.tree.unflatten(tree, leaves)
+        raise ValueError(f"{path}: not {what} of crysjax ({error})") from None
+    return made, jax.tree.unflatten(tree, leaves)
 
 
 def load_student() -> tuple[Potential, Params]:

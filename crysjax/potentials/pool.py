@@ -30,6 +30,7 @@ class Pool:
     def __init__(self, crystals: Dataset, settings: Relax, reach: float, symmetry_angstrom: float | None = None):
         m = len(crystals)
         self.reach, self.margin = reach, np.full(m, 1.05)  # cells shrink
+        self.counted = np.full(m, -1, np.int64)  # edges, until a crystal moves
         frac, lattice = np.array(crystals.frac, np.float32), np.array(crystals.lattice, np.float32)
         self.crystals = replace(crystals, frac=frac, lattice=lattice)
         self.change = reduce_skewed(self.crystals)
@@ -48,14 +49,15 @@ class Pool:
 
     def edges(self, rows: np.ndarray) -> np.ndarray:
         """Edges within `reach` that the crystals are given room for; 0 for cells that no graph can be made of."""
-        counts = np.zeros(len(rows), np.int64)
+        new = rows[self.counted[rows] < 0]
+        self.counted[new] = 0
         with np.errstate(all="ignore"):
-            images = needed_images(self.crystals.lattice[rows].astype(float), self.reach * SPARE)
-        for k in np.flatnonzero(np.isfinite(images).all(-1) & (images <= MOST_IMAGES).all(-1)):
-            frac = self.crystals.frac[datasets.site_index(self.crystals, rows[k : k + 1])]
+            images = needed_images(self.crystals.lattice[new].astype(float), self.reach * SPARE)
+        for row in new[np.isfinite(images).all(-1) & (images <= MOST_IMAGES).all(-1)]:
+            frac = self.crystals.frac[datasets.site_index(self.crystals, np.array([row]))]
             if np.isfinite(frac).all():
-                counts[k] = 2 * len(crystal_edges(frac, self.crystals.lattice[rows[k]], self.reach)[0])
-        return np.ceil(counts * self.margin[rows]).astype(np.int64)
+                self.counted[row] = 2 * len(crystal_edges(frac, self.crystals.lattice[row], self.reach)[0])
+        return np.ceil(self.counted[rows] * self.margin[rows]).astype(np.int64)
 
     def load(self, rows: np.ndarray, shape: Capacity) -> Relaxation:
         """The state of a pack of these crystals."""
@@ -80,6 +82,7 @@ class Pool:
         sites, k = datasets.site_index(self.crystals, rows), len(rows)
         self.crystals.frac[sites] = state.pack.frac[: len(sites)]
         self.crystals.lattice[rows] = state.pack.lattice[:k]
+        self.counted[rows] = -1
         for name in ("energy", "fmax", "steps", "converged", "valid"):
             getattr(self, name)[rows] = getattr(state, name)[:k]
         by_site, by_cell = _leaves(state)

@@ -21,12 +21,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.base import Pack, Params, num_sites, site_mask
+from crysjax.base import GPA_PER_EV_A3, Pack, Params, num_sites, site_mask
 from crysjax.geometry.lattice import inverse
 from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors, radius_graph
 from crysjax.potentials.descent import METHODS, Memory, Vector, times
 
-GPA_TO_EV_A3 = 1 / 160.21766208
 ForceField = Callable[[Params, Pack, Graph], tuple[Array, Array, Array]]
 
 
@@ -169,7 +168,7 @@ def _advance(state: Relaxation, graph: Graph, said: tuple, running: Array, setti
     pack, motion = state.pack, state.motion
     energy, forces, stress = said
     volume = jnp.abs(jnp.linalg.det(pack.lattice))
-    pressure = settings.pressure_gpa * GPA_TO_EV_A3
+    pressure = settings.pressure_gpa / GPA_PER_EV_A3
     enthalpy = energy + pressure * volume
     virial = -volume[:, None, None] * (stress + pressure * jnp.eye(3, dtype=stress.dtype)[None])
     virial = virial if settings.move_cell else jnp.zeros_like(virial)

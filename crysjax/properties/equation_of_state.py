@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.properties.mechanics import GPA_PER_EV_A3
+from crysjax.base import GPA_PER_EV_A3
 
 
 class EquationOfState(NamedTuple):

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-GPA_PER_EV_A3 = 160.21766208
-"""1 eV/Å³ in GPa."""
+from crysjax.base import GPA_PER_EV_A3
 
 DEBYE_K_ANGSTROM_S_PER_KM = 76.38232578
 """hbar / k_B in K Å per km/s: (1.054571817e-34 J s) / (1.380649e-23 J/K) * (1e3 m / 1e-10 m)."""

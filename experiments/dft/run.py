@@ -9,9 +9,10 @@ import time
 from ase.build import bulk
 from ase.eos import EquationOfState
 
+from crysjax.base import GPA_PER_EV_A3
 from crysjax.data.convert import entry_of_atoms
 from crysjax.oracles.calculators import named
-from crysjax.oracles.hosted import GPA, host
+from crysjax.oracles.hosted import host
 
 SILICON = {"pseudopotentials": {"Si": "Si.pbe-rrkj.UPF"}}
 MAGNESIA = {"pseudopotentials": {"Mg": "Mg.pz-n-vbc.UPF", "O": "O.pz-rrkjus.UPF"}}
@@ -44,7 +45,7 @@ def equation_of_state(
         raise SystemExit(f"{calculator}: {[answer.reason for answer in answers]}")
     energies = [answer.single.energy for answer in answers]
     volume, _, modulus = EquationOfState([a.get_volume() for a in crystals], energies, "birchmurnaghan").fit()
-    return (4 * volume) ** (1 / 3), modulus * GPA
+    return (4 * volume) ** (1 / 3), modulus * GPA_PER_EV_A3
 
 
 if __name__ == "__main__":

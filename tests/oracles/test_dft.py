@@ -9,11 +9,11 @@ import pytest
 from ase.build import bulk
 from ase.eos import EquationOfState
 
-from crysjax.base import Crystal
+from crysjax.base import GPA_PER_EV_A3, Crystal
 from crysjax.data.convert import entry_of_atoms, from_atoms
 from crysjax.oracles import processes
 from crysjax.oracles.calculators import named
-from crysjax.oracles.hosted import GPA, Host, host, hosted
+from crysjax.oracles.hosted import Host, host, hosted
 
 pytestmark = pytest.mark.dft
 
@@ -53,7 +53,7 @@ def lattice_and_modulus(work, structure: tuple[str, str], centre: float) -> tupl
     assert found.valid.all()
     volumes = [atoms.get_volume() for atoms in crystals]
     volume, _, modulus = EquationOfState(volumes, 2 * np.asarray(found.value, float), "birchmurnaghan").fit()
-    return (4 * volume) ** (1 / 3), modulus * GPA
+    return (4 * volume) ** (1 / 3), modulus * GPA_PER_EV_A3
 
 
 def check_derivatives(work, atoms) -> None:

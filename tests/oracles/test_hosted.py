@@ -16,10 +16,10 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.filters import FrechetCellFilter
 
-from crysjax.base import NUM_SPECIES, Crystal
+from crysjax.base import GPA_PER_EV_A3, NUM_SPECIES, Crystal
 from crysjax.data.convert import entry_of_atoms, to_atoms
 from crysjax.oracles import processes
-from crysjax.oracles.hosted import GPA, Relax, host, hosted
+from crysjax.oracles.hosted import Relax, host, hosted
 
 EMT_NAME = "ase.calculators.emt:EMT"
 FRAGILE = f"{Path(__file__).with_name('fragile.py')}:Fragile"
@@ -99,7 +99,7 @@ def test_other_quantities_follow_from_the_same_answers(emt):
     (_, forces, stress), _ = by_hand(crystals, EMT())
     ask = {name: hosted(emt, quantity=name).batch(stacked(crystals, 3)) for name in ("max_force", "pressure")}
     np.testing.assert_allclose(ask["max_force"].value[0], np.linalg.norm(forces, axis=1).max(), rtol=1e-4)
-    np.testing.assert_allclose(ask["pressure"].value[0], -GPA * np.trace(stress) / 3, rtol=1e-4)
+    np.testing.assert_allclose(ask["pressure"].value[0], -GPA_PER_EV_A3 * np.trace(stress) / 3, rtol=1e-4)
     volume = hosted(emt, quantity="volume_per_atom").batch(stacked(crystals, 3))
     np.testing.assert_allclose(volume.value, [np.linalg.det(c.lattice) / len(c.frac) for c in crystals], rtol=1e-6)
     with pytest.raises(ValueError, match="quantity 'colour'; expected one of energy_per_atom"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from crysjax.base import NUM_SPECIES, Pack
+from crysjax.base import GPA_PER_EV_A3, NUM_SPECIES, Pack
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Entry
@@ -14,7 +14,7 @@ from crysjax.geometry.neighbors import radius_graph_host
 from crysjax.oracles import mechanics
 from crysjax.oracles.mechanics import elasticity, equations_of_state, stiffness
 from crysjax.potentials.mlip import mlip
-from crysjax.properties.mechanics import GPA_PER_EV_A3, moduli
+from crysjax.properties.mechanics import moduli
 
 EPSILON, SIGMA, CUTOFF = 0.0104, 3.4, 7.0
 ARGON = mlip(network="lennard_jones", numbers=(18,), epsilon_ev=EPSILON, sigma_angstrom=SIGMA, cutoff_angstrom=CUTOFF)

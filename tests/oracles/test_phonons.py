@@ -7,6 +7,7 @@ import pytest
 import spglib
 
 from crysjax.data.datasets import Entry
+from crysjax.data.element_properties import masses_amu
 from crysjax.oracles import phonons as module
 from crysjax.potentials.mlip import mlip
 from crysjax.potentials.pair import pair_fade
@@ -53,7 +54,7 @@ def pair_sum(q_cartesian: np.ndarray) -> np.ndarray:
     with jax.enable_x64(True):
         second = np.asarray(jax.jit(jax.vmap(jax.hessian(phi)))(jnp.asarray(far)))
     wave = 1 - np.cos(2 * np.pi * far @ q_cartesian)
-    square = np.linalg.eigvalsh((wave[:, None, None] * second).sum(0) / module.masses(np.array([18]))[0])
+    square = np.linalg.eigvalsh((wave[:, None, None] * second).sum(0) / masses_amu()[17])
     return np.sqrt(np.maximum(square, 0)) * module.vibrations.THZ
 
 

@@ -12,14 +12,14 @@ import pytest
 from ase.filters import UnitCellFilter
 from scipy.optimize import minimize_scalar
 
-from crysjax.base import Crystal
+from crysjax.base import GPA_PER_EV_A3, Crystal
 from crysjax.data.batching import Capacity
 from crysjax.data.io import to_atoms
 from crysjax.potentials.ase import calculator
 from crysjax.potentials.classical import pair_fade
 from crysjax.potentials.descent import METHODS
 from crysjax.potentials.mlip import mlip
-from crysjax.potentials.relax import GPA_TO_EV_A3, Relax, Relaxation, _covered, relax, start
+from crysjax.potentials.relax import Relax, Relaxation, _covered, relax, start
 
 SIZES = [(2, 4, 1, 4)[i % 4] for i in range(64)]
 SHAPE = Capacity(sum(SIZES), sum(n * (n - 1) // 2 for n in SIZES), 64)
@@ -85,7 +85,7 @@ def cubic_energy(edge: float) -> float:
 
 def cubic_minimum(pressure: float = 0) -> tuple[float, float]:
     """Edge of the cube and enthalpy an atom at a pressure in GPa."""
-    enthalpy = lambda a: cubic_energy(a) + pressure * GPA_TO_EV_A3 * a**3 / 4  # noqa: E731
+    enthalpy = lambda a: cubic_energy(a) + pressure / GPA_PER_EV_A3 * a**3 / 4  # noqa: E731
     found = minimize_scalar(enthalpy, bracket=(4.9, 5.3), tol=1e-10)
     return found.x, found.fun
 
@@ -216,10 +216,10 @@ def minimum_by_ase(crystal: Crystal, calculator, method, pressure: float = 0) ->
     """Enthalpy and volume an atom where ASE's optimiser ends, with the cell free."""
     atoms = to_atoms(crystal)
     atoms.calc = calculator
-    moved = UnitCellFilter(atoms, scalar_pressure=pressure * GPA_TO_EV_A3)
+    moved = UnitCellFilter(atoms, scalar_pressure=pressure / GPA_PER_EV_A3)
     assert method(moved, logfile=None).run(fmax=FMAX, steps=400)
     volume = atoms.get_volume()
-    return (atoms.get_potential_energy() + pressure * GPA_TO_EV_A3 * volume) / len(atoms), volume / len(atoms)
+    return (atoms.get_potential_energy() + pressure / GPA_PER_EV_A3 * volume) / len(atoms), volume / len(atoms)
 
 
 @pytest.mark.parametrize("method", [ase.optimize.FIRE, ase.optimize.BFGS])

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from crysjax.base import NUM_SPECIES, Crystal, numbers
+from crysjax.base import GPA_PER_EV_A3, NUM_SPECIES, Crystal, numbers
 from crysjax.data import datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
@@ -15,7 +15,7 @@ from crysjax.geometry.neighbors import needed_images, radius_graph
 from crysjax.potentials import relax_dataset as module
 from crysjax.potentials.classical import pair_fade
 from crysjax.potentials.pool import Pool
-from crysjax.potentials.relax import GPA_TO_EV_A3, Relax
+from crysjax.potentials.relax import Relax
 from crysjax.potentials.relax_dataset import Relaxed
 
 USUAL = Relax(fmax_ev_angstrom=1e-3)
@@ -189,7 +189,7 @@ def test_pressure_is_worked_against(toys, relaxed):
     found = relaxed(crystals, settings=USUAL._replace(pressure_gpa=0.1))
     volume = np.abs(np.linalg.det(found.crystals.lattice.astype(float))) / n
     assert found.converged.all() and (volume < EDGE**3 / 4 * (1 - 10 * LEFT_VOLUME)).all()
-    work = 0.1 * GPA_TO_EV_A3 * (volume + EDGE**3 / 4) / 2
+    work = 0.1 / GPA_PER_EV_A3 * (volume + EDGE**3 / 4) / 2
     np.testing.assert_allclose(found.energy / n, MINIMUM_EV + work, atol=2e-5 + LEFT_EV)
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crysjax.base import GPA_PER_EV_A3
 from crysjax.properties.equation_of_state import birch_murnaghan, vinet, vinet_energy
-from crysjax.properties.mechanics import GPA_PER_EV_A3
 
 V0, E0, BULK, SLOPE = 40.9, -10.8, 0.61, 4.3  # eV and Å³: about two atoms of silicon
 VOLUMES = V0 * np.linspace(0.93, 1.09, 9)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crysjax.base import GPA_PER_EV_A3
 from crysjax.properties.mechanics import (
-    GPA_PER_EV_A3,
     REASONS,
     Moduli,
     debye_temperature,
