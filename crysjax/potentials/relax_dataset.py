@@ -127,8 +127,20 @@ def _fitting_sites(program: Callable, params: Params, state: Relaxation, sites: 
 
 def _shape(num_atoms: np.ndarray, sites: int) -> Capacity:
     """A pack of about `sites` sites, large enough for the largest crystal, with room for many small ones."""
-    sites = max(sites, int(num_atoms.max(initial=1)))
-    return Capacity(sites, max(sites * (min(sites, int(num_atoms.max(initial=1))) - 1) // 2, 1), max(sites // 3, 1))
+    largest = int(num_atoms.max(initial=1))
+    sites = max(sites, largest)
+    if _are_few(num_atoms, sites):
+        largest = min(max(_power_of_two(largest), 16), sites)
+    return Capacity(sites, max(sites * (largest - 1) // 2, 1), max(sites // 3, 1))
+
+
+def _are_few(num_atoms: np.ndarray, sites: int) -> bool:
+    """Whether compiling takes longer than relaxing: then sizes are coarse, so that the next few find them compiled."""
+    return int(num_atoms.sum()) <= 2 * sites
+
+
+def _power_of_two(size: float) -> int:
+    return 1 << (max(int(np.ceil(size)), 1) - 1).bit_length()
 
 
 def _first_size(pool: Pool, sites: int) -> Size:
@@ -140,8 +152,9 @@ def _first_size(pool: Pool, sites: int) -> Size:
         return Size(shape, 64, (1, 1, 1))
     typical = edges[sound].sum() / atoms[sound].sum() * shape.sites
     usual = edges[edges <= 4 * typical].max(initial=0)
-    images = needed_images(lattice[sound], pool.reach * SPARE)
-    return Size(shape, _even(max(typical, usual)), tuple(int(k) for k in images.max(0)))
+    images = np.maximum(needed_images(lattice[sound], pool.reach * SPARE).max(0), 2)  # fewer would soon be too few
+    rounded = _power_of_two if _are_few(atoms, shape.sites) else _even
+    return Size(shape, rounded(max(typical, usual)), tuple(int(k) for k in images))
 
 
 def _even(edges: float) -> int:
