@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from crysjax.base import Estimate, Pack, Params
@@ -96,12 +95,8 @@ def estimate(
     predict: Callable[[Params, Pack], Estimate], params: Params, crystals: Dataset, shape: Capacity
 ) -> Estimate:
     """What heads say of a data set: host arrays (m, k)."""
-    batch, predict = batching.pack_dataset(crystals, shape), jax.jit(predict)
-    packs = [jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack) for t in range(len(batch.index))]
-    said = [jax.tree.map(np.asarray, predict(params, pack)) for pack in packs]
-    used = batch.index >= 0
-    order = np.argsort(batch.index[used])
-    return Estimate(*(np.stack(leaves)[used][order] for leaves in zip(*said)))
+    predict = jax.jit(predict)
+    return batching.each_crystal(lambda pack: predict(params, pack), crystals, shape)
 
 
 def element_energy(crystals: Dataset, reference: Reference) -> np.ndarray:

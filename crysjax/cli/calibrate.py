@@ -1,4 +1,4 @@
-"""The last step of training property heads: a std that is true on held-out crystals."""
+"""The last step of training property heads: what they know of their training data, and a std that is true."""
 
 from __future__ import annotations
 
@@ -9,6 +9,32 @@ if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset
 
 LEAST_LABELS = 20  # fewer say nothing of a std
+SLOPE = 0.5
+"""How fast a std grows with the novelty, where a config does not say. See `experiments/uncertainty`."""
+
+
+def remembered(settings: dict[str, Any], params: Any, part: Dataset, shape: Capacity) -> Any:
+    """Parameters with what `properties.novelty` needs to know of the training part, for each member of an ensemble."""
+    import jax
+    import numpy as np
+
+    from crysjax.cli import registry
+    from crysjax.data import batching
+    from crysjax.properties import novelty
+
+    one = {k: v for k, v in settings.items() if k.partition(".")[0] in ("network", "heads")}
+    features = jax.jit(registry.build_heads(one).features)
+    contains = novelty.contained(part.numbers, part.num_atoms)
+
+    def of_one(member: Any) -> dict[str, Any]:
+        found = batching.each_crystal(lambda pack: features(member, pack), part, shape)
+        return novelty.known(found[np.isfinite(found).all(-1)], contains)
+
+    if not any(key.startswith("ensemble.") for key in settings):
+        return params | {"known": of_one(params)}
+    count = len(jax.tree.leaves(params)[0])
+    members = [of_one(jax.tree.map(lambda leaf, m=m: leaf[m], params)) for m in range(count)]
+    return params | {"known": jax.tree.map(lambda *leaves: np.stack(leaves), *members)}
 
 
 def calibrate(
@@ -17,19 +43,26 @@ def calibrate(
     """Settings with a fitted std (see `evaluation.calibration`), and how true it is on crystals it was not fitted to.
 
     One half of the held-out crystals fits; the report is of the other half. An ensemble gets `spread_factor` and
-    `floor`, single heads a constant `std`.
+    `floor`, single heads a constant `std`; both grow with the novelty at the rate that the config says.
     """
+    import jax
     import numpy as np
 
     from crysjax.campaign.validate import estimate
+    from crysjax.data import batching
     from crysjax.evaluation import calibration
 
     said = estimate(heads.predict, params, held_out, shape)
+    far = jax.jit(heads.novelty)
+    novelty = batching.each_crystal(lambda pack: far(params, pack), held_out, shape)
+    usual, limit = (float(np.round(np.quantile(novelty, q), 6)) for q in (0.5, 0.99))
+    slope = [float(x) for x in settings.get("novelty.slope") or [SLOPE] * len(heads.names)]
     many = any(key.startswith("ensemble.") for key in settings)
     mine = np.random.default_rng(0).random(len(held_out)) < 0.5
     factors, floors, report = [], [], {}
     for k, name in enumerate(heads.names):
-        error = held_out.properties[name] - said.value[:, k]
+        grown = np.exp(slope[k] * np.maximum(novelty - usual, 0))
+        error = (held_out.properties[name] - said.value[:, k]) / grown
         known = np.isfinite(error) & said.valid[:, k]
         fit, rest = known & mine, known & ~mine
         if min(fit.sum(), rest.sum()) < LEAST_LABELS:
@@ -41,7 +74,8 @@ def calibrate(
         std = np.sqrt((factor * said.std[:, k]) ** 2 + floor**2)
         factors, floors = [*factors, round(factor, 6)], [*floors, round(floor, 6)]
         if rest.any():
-            summary = calibration.summarize(error[rest], std[rest])
+            summary = calibration.summarize((error * grown)[rest], (std * grown)[rest])
             report[name] = {key: round(float(value), 4) for key, value in summary._asdict().items()}
     found = {"ensemble.spread_factor": factors, "ensemble.floor": floors} if many else {"heads.std": floors}
+    found |= {"novelty.slope": slope, "novelty.usual": usual, "novelty.limit": limit}
     return settings | found, report

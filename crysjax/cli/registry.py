@@ -74,8 +74,22 @@ def networks() -> dict[str, Any]:
     """Backbones by name."""
     from crysjax.nets.dense import dense
     from crysjax.nets.equivariant import equivariant
+    from crysjax.nets.graph import graph
 
-    return {"dense": dense, "equivariant": equivariant}
+    return {"dense": dense, "equivariant": equivariant, "graph": graph}
+
+
+def backbone(plain: Mapping[str, Any], nested: Mapping[str, Any]) -> Any:
+    """The network of a predictor: one whose answer is a function of the crystal, whichever cell describes it."""
+    name = plain.get("network")
+    cell_free = {key: value for key, value in networks().items() if key != "dense"}
+    if name == "dense" or nested["network"].get("sees_cell"):
+        which = "dense" if name == "dense" else f"{name} with sees_cell"
+        raise ValueError(
+            f"network: {which} sees how the axes are named, so that the same crystal would have many predictions; "
+            f"expected {choice(str(name), cell_free)}, without sees_cell"
+        )
+    return made("network", name, cell_free, nested["network"])
 
 
 def build_generator(settings: Mapping[str, Any]) -> Any:
@@ -93,15 +107,18 @@ def build_generator(settings: Mapping[str, Any]) -> Any:
 
 
 def build_heads(settings: Mapping[str, Any]) -> Any:
-    """Property heads from flat settings: network, `heads.*`, and `ensemble.*` where there is more than one member."""
+    """Property heads from flat settings: network, `heads.*`, `ensemble.*` where there is more than one member, and
+    `novelty.*` where the std grows away from the training data.
+    """
     from crysjax.properties import ensembles
     from crysjax.properties import heads as single
 
-    plain, nested = sections(settings, ("network", "heads", "ensemble"))
+    plain, nested = sections(settings, ("network", "heads", "ensemble", "novelty"))
     no_others(plain, ("network",), "a model of heads")
-    network = made("network", plain.get("network"), networks(), nested["network"])
+    network = backbone(plain, nested)
     head = called("heads", single.heads, nested["heads"], network)
-    return called("ensemble", ensembles.ensemble, nested["ensemble"], head) if nested["ensemble"] else head
+    head = called("ensemble", ensembles.ensemble, nested["ensemble"], head) if nested["ensemble"] else head
+    return called("novelty", single.aware, nested["novelty"], head) if nested["novelty"] else head
 
 
 def build_synthesizability(settings: Mapping[str, Any]) -> Any:
@@ -110,7 +127,7 @@ def build_synthesizability(settings: Mapping[str, Any]) -> Any:
 
     plain, nested = sections(settings, ("network", "pu", "ensemble"))
     no_others(plain, ("network",), "a model of synthesizability")
-    network = made("network", plain.get("network"), networks(), nested["network"])
+    network = backbone(plain, nested)
     one = called("pu", synthesizability.classifier, nested["pu"], network)
     return called("ensemble", synthesizability.bagged, nested["ensemble"], one) if nested["ensemble"] else one
 
@@ -185,26 +202,16 @@ def load_potential(name: str) -> tuple[Any, Any, Path]:
 
 
 def load_predictor(name: str) -> tuple[Any, dict[str, Any]]:
-    """Property heads as the campaign uses them, and their config; features are the first member's crystal features."""
-    import jax
-    import jax.numpy as jnp
+    """Property heads as the campaign uses them, and their config."""
     import numpy as np
 
     from crysjax.campaign.propose import Predictor
 
     model = load_model(name, "heads")
-    settings = model.config["settings"]
-    plain, nested = sections(settings, ("network",))
-    network = made("network", plain["network"], networks(), nested["network"])
-    many = any(key.startswith("ensemble.") for key in settings)
-
-    def features(params: Any, pack: Any) -> Any:
-        first = jax.tree.map(lambda leaf: leaf[0], params) if many else params
-        return network.apply(first["network"], pack, jnp.ones((pack.lattice.shape[0], 1), pack.frac.dtype)).crystal
-
+    settings, build = model.config["settings"], model.build
     width = int(np.shape(model.params["head"]["first"])[-2])
     numbers = (tuple(settings[f"heads.{key}"]) for key in ("center", "scale"))
-    predictor = Predictor(tuple(settings["heads.names"]), *numbers, model.build.predict, features, width, model.params)
+    predictor = Predictor(tuple(build.names), *numbers, build.predict, build.features, width, model.params)
     return predictor, model.config
 
 

@@ -60,16 +60,19 @@ def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Datase
     """Property heads, one property a label; their std is calibrated on the validation split."""
     import numpy as np
 
-    from crysjax.cli.calibrate import calibrate
+    from crysjax.cli.calibrate import calibrate, remembered
     from crysjax.data import batching
+    from crysjax.properties import ranges
     from crysjax.training import checkpoint, tasks
 
     names = tuple(run.properties)
     if not names:
         raise ValueError("properties: []; expected at least one property to predict")
     center, scale = tasks.property_statistics(part, names)
-    settings = dict(settings) | {"heads.names": list(names), "heads.center": center, "heads.scale": scale}
-    made = registry.build_heads(settings)
+    found = {"heads.names": list(names), "heads.center": center, "heads.scale": scale}
+    least = [x if np.isfinite(x) else None for x in map(ranges.least, names)]
+    settings = {"heads.least": least} | dict(settings) | found
+    made = registry.build_heads({k: v for k, v in settings.items() if not k.startswith("novelty.")})
 
     def init(key: Any, pack: Any, labels: Any) -> Any:
         return made.init(key, pack)
@@ -78,6 +81,7 @@ def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Datase
 
     def export(path: Path, card: dict, params: Any) -> Path:
         shape = batching.capacity(np.concatenate([part.num_atoms, held_out.num_atoms]), run.pairs)
+        params = remembered(settings, params, part, shape)
         calibrated, report = calibrate(made, params, settings, held_out, shape)
         config = task.config | {"settings": calibrated, "card": card | {"calibration": report}}
         return checkpoint.export(path, config, params)

@@ -19,8 +19,8 @@ from crysjax.cli.show import Stopped, bar
 from crysjax.cli.tasks import TASKS, Task
 
 SECTIONS = (
-    "family", "network", "generator", "heads", "pu", "ensemble", "loss", "frac", "lattice", "species", "optimizer",
-    "adapter",
+    "family", "network", "generator", "heads", "pu", "ensemble", "loss", "novelty", "frac", "lattice", "species",
+    "optimizer", "adapter",
 )  # fmt: skip
 
 

@@ -118,6 +118,18 @@ def pack_dataset(dataset: Dataset, shape: Capacity) -> Batch:
     return stack(dataset, groups, shape)
 
 
+def each_crystal(function: Callable[[Pack], Any], dataset: Dataset, shape: Capacity) -> Any:
+    """What a function of packs says of every crystal of a data set: leaves (b, ...) -> (m, ...), host arrays."""
+    batch = pack_dataset(dataset, shape)
+    said = [
+        jax.tree.map(np.asarray, function(jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack)))
+        for t in range(len(batch.index))
+    ]
+    used = batch.index >= 0
+    order = np.argsort(batch.index[used])
+    return jax.tree.map(lambda *leaves: np.stack(leaves)[used][order], *said)
+
+
 def stack(dataset: Dataset, groups: list[list[int]], shape: Capacity) -> Batch:
     """Packs of the groups of rows, stacked."""
     packs = [pack_rows(dataset, np.asarray(g, np.int64), shape) for g in groups]

@@ -5,10 +5,7 @@ spherical harmonics of the edge, weighted by a network of its length (Batzner et
 2453, 2022, equations 1-8). Forces-like outputs come from a vector, strain-like ones from a rank-2 tensor (as in
 MatterGen, Zeni et al. 2025, whose score network works the same way).
 
-What differs from a potential: the cutoff follows the density. Half-noised crystals are three times too dense or too
-thin, and a fixed cutoff would see hundreds of neighbours or none. Here each crystal's cutoff is the radius of the
-sphere that holds `neighbors` sites on average, but at most `cutoff_angstrom`. It depends on the volume a site alone,
-so nothing depends on which cell describes the crystal, and the number of edges is bounded by construction.
+What differs from a potential: the cutoff follows the density, see `density_graph`.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ from jax import Array
 from crysjax.base import NUM_SPECIES, Network, Pack, Prediction, mean_by_crystal, num_sites, site_mask
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry import neighbors as graphs
+from crysjax.nets.density_graph import cutoffs, density_edges, reduced, refuse, within_reach
 
 _R2, _R6 = 2**-0.5, 6**-0.5
 _DEGREE_2 = np.array(
@@ -56,10 +54,10 @@ def equivariant(
         hidden_irreps: features a site; degrees 0e, 1o and 2e.
         layers: message passes.
         neighbors: sites within the cutoff at uniform density.
-        max_neighbors: edges a site slot that a pack has room for. A crystal whose edges do not fit predicts NaN.
+        max_neighbors: edges per site on average that a crystal may have. One that has more predicts NaN.
         cutoff_angstrom: the largest cutoff, which thin crystals get.
-        max_images: cell images an axis that are searched. Cells with a plane spacing too small for the cutoff
-            (long needles, unreduced cells) get a smaller cutoff instead of missing neighbours.
+        max_images: cells searched along each axis of the reduced cell. A crystal that needs more predicts NaN, or, with
+            `sees_cell`, gets a smaller cutoff.
         radial_basis: Bessel functions of the distance over the cutoff, and as many Gaussians of the distance in Å.
         radial_width: hidden features of the network of the distance.
         sees_cell: also give the sites the shape of the cell. A generator of lattices needs it, because a noised cell
@@ -82,7 +80,7 @@ def equivariant(
 
 
 class Edges(NamedTuple):
-    """The directed edges of a pack."""
+    """The directed edges of a pack, and what the layers need of them."""
 
     graph: graphs.Graph
     basis: Array  # (e, 2 k) functions of the length, 0 from the cutoff on
@@ -90,28 +88,15 @@ class Edges(NamedTuple):
     harmonics: e3nn.IrrepsArray  # (e, "0e+1o+2e") of the direction
 
 
-def cutoffs(pack: Pack, neighbors: float, largest: float, max_images: int) -> Array:
-    """Each crystal's cutoff in Å: a sphere of `neighbors` sites, no more than `largest` or the images reach: (b,)."""
-    site_volume = lattices.volume(pack.lattice) / jnp.maximum(num_sites(pack), 1)
-    sphere = jnp.cbrt(site_volume * (0.75 * neighbors / np.pi))
-    # k images hold every neighbour up to (k + 1/2) plane spacings; a little less keeps rounding out of it
-    reach = (max_images + 0.499) * graphs.plane_spacings(pack.lattice).min(-1)
-    return jnp.minimum(jnp.minimum(sphere, largest), reach)
-
-
-def make_edges(pack: Pack, cutoff: Array, max_edges: int, max_images: int, count: int) -> Edges:
-    """The radius graph with a cutoff a crystal, (b,) in Å, and what the layers need of its edges."""
-    unit = pack._replace(lattice=pack.lattice / cutoff[:, None, None])  # in units of the cutoff it is 1 everywhere
-    graph = graphs.radius_graph(unit, 1.0, max_edges=max_edges, max_images=max_images)
-    vectors = graphs.edge_vectors(unit, graph)
-    x = jnp.sqrt(jnp.maximum(jnp.square(vectors).sum(-1, keepdims=True), 1e-6))
-    envelope = graph.mask[:, None] * jnp.maximum(1 - jnp.square(x), 0) ** 3
-    angstrom = x * cutoff[pack.owner[graph.receiver]][:, None]
+def make_edges(pack: Pack, cutoff: Array, max_neighbors: float, max_images: int, count: int) -> Edges:
+    """The radius graph of reduced cells with a cutoff per crystal, (b,) in Å, as the layers read it."""
+    found = density_edges(pack, cutoff, max_neighbors, max_images)
+    x, angstrom = found.length, found.angstrom
     wave = jnp.arange(1, count + 1, dtype=x.dtype)[None] * np.pi
-    centres = jnp.arange(count, dtype=x.dtype)[None] * (6.0 / count) + 0.5
-    basis = jnp.concatenate([jnp.sin(wave * x) / x, jnp.exp(-jnp.square((angstrom - centres) * (count / 6.0)))], -1)
-    harmonics = e3nn.spherical_harmonics("0e + 1o + 2e", vectors / x, normalize=False, normalization="component")
-    return Edges(graph, basis, envelope, harmonics)
+    centers = jnp.arange(count, dtype=x.dtype)[None] * (6.0 / count) + 0.5
+    basis = jnp.concatenate([jnp.sin(wave * x) / x, jnp.exp(-jnp.square((angstrom - centers) * (count / 6.0)))], -1)
+    harmonics = e3nn.spherical_harmonics("0e + 1o + 2e", found.vector / x, normalize=False, normalization="component")
+    return Edges(found.graph, basis, found.envelope, harmonics)
 
 
 class _Norm(nn.Module):
@@ -174,15 +159,17 @@ class _Equivariant(nn.Module):
 
     @nn.compact
     def __call__(self, pack: Pack, context: Array) -> Prediction:
-        cutoff = cutoffs(pack, self.neighbors, self.cutoff, self.max_images)
-        max_edges = 2 * (len(pack.frac) * self.max_neighbors // 2)
-        edges = make_edges(pack, cutoff, max_edges, self.max_images, self.radial_basis)
+        cell = reduced(pack)
+        cutoff = cutoffs(cell, self.neighbors, self.cutoff)
+        if self.sees_cell:  # half-noised cells: a smaller view is better than none
+            cutoff = within_reach(cell, cutoff, self.max_images)
+        edges = make_edges(cell, cutoff, self.max_neighbors, self.max_images, self.radial_basis)
         stretch, rotation = lattices.polar(pack.lattice)
         h = self._embed(pack, context, stretch, rotation)
         for k in range(self.layers):
             h = _Layer(self.hidden, self.radial_width, self.neighbors, name=f"layer_{k}")(h, edges)
         prediction = _Heads(name="heads")(_Norm()(h), pack, rotation)
-        return _refuse(prediction, edges.graph.overflow, pack)
+        return refuse(prediction, edges.graph.overflow, pack)
 
     def _embed(self, pack: Pack, context: Array, stretch: Array, rotation: Array) -> e3nn.IrrepsArray:
         """Species, context and density as scalars; with `sees_cell` also the shape of the cell as a tensor."""
@@ -230,11 +217,3 @@ class _Heads(nn.Module):
         turned = rotation @ tensor @ jnp.swapaxes(rotation, -1, -2)
         species = nn.Dense(NUM_SPECIES, kernel_init=nn.initializers.zeros, name="species")(scalars)
         return Prediction(frac, lattices.from_symmetric(turned), species, scalars, mean_by_crystal(scalars, pack))
-
-
-def _refuse(prediction: Prediction, overflow: Array, pack: Pack) -> Prediction:
-    """NaN for crystals whose edges did not fit: wrong numbers would go unnoticed."""
-    nan_crystal = jnp.where(overflow, jnp.nan, 0.0)[:, None]
-    nan_site = nan_crystal[pack.owner] * site_mask(pack.occupancy)[:, None]
-    per_crystal = {k: getattr(prediction, k) + nan_crystal for k in ("lattice", "crystal")}
-    return Prediction(**per_crystal, **{k: getattr(prediction, k) + nan_site for k in ("frac", "species", "site")})

@@ -33,6 +33,7 @@ def ensemble(
             (`evaluation.calibration.fit_spread`): `std² = (spread_factor * spread)² + floor²`, spread the standard
             deviation over members. Empty: 1 and 0, the plain ensemble.
 
+    Features are the first member's; the novelty is the mean over members.
     `loss` is the mean over members of each one's loss, so that each follows its own gradient divided by `members`
     (which Adam does not see). It has gradients with respect to `params` alone.
     """
@@ -78,7 +79,13 @@ def ensemble(
         std = jnp.sqrt(jnp.maximum(factor**2 * variance + least**2, 1e-12))
         return Estimate(value, std, estimates.valid.all(0))
 
-    return Heads(head.names, init, loss, predict)
+    def features(params: Params, pack: Pack) -> Array:
+        return head.features(jax.tree.map(lambda leaf: leaf[0], params), pack)
+
+    def novelty(params: Params, pack: Pack) -> Array:
+        return jax.lax.map(lambda p: head.novelty(p, pack), params, batch_size=at_once).mean(0)
+
+    return Heads(head.names, init, loss, predict, features, novelty)
 
 
 def moments(values: Array) -> tuple[Array, Array]:

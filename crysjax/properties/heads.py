@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Estimate, Network, Pack, Params, num_sites
+from crysjax.properties import novelty
 
 
 class Heads(NamedTuple):
@@ -26,6 +27,8 @@ class Heads(NamedTuple):
         ..., tuple[Array, dict]
     ]  # (params, key, pack, targets (b, k), weights (b,) = 1) -> (scalar, metrics)
     predict: Callable[[Params, Pack], Estimate]  # (params, pack) -> Estimate of (b, k)
+    features: Callable[[Params, Pack], Array]  # (params, pack) -> (b, d), what the predictions are made of
+    novelty: Callable[[Params, Pack], Array]  # (params, pack) -> (b,), see `novelty.score`; 0 where it is not known
 
 
 def heads(
@@ -37,6 +40,7 @@ def heads(
     hidden: int = 128,
     huber_delta: float = 1.0,
     std: tuple[float, ...] | None = None,
+    least: tuple[float | None, ...] = (),
 ) -> Heads:
     """One network with one small perceptron for all properties `names`.
 
@@ -47,12 +51,17 @@ def heads(
         hidden: width of the perceptron.
         huber_delta: where the loss turns from quadratic to linear, in units of `scale`.
         std: what `predict` reports as std: the error on held-out data. Left out, it is `scale`: no claim to knowledge.
+        least: the smallest possible value of each property, `None` where there is none (a formation energy). What is
+            predicted stays above it and keeps a slope: a softplus takes the place of the identity.
+
+    A crystal that the network refuses has no part in the loss and no valid prediction.
 
     `loss` is the mean Huber loss over labels. Its metrics are sums, so that they add up over packs:
     `error_sum/NAME` (absolute errors, in the property's unit) over `count/NAME` is the mean absolute error.
     """
     _check(names, center=center, scale=scale, std=scale if std is None else std)
-    centre_k, scale_k = (jnp.asarray(a, jnp.float32)[None] for a in (center, scale))
+    center_k, scale_k = (jnp.asarray(a, jnp.float32)[None] for a in (center, scale))
+    bounded, least_k = _bounds(names, least)
     std_k = scale_k if std is None else jnp.asarray(std, jnp.float32)[None]
     perceptron = _Perceptron(hidden, len(names))
 
@@ -65,24 +74,75 @@ def heads(
         shape = jax.eval_shape(features, params, pack)
         return params | {"head": perceptron.init(key_head, jnp.zeros(shape.shape, shape.dtype))["params"]}
 
-    def standardized(params: Params, pack: Pack) -> Array:
-        return perceptron.apply({"params": params["head"]}, features(params, pack))
+    def answer(params: Params, pack: Pack) -> tuple[Array, Array]:
+        """Values (b, k), finite everywhere, and which crystals they are known of (b, 1)."""
+        found = features(params, pack)
+        known = jnp.isfinite(found).all(-1, keepdims=True) & (num_sites(pack) > 0)[:, None]
+        plain = perceptron.apply({"params": params["head"]}, jnp.where(known, found, 0)) + center_k / scale_k
+        above = least_k + scale_k * _softplus(plain - least_k / scale_k)
+        return jnp.where(bounded, above, plain * scale_k), known
 
     def loss(params: Params, key: Array, pack: Pack, targets: Array, weights: Array | None = None):
-        known = jnp.isfinite(targets) & (num_sites(pack) > 0)[:, None]
-        error = jnp.where(known, (jnp.where(known, targets, 0) - centre_k) / scale_k - standardized(params, pack), 0)
+        value, known = answer(params, pack)
+        known = jnp.isfinite(targets) & known
+        error = jnp.where(known, jnp.where(known, targets, 0) - value, 0) / scale_k
         weight = known.astype(error.dtype) * (1 if weights is None else weights[:, None])
-        value = (weight * huber(error, huber_delta)).sum() / jnp.maximum(weight.sum(), 1e-6)
+        total = (weight * huber(error, huber_delta)).sum() / jnp.maximum(weight.sum(), 1e-6)
         absolute, count = (jnp.abs(error) * scale_k).sum(0), known.sum(0)
         metrics = {f"error_sum/{name}": absolute[i] for i, name in enumerate(names)}
-        return value, metrics | {f"count/{name}": count[i].astype(error.dtype) for i, name in enumerate(names)}
+        return total, metrics | {f"count/{name}": count[i].astype(error.dtype) for i, name in enumerate(names)}
 
     def predict(params: Params, pack: Pack) -> Estimate:
-        value = standardized(params, pack) * scale_k + centre_k
-        valid = jnp.isfinite(value) & (num_sites(pack) > 0)[:, None]
-        return Estimate(jnp.where(valid, value, centre_k), jnp.broadcast_to(std_k, value.shape), valid)
+        value, known = answer(params, pack)
+        valid = jnp.isfinite(value) & known
+        return Estimate(jnp.where(valid, value, center_k), jnp.broadcast_to(std_k, value.shape), valid)
 
-    return Heads(tuple(names), init, loss, predict)
+    def far(params: Params, pack: Pack) -> Array:
+        found = jnp.zeros(pack.lattice.shape[0], pack.frac.dtype)
+        return novelty.score(params["known"], features(params, pack), pack) if "known" in params else found
+
+    return Heads(tuple(names), init, loss, predict, features, far)
+
+
+def aware(heads: Heads, *, slope: tuple[float, ...], usual: float, limit: float) -> Heads:
+    """The same heads with a std that grows by `exp(slope * (novelty - usual))` beyond the usual novelty.
+
+    Args:
+        slope: how fast the error grows, one number per property; measured on crystals that training did not cover
+            (`experiments/uncertainty/shift.py`).
+        usual: median novelty of held-out crystals from the distribution of the training set.
+        limit: their 99 % quantile. A crystal beyond it counts as outside the training data.
+    """
+    if len(slope) != len(heads.names) or min(slope) < 0:
+        raise ValueError(
+            f"novelty: slope is {list(slope)}; expected a number from 0 on for each of {list(heads.names)}"
+        )
+    if limit < usual:
+        raise ValueError(f"novelty: limit is {limit}; expected at least usual, {usual}")
+    slopes = jnp.asarray(slope, jnp.float32)[None]
+
+    def predict(params: Params, pack: Pack) -> Estimate:
+        said = heads.predict(params, pack)
+        beyond = jnp.maximum(heads.novelty(params, pack) - usual, 0)[:, None]
+        return said._replace(std=said.std * jnp.exp(slopes * beyond))
+
+    return heads._replace(predict=predict)
+
+
+SHARPNESS = 2.0  # of the bend at the smallest possible value, in units of the property's scale
+
+
+def _softplus(x: Array) -> Array:
+    return jax.nn.softplus(SHARPNESS * x) / SHARPNESS
+
+
+def _bounds(names: tuple[str, ...], least: tuple[float | None, ...]) -> tuple[Array, Array]:
+    """Which properties have a smallest possible value, and it (0 where they have none): (1, k) each."""
+    least = tuple(least) or (None,) * len(names)
+    if len(least) != len(names):
+        raise ValueError(f"heads: least has {len(least)} entries; expected one for each of {list(names)}")
+    bounded = jnp.asarray([x is not None for x in least])[None]
+    return bounded, jnp.asarray([0.0 if x is None else x for x in least], jnp.float32)[None]
 
 
 def huber(error: Array, delta: float) -> Array:

@@ -76,7 +76,7 @@ def classifier(
         score = prior * odds if risk == "ratio" else jax.nn.sigmoid(logit.value)
         return Estimate(score, jnp.full_like(score, 0.5), logit.valid)
 
-    return Heads((SCORE,), raw.init, loss, predict)
+    return Heads((SCORE,), raw.init, loss, predict, raw.features, raw.novelty)
 
 
 def pu_risk(

@@ -28,8 +28,9 @@ CONFIGS = {
         "properties": [ENERGY, GAP], "steps": 30, "log_every": 4, "frac": "flow", "lattice": "flow",
         "species": "discrete",
     },
-    "heads": SMALL_NETWORK | {
-        "properties": [ENERGY, GAP], "steps": 30, "network.pair_head": False, "heads.hidden": 16,
+    "heads": {
+        "properties": [ENERGY, GAP], "steps": 30, "network": "graph", "network.width": 16, "network.layers": 1,
+        "network.angular": 4, "network.radial_basis": 6, "heads.hidden": 16,
         "ensemble.members": 2, "optimizer.learning_rate": 0.01,
     },
     "potential": {

@@ -71,6 +71,12 @@ CONFIGS = {
     "too many tiles": ("generator", {"tiles": 99}, r"tiles: 99 packs a step, but the data set fills only 3"),
     "no steps": ("generator", {"steps": 0}, r"steps: 0; expected a whole number of at least 1"),
     "a seed": ("generator", {"seed": -1}, r"seed: -1; expected a whole number from 0"),
+    "a predictor that sees the axes": ("heads", {"network": "dense"}, r"network: dense sees how the axes are named"),
+    "one that sees the cell": (
+        "heads",
+        {"network": "equivariant", "network.sees_cell": True},
+        r"equivariant with sees_cell sees how",
+    ),
     "a kind": ("generator", {"kind": "gan"}, r"kind: 'gan'; expected one of generator, heads, potential"),
     "no data": ("generator", {"data": "gone.npz"}, r"crysjax: gone\.npz: No such file or directory"),
 }

@@ -19,8 +19,8 @@ MEANING = (
 )
 CONFIG = {
     "kind": "synthesizability", "properties": ["observed"], "steps": 120, "tiles": 1, "pairs": 64, "save_every": 40,
-    "ema_decay": 0.9, "network": "dense", "network.width": 16, "network.layers": 1, "network.frequencies": 2,
-    "network.pair_head": False, "pu.prior": 0.5, "pu.hidden": 8, "ensemble.members": 2,
+    "ema_decay": 0.9, "network": "graph", "network.width": 16, "network.layers": 1, "network.angular": 4,
+    "network.radial_basis": 6, "pu.prior": 0.5, "pu.hidden": 8, "ensemble.members": 2,
     "optimizer.learning_rate": 0.02,
 }  # fmt: skip
 

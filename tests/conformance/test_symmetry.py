@@ -15,6 +15,7 @@ from crysjax.data import batching
 from crysjax.geometry import lattice as lattices
 from crysjax.nets.dense import dense
 from crysjax.nets.equivariant import equivariant
+from crysjax.nets.graph import graph
 
 SMALL = {"hidden_irreps": "8x0e + 4x1o + 2x2e", "layers": 2, "neighbors": 12.0, "max_neighbors": 30, "radial_width": 8}
 
@@ -30,6 +31,7 @@ BACKBONES = {
     "dense": Row(dense(width=16, layers=2, frequencies=4, geometry=4), cell_free=False),
     "dense, as published": Row(dense(width=16, layers=2, frequencies=4, geometry=0), cell_free=False),
     "dense, one edge layer": Row(dense(width=16, layers=2, frequencies=4, edge_depth=1), cell_free=False),
+    "graph": Row(graph(width=16, layers=2, angular=4, radial_basis=8), cell_free=True),
     "equivariant": Row(equivariant(**SMALL), cell_free=True),
     "equivariant, sees the cell": Row(equivariant(**SMALL, sees_cell=True), cell_free=False),
 }

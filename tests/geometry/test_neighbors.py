@@ -9,6 +9,7 @@ from ase.neighborlist import primitive_neighbor_list
 from crysjax.base import NUM_SPECIES, Pack
 from crysjax.data import batching
 from crysjax.geometry.neighbors import (
+    _true_entries,
     edge_vectors,
     needed_images,
     plane_spacings,
@@ -103,6 +104,23 @@ def test_edges_and_their_reverses():
         assert padding.any() and (np.asarray(graph.sender)[padding] == SHAPE.sites - 1).all()
         np.testing.assert_array_equal(r[padding], 0)
         assert (np.linalg.norm(r[~padding], axis=-1) < CUTOFF).all()
+
+
+@pytest.mark.parametrize("shape, size", [((5, 27), 40), ((3, 64), 10), ((40, 343), 700), ((1, 1), 3)])
+def test_true_entries_are_those_of_nonzero(shape, size):
+    """Fewer, as many and more places than there are entries; whole words and words that are not full."""
+    hit = np.random.default_rng(size).random(shape) < 0.1
+    hit[0, -1] = True
+    row, column, found = _true_entries(jnp.asarray(hit), size)
+    expected = np.stack(np.nonzero(hit), -1)[:size]
+    assert int(found.sum()) == len(expected) and bool(found[: len(expected)].all())
+    np.testing.assert_array_equal(np.stack([row, column], -1)[: len(expected)], expected)
+
+
+def test_a_full_row_is_read_to_its_last_bit():
+    row, column, found = _true_entries(jnp.ones((2, 64), bool), 128)
+    np.testing.assert_array_equal(np.asarray(row) * 64 + np.asarray(column), np.arange(128))
+    assert bool(found.all())
 
 
 def edges_by_crystal(pack: Pack, graph) -> list[list[tuple[int, ...]]]:

@@ -9,6 +9,7 @@ import pytest
 from crysjax.base import NUM_SPECIES, Crystal, Pack
 from crysjax.data import batching
 from crysjax.nets import equivariant as module
+from crysjax.nets.density_graph import cutoffs, density_edges, within_reach
 from crysjax.nets.equivariant import equivariant
 
 SETTINGS = {"hidden_irreps": "6x0e + 3x1o + 2x2e", "layers": 2, "neighbors": 10.0, "radial_width": 8}
@@ -33,12 +34,12 @@ def context_of(pack: Pack) -> jax.Array:
     return jnp.zeros((pack.lattice.shape[0], 2), pack.frac.dtype)
 
 
-def make_graph(pack: Pack, neighbors: float, largest: float, max_edges: int, max_images: int):
+def make_graph(pack: Pack, neighbors: float, largest: float, max_neighbors: float, max_images: int):
     """Each crystal's cutoff, and the graph that it makes."""
 
     def build(pack: Pack):
-        cutoff = module.cutoffs(pack, neighbors, largest, max_images)
-        return cutoff, module.make_edges(pack, cutoff, max_edges, max_images, 2).graph
+        cutoff = within_reach(pack, cutoffs(pack, neighbors, largest), max_images)
+        return cutoff, density_edges(pack, cutoff, max_neighbors, max_images).graph
 
     return jax.jit(build, compiler_options=FAST_COMPILE)(pack)
 
@@ -73,9 +74,9 @@ def test_cutoff_is_the_sphere_of_the_asked_neighbors():
     expected, variance = 0.0, 0.0
     crystals = [draw_crystal(n, seed) for seed in range(40)]
     pack = batching.pack_stacked(jax.tree.map(lambda *x: jnp.stack(x), *crystals))
-    cutoffs, graph = make_graph(pack, neighbors, 99.0, 40 * n * 30, 3)
+    radii, graph = make_graph(pack, neighbors, 99.0, 30, 3)
     assert not graph.overflow.any()
-    for crystal, cutoff in zip(crystals, cutoffs):
+    for crystal, cutoff in zip(crystals, radii):
         lattice = np.asarray(crystal.lattice, np.float64)
         cell = abs(np.linalg.det(lattice))
         radius = np.cbrt(0.75 * neighbors * cell / n / np.pi)
@@ -96,11 +97,11 @@ def test_a_needle_gets_a_smaller_cutoff_and_not_missing_neighbors():
 
 
 def test_a_crystal_that_does_not_fit_predicts_nan_and_no_other_does():
-    network = equivariant(**SETTINGS, max_neighbors=6)  # room for 48 edges of 2 x 4 sites
+    network = equivariant(**SETTINGS, max_neighbors=7)  # room for 28 edges of 4 sites each
     crystals = [draw_crystal(4, seed) for seed in range(2)]
     pack = batching.pack_stacked(jax.tree.map(lambda *x: jnp.stack(x), *crystals))
     params = random_params(network, pack, context_of(pack))
-    _, graph = make_graph(pack, 10.0, 6.0, 48, 3)
+    _, graph = make_graph(pack, 10.0, 6.0, 7, 3)
     assert graph.overflow.any() and not graph.overflow.all()
     out = jax.jit(network.apply, compiler_options=FAST_COMPILE)(params, pack, context_of(pack))
     for name, value in out._asdict().items():

@@ -94,6 +94,51 @@ def test_predictions_are_flagged_where_there_is_no_crystal():
     np.testing.assert_allclose(estimate.std, np.tile(SCALE, (12, 1)))
 
 
+def refusing_network() -> Network:
+    """The tiny network, which refuses crystals whose mean atomic number is above 3."""
+    whole = tiny_network()
+
+    def apply(params, pack, context):
+        number = mean_by_crystal((pack.occupancy * jnp.arange(1.0, NUM_SPECIES + 1)[None]).sum(-1), pack)
+        said = whole.apply(params, pack, context)
+        return said._replace(crystal=jnp.where(number[:, None] > 3, jnp.nan, said.crystal))
+
+    return Network(whole.init, apply)
+
+
+def test_what_the_network_refuses_is_not_valid_and_teaches_nothing():
+    model, pack, key = (
+        heads(refusing_network(), names=NAMES, center=CENTER, scale=SCALE),
+        make_pack(0),
+        jax.random.key(0),
+    )
+    params, targets = model.init(key, pack), make_targets(pack, 1.0)
+    said = model.predict(params, pack)
+    refused = np.isnan(np.asarray(refusing_network().apply(params["network"], pack, jnp.ones((12, 1))).crystal)).any(-1)
+    assert 0 < refused[:10].sum() < 10
+    np.testing.assert_array_equal(said.valid[:10].all(-1), ~refused[:10])
+    assert np.isfinite(np.asarray(said.value)).all()
+    gradient = jax.grad(lambda p: model.loss(p, key, pack, targets)[0])(params)
+    without = jax.grad(lambda p: model.loss(p, key, pack, jnp.where(refused[:, None], jnp.nan, targets))[0])(params)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(without)):
+        assert np.isfinite(np.asarray(a)).all()
+        np.testing.assert_array_equal(a, b)
+
+
+def test_predictions_stay_in_their_physical_range_and_keep_a_slope():
+    """Whatever the weights say, the bounded property lies above its least value; the other is as it was without."""
+    pack = make_pack(0)
+    bounded = heads(tiny_network(), names=NAMES, center=CENTER, scale=SCALE, hidden=16, least=(0.0, None))
+    params = jax.tree.map(lambda leaf: 3 * leaf, HEADS.init(jax.random.key(1), pack))
+    said, plain = (np.asarray(model.predict(params, pack).value)[:10] for model in (bounded, HEADS))
+    assert plain[:, 0].min() < 0 <= said[:, 0].min()
+    np.testing.assert_array_equal(said[:, 1], plain[:, 1])
+    far = plain[:, 0] > CENTER[0] + 3 * SCALE[0]
+    np.testing.assert_allclose(said[far, 0], plain[far, 0], rtol=1e-3)
+    slope = jax.grad(lambda p: bounded.predict(p, pack).value[:, 0].sum())(params)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slope)) > 0
+
+
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="scale has 1 entries"):
         heads(tiny_network(), names=NAMES, center=CENTER, scale=(1.0,))
