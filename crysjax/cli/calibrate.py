@@ -40,10 +40,11 @@ def remembered(settings: dict[str, Any], params: Any, part: Dataset, shape: Capa
 def calibrate(
     heads: Any, params: Any, settings: dict[str, Any], held_out: Dataset, shape: Capacity
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings with a fitted std (see `evaluation.calibration`), and how true it is on crystals it was not fitted to.
+    """Settings with a std fitted to the held-out crystals (see `evaluation.calibration`), and how true it is.
 
-    One half of the held-out crystals fits; the report is of the other half. An ensemble gets `spread_factor` and
-    `floor`, single heads a constant `std`; both grow with the novelty at the rate that the config says.
+    The report is of one half of the crystals with a std fitted to the other half; the settings are fitted to all. An
+    ensemble gets `spread_factor` and `floor`, single heads a constant `std`; both grow with the novelty at the rate
+    that the config says.
     """
     import jax
     import numpy as np
@@ -59,23 +60,32 @@ def calibrate(
     slope = [float(x) for x in settings.get("novelty.slope") or [SLOPE] * len(heads.names)]
     many = any(key.startswith("ensemble.") for key in settings)
     mine = np.random.default_rng(0).random(len(held_out)) < 0.5
-    factors, floors, report = [], [], {}
+    fits, report = [], {}
     for k, name in enumerate(heads.names):
         grown = np.exp(slope[k] * np.maximum(novelty - usual, 0))
         error = (held_out.properties[name] - said.value[:, k]) / grown
         known = np.isfinite(error) & said.valid[:, k]
-        fit, rest = known & mine, known & ~mine
-        if min(fit.sum(), rest.sum()) < LEAST_LABELS:
-            factor, floor = 1.0, 0.0 if many else float(said.std[0, k])
-        elif many:
-            factor, floor = calibration.fit_spread(error[fit], said.std[fit, k])
-        else:
-            factor, floor = 0.0, float(np.sqrt(np.mean(error[fit] ** 2)))
-        std = np.sqrt((factor * said.std[:, k]) ** 2 + floor**2)
-        factors, floors = [*factors, round(factor, 6)], [*floors, round(floor, 6)]
+        parts = [(error[rows], said.std[rows, k]) for rows in (known & mine, known)]
+        of_half, of_all = (_fitted(*part, many=many) for part in parts)
+        fits.append(of_all)
+        rest = known & ~mine
         if rest.any():
-            summary = calibration.summarize((error * grown)[rest], (std * grown)[rest])
+            std = grown * np.sqrt((of_half[0] * said.std[:, k]) ** 2 + of_half[1] ** 2)
+            summary = calibration.summarize((error * grown)[rest], std[rest])
             report[name] = {key: round(float(value), 4) for key, value in summary._asdict().items()}
+    factors, floors = ([round(x, 6) for x in column] for column in zip(*fits))
     found = {"ensemble.spread_factor": factors, "ensemble.floor": floors} if many else {"heads.std": floors}
-    found |= {"novelty.slope": slope, "novelty.usual": usual, "novelty.limit": limit}
-    return settings | found, report
+    return settings | found | {"novelty.slope": slope, "novelty.usual": usual, "novelty.limit": limit}, report
+
+
+def _fitted(error: Any, spread: Any, *, many: bool) -> tuple[float, float]:
+    """Factor of the spread and floor; with too few labels the plain spread of many, or the std of one as it is."""
+    import numpy as np
+
+    from crysjax.evaluation import calibration
+
+    if len(error) < LEAST_LABELS:
+        return (1.0, 0.0) if many else (0.0, float(spread[0]) if len(spread) else 1.0)
+    if many:
+        return calibration.fit_spread(error, spread, least_floor=calibration.floor_of_the_certain(error, spread))
+    return 0.0, float(np.sqrt(np.mean(np.square(error))))

@@ -59,15 +59,18 @@ def fit_scale(error: np.ndarray, std: np.ndarray) -> float:
     return float(np.sqrt(np.mean((error / std) ** 2)))
 
 
-def fit_spread(error: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
+def fit_spread(error: np.ndarray, spread: np.ndarray, *, least_floor: float = 0.0) -> tuple[float, float]:
     """(a, b) with the highest Gaussian likelihood of `std² = a² spread² + b²`: spread of an ensemble plus a floor.
 
-    A spread alone is far too small where members happen to agree; the floor is what all of them miss alike.
+    A spread alone is far too small where members happen to agree; the floor is what all of them miss alike, and at
+    least `least_floor`.
     """
     from scipy.optimize import minimize
 
     error, spread, _ = _finite(error, spread, least=0.0)
     unit, size = (float(np.sqrt(np.mean(a**2))) or 1.0 for a in (error, spread))
+
+    lowest = 2 * np.log(max(least_floor / unit, np.exp(-8)))
 
     def negative_log_likelihood(log_squares: np.ndarray) -> float:
         a2, b2 = np.exp(log_squares)
@@ -75,9 +78,21 @@ def fit_spread(error: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
         return float(np.mean((error / unit) ** 2 / variance + np.log(variance)) / 2)
 
     starts = [np.log([share, 1 - share]) for share in (0.1, 0.5, 0.9)]
-    fits = [minimize(negative_log_likelihood, s, bounds=[(-16, 8)] * 2, method="L-BFGS-B") for s in starts]
+    bounds = [(-16, 8), (lowest, 8)]
+    fits = [minimize(negative_log_likelihood, s, bounds=bounds, method="L-BFGS-B") for s in starts]
     a2, b2 = np.exp(min(fits, key=lambda fit: fit.fun).x)
     return float(np.sqrt(a2) * unit / size), float(np.sqrt(b2) * unit)
+
+
+def floor_of_the_certain(error: np.ndarray, spread: np.ndarray) -> float:
+    """Half the root mean square error among the half of the rows with the smaller spread.
+
+    A likelihood with short tails sets the floor by the many whose errors are tiny, such as metals whose band gap is 0,
+    and leaves a std of almost nothing to the few among them that are wrong by electronvolts.
+    """
+    error, spread, _ = _finite(error, spread, least=0.0)
+    certain = error[np.argsort(spread, kind="stable")[: max(len(error) // 2, 1)]]
+    return float(0.5 * np.sqrt(np.mean(np.square(certain))))
 
 
 def coverage(error: np.ndarray, std: np.ndarray, levels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

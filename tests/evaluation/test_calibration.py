@@ -59,6 +59,18 @@ def test_members_that_all_agree_leave_the_floor():
     assert abs(np.hypot(a * 1e-9, b) - np.sqrt((error**2).mean())) < 1e-3
 
 
+def test_the_certain_that_are_wrong_raise_the_floor():
+    """90 % of the rows agree with themselves and are right but for 1 % with errors of 2; the rest has a true spread."""
+    spread = np.where(np.arange(4000) < 3600, 1e-4, 1.0)
+    error = np.where(spread < 1, 1e-4, 1.0) * RNG.normal(size=4000)
+    error[np.arange(0, 3600, 100)] = 2.0
+    floor = cal.floor_of_the_certain(error, spread)
+    assert abs(floor - 0.5 * np.sqrt(4 / 100)) < 0.002
+    a, b = cal.fit_spread(error, spread, least_floor=floor)
+    assert b >= floor * (1 - 1e-6) and abs(np.hypot(a, b) - 1) < 0.15
+    assert cal.fit_spread(error, spread)[1] < floor
+
+
 def test_reliability_bins_by_hand():
     curve = cal.reliability(np.array([3.0, -1.0, 2.0, 4.0]), np.array([2.0, 1.0, 1.0, 3.0]), bins=2)
     np.testing.assert_allclose(curve.std, [1.0, np.sqrt(6.5)])
