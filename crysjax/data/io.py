@@ -170,27 +170,11 @@ def prepare(
 
 
 def _read_cif(name: str, data: bytes) -> Iterator[Lazy]:
-    texts = cif.blocks(limits.text(data)) or [""]
-    for i, text in enumerate(texts):
-        label = name if len(texts) == 1 else f"{name}-{(text[5:60].split(None, 1) or [''])[0]}-{i}"
+    for label, text in cif.structures(name, limits.text(data)):
         yield label, "", partial(parse_cif, label, text)
 
 
-def parse_cif(name: str, text: str, properties: dict[str, float] | None = None) -> Entry:
-    """One CIF block: the fast reader if it is plain P1, pymatgen for everything else."""
-    plain = [p1 for p1 in map(cif.parse_p1, cif.blocks(text)) if p1]
-    if len(plain) == 1:
-        return Entry(name, plain[0].numbers, plain[0].frac, plain[0].lattice, properties or {})
-    text = cif.tame(text)
-    from pymatgen.io.cif import CifParser
-
-    try:
-        structures = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")
-    except (ArithmeticError, AttributeError, LookupError, TypeError, AssertionError) as error:  # what it stumbles over
-        raise ValueError(f"cut short or malformed ({type(error).__name__}: {error})") from None
-    if len(structures) != 1:
-        raise ValueError(f"{len(structures)} structures where one was expected")
-    return entry_of_structure(structures[0], name, properties or {})
+parse_cif = cif.parse
 
 
 def parse_text(name: str, text: str, properties: dict[str, float] | None = None) -> Entry:
