@@ -188,7 +188,8 @@ def announced(formula: str) -> dict[int, float] | None:
 def refuse_contradiction(numbers: np.ndarray, formula: str | None, units: str | None) -> None:
     """An error if the atoms of the cell are not a multiple of the formula, or not the multiple that Z says.
 
-    pymatgen writes the atoms of the whole cell as the formula and, all the same, the number of formula units as Z.
+    pymatgen writes the atoms of the whole cell as the formula and, all the same, the number of formula units (of O2 for
+    oxygen) as Z.
     """
     wanted = announced(formula or "")
     if not wanted:
@@ -202,8 +203,8 @@ def refuse_contradiction(numbers: np.ndarray, formula: str | None, units: str | 
         z = number(units or "?")
     except ValueError:
         return
-    whole = abs(ratios.mean() - 1) < 0.01 and gcd(*found.values()) == round(z)
-    if abs(ratios.mean() / max(z, 1e-9) - 1) > 0.01 and not whole:
+    whole = abs(ratios.mean() - 1) < 0.01 and z >= 1 and gcd(*found.values()) % z == 0
+    if z >= 1 and abs(ratios.mean() / z - 1) > 0.01 and not whole:
         raise ValueError(f"cut short or malformed: {said} and Z is {units[:20]}")
 
 

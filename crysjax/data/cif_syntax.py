@@ -18,6 +18,7 @@ QUOTE_STEPS = 10_000_000
 _BLOCK = re.compile(r"(?mi)^(?=[ \t]{0,80}data_)")
 _SITES = re.compile(r"(?mi)^[ \t]{0,80}_atom_site[_.](fract_x|label|type_symbol)\b")
 _NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,3})?(\(\d{0,40}\))?")
+_MOST = 1e9  # of any length in Å, angle, fraction or count
 _STRUCTURAL = ("_cell_", "_atom_site_", "_symmetry_", "_space_group_", "_chemical_formula_sum")
 
 Token = tuple[str, bool]  # the text, and whether it was bare: quoted or in a text field it is never a keyword
@@ -67,7 +68,10 @@ def number(text: str) -> float:
     """A number without its standard uncertainty, `1.234(5)` -> 1.234; anything else is an error."""
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"{text[:40]!r} is no number")
-    return float(text.partition("(")[0])
+    value = float(text.partition("(")[0])
+    if not abs(value) < _MOST:
+        raise ValueError(f"{text[:40]!r} is beyond {_MOST:g}")
+    return value
 
 
 def parse(text: str) -> Block:
