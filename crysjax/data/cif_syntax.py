@@ -18,7 +18,7 @@ QUOTE_STEPS = 10_000_000
 _BLOCK = re.compile(r"(?mi)^(?=[ \t]{0,80}data_)")
 _SITES = re.compile(r"(?mi)^[ \t]{0,80}_atom_site[_.](fract_x|label|type_symbol)\b")
 _NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,3})?(\(\d{0,40}\))?")
-_MOST = 1e9  # of any length in Å, angle, fraction or count
+_MOST = 1e100  # products of three stay finite; what a crystal may have is for `limits` to say
 _STRUCTURAL = ("_cell_", "_atom_site_", "_symmetry_", "_space_group_", "_chemical_formula_sum")
 
 Token = tuple[str, bool]  # the text, and whether it was bare: quoted or in a text field it is never a keyword
