@@ -1,7 +1,7 @@
-"""Text formats that ASE parses: extxyz, POSCAR and XSF, each by name and with its counts checked first.
+"""Text formats that ASE parses: extxyz and XSF, each by name and with its counts checked first.
 
 ASE guesses formats from contents, and some of its readers run Python, unpickle or open other files. Nothing is guessed
-here: text goes to one of three parsers, through memory, so that a parser has no file name to look around from.
+here: text goes to one of two parsers, through memory, so that a parser has no file name to look around from.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import partial
 from crysjax.data import limits
 from crysjax.data.convert import entry_of_atoms
 from crysjax.data.datasets import Entry
+from crysjax.data.elements import SYMBOLS, isotope_number
 from crysjax.data.lazy import Lazy, failing
 
 COMMENT_CHARACTERS = 100_000
@@ -69,36 +70,25 @@ def _parse_frame(name: str, lines: list[str]) -> Entry:
         raise ValueError("a frame without atoms")
     from ase.io import read
 
-    return entry_of_atoms(read(io.StringIO("\n".join(lines) + "\n"), index=0, format="extxyz"), name)
+    return entry_of_atoms(read(io.StringIO("\n".join(_elements(lines)) + "\n"), index=0, format="extxyz"), name)
 
 
-def read_poscar(name: str, data: bytes) -> Iterator[Lazy]:
-    """One POSCAR or CONTCAR."""
-    yield name, "", partial(_parse_poscar, name, limits.text(data))
-
-
-def _parse_poscar(name: str, text: str) -> Entry:
-    lines = text.split("\n")
-    announced = [int(word) for line in lines[5:7] for word in line.split("!")[0].split() if _is_count(word)]
-    if min(announced, default=0) < 0 or sum(announced) > len(lines):
-        raise ValueError(f"{announced} sites announced in a file of {len(lines)} lines")
-    from ase.io import read
-
-    try:
-        atoms = read(io.StringIO(text), format="vasp")
-    except AttributeError:  # ASE looks for a POTCAR beside the file, whose name it does not have
-        raise ValueError("no element symbols on line 6 (nor on line 1)") from None
-    except (IndexError, TypeError, RuntimeError) as error:
-        raise ValueError(f"cut short or malformed ({type(error).__name__}: {error})") from None
-    return entry_of_atoms(atoms, name)
-
-
-def _is_count(word: str) -> bool:
-    try:
-        int(word)
-    except ValueError:
-        return False
-    return True
+def _elements(lines: list[str]) -> list[str]:
+    """The lines of a frame with D and T as H; a symbol of no element is an error."""
+    columns = re.search(r"""\bProperties=["']?([\w:]+)""", lines[1], re.IGNORECASE)
+    kinds = columns[1].split(":") if columns else ["species", "S", "1", "pos", "R", "3"]
+    if "species" not in kinds[::3]:
+        return lines
+    index = kinds[::3].index("species")
+    if not all(width.isdecimal() for width in kinds[2::3]):
+        return lines
+    place = sum(map(int, kinds[2::3][:index]))
+    atoms = [line.split() for line in lines[2 : 2 + int(lines[0])]]
+    for words in atoms:
+        if len(words) > place and not words[place].isdecimal():
+            words[place] = SYMBOLS[isotope_number(words[place].capitalize()) - 1]
+    same = all(words == line.split() for words, line in zip(atoms, lines[2:]))
+    return lines if same else [*lines[:2], *map(" ".join, atoms), *lines[2 + len(atoms) :]]
 
 
 def read_xsf(name: str, data: bytes) -> Iterator[Lazy]:

@@ -1,7 +1,8 @@
-"""CIF without symmetry: a fast strict reader for the P1 files that pymatgen and this package write, and the writer.
+"""CIF: a fast strict reader for the P1 files that pymatgen and this package write, a general one, and the writer.
 
-Data sets such as CDVAE's store tens of thousands of P1 CIFs; a general CIF parser takes about 5 ms for each of them.
-`parse_p1` reads exactly that layout and answers `None` for everything else, which then goes to the general parser.
+Data sets such as CDVAE's store tens of thousands of P1 CIFs. `parse_p1` reads exactly that layout and answers `None`
+for everything else, which then goes the general way: `cif_syntax` for the grammar, `cif_symmetry` for the operations,
+`cif_sites` for the atoms. Either way the crystal has to agree with the formula that its file gives.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crysjax.data import limits
+from crysjax.data import cif_sites, cif_symmetry, cif_syntax, limits
+from crysjax.data.cif_syntax import blocks, has_sites
+from crysjax.data.datasets import Entry
 from crysjax.data.elements import NUMBERS, SYMBOLS, formula
 
 _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
@@ -19,20 +22,13 @@ _COLUMNS = ("type_symbol", "label", "symmetry_multiplicity", "fract_x", "fract_y
 _SITES = "loop_\n" + "".join(f" _atom_site_{name}\n" for name in _COLUMNS)
 _IDENTITY = re.compile(r"_symmetry_equiv_pos_as_xyz\n\s+1\s+'x, y, z'\nloop_\n")
 _SUM = re.compile(r"_chemical_formula_sum +'?([A-Za-z0-9 ]+)")
-_BLOCK = re.compile(r"(?m)^(?=data_)")
-_IDEAL = np.array([1 / 3, 2 / 3])
-_FRAC_TOLERANCE = 1e-4
-_MAGNETIC = re.compile(r"(?i)_(space_group|magnetic|symop)[\w.]*magn|_magnetic")
-_NEGATIVE = re.compile(r"\s*_cell_length_[abc]\s+['\"]?-")
-_P1 = re.compile(r"^\s*_(symmetry|space_group)_(\S*H-M\S*\s+['\"]?P ?1['\"]?|(Int_Tables|IT)_number\s+1)\s*$")
-_MOST_OPERATIONS = 192  # of a conventional cell
+_UNITS = re.compile(r"_cell_formula_units_Z +(\d+)")
+_MULTIPLICITY = ("_atom_site_site_symmetry_multiplicity", "_atom_site_symmetry_multiplicity")
+_UNREAD = {"magn": "magnetic CIF files are not read", "_cell_modulation_dimension": "modulated crystals are not read"}
 
 EXPANDED = 3 * limits.SITES
-"""Sites times symmetry operations of one block: pymatgen compares every image with every one before it. 6,000 images
-take 2.5 s, 20,000 take 21 s. Images of special positions coincide, so that more images than sites are in order."""
-
-QUOTE_STEPS = 10_000_000
-"""Quotes times characters, summed over lines: a bound for what a search for the closing quote can cost."""
+"""Sites times symmetry operations of one block: images of special positions coincide, so that more images than sites
+are in order."""
 
 
 class P1(NamedTuple):
@@ -64,17 +60,19 @@ def lattice_from_parameters(lengths: np.ndarray, angles_degree: np.ndarray) -> n
     return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
+def right_handed(frac: np.ndarray, lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same atoms in the same places in a right-handed cell: all three axes turned round if it is left-handed."""
+    if np.linalg.det(np.asarray(lattice, float)) >= 0:
+        return frac, lattice
+    return -np.asarray(frac, float) % 1, -np.asarray(lattice)
+
+
 def parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lengths in Å and angles in degrees of one cell: (3, 3) -> (3,), (3,)."""
     lattice = np.asarray(lattice, float)
     lengths = np.linalg.norm(lattice, axis=1)
     cos = [lattice[i] @ lattice[j] / (lengths[i] * lengths[j]) for i, j in ((1, 2), (0, 2), (0, 1))]
     return lengths, np.degrees(np.arccos(np.clip(cos, -1, 1)))
-
-
-def blocks(text: str) -> list[str]:
-    """The data blocks of a CIF text, each from its `data_` line on."""
-    return _BLOCK.split(text)[1:]
 
 
 def parse_p1(block: str) -> P1 | None:
@@ -98,62 +96,101 @@ def parse_p1(block: str) -> P1 | None:
     limits.refuse_sites(len(rows))
     if not plain or not rows or not np.isfinite(frac).all():
         return None
-    announced = _SUM.search(head)
-    if announced and sum(int(n or 1) for n in re.findall(r"[A-Z][a-z]?(\d*)", announced[1])) != len(rows):
-        raise ValueError(f"cut short or malformed: {len(rows)} sites, but the formula is {announced[1]}")
+    said, units = _SUM.search(head), _UNITS.search(head)
+    cif_sites.refuse_contradiction(numbers, said and said[1], units and units[1])
     name = head.split(None, 1)[0].removeprefix("data_")
-    return P1(name, numbers, _snap(frac), lattice_from_parameters(np.array(cell[:3]), np.array(cell[3:])))
+    return P1(name, numbers, cif_sites.snap(frac), lattice_from_parameters(np.array(cell[:3]), np.array(cell[3:])))
 
 
-def tame(text: str) -> str:
-    """The block without empty lines, if a general parser will be done with it in seconds; a ValueError if not.
+def structures(name: str, text: str) -> list[tuple[str, str]]:
+    """A label and the text of each block that lists atoms; of the whole text if none does, for its error."""
+    found = [block for block in blocks(text) if has_sites(block)] or blocks(text)[:1] or [""]
+    if len(found) == 1:
+        return [(name, found[0])]
+    own = [(block.strip()[5:60].split(None, 1) or [""])[0] for block in found]
+    return [(f"{name}-{part}-{i}", block) for i, (part, block) in enumerate(zip(own, found))]
 
-    Bounds are structural: the number of images that symmetry makes, and quotes a line. Comments and empty lines go
-    first, because patterns that look for the next word start anew at each of them.
-    """
-    lines = [line for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#")]
-    if sum(len(line) * (line.count("'") + line.count('"')) for line in lines) > QUOTE_STEPS:
-        raise ValueError("malformed: lines of nothing but quotes")
-    if _MAGNETIC.search(text):  # pymatgen evaluates their change of basis as an expression
-        raise ValueError("magnetic CIF files are not read")
-    if any(_NEGATIVE.match(line) for line in lines):
-        raise ValueError("a cell length below zero")
-    if not any(line.lstrip().startswith("_atom_site_") for line in lines):
+
+def parse(name: str, text: str, properties: dict[str, float] | None = None) -> Entry:
+    """The crystal of a text in which one data block lists atoms; blocks that list none are passed over."""
+    found = [block for block in blocks(text) if has_sites(block)]
+    if not found:
         raise ValueError("cut short or malformed: no CIF with _atom_site_ columns")
-    sites, operations = _counts(lines)
-    limits.refuse_sites(sites)
-    if sites * operations > EXPANDED:
-        raise ValueError(f"{sites} sites times {operations} operations; at most {EXPANDED} images are made")
-    return "\n".join(lines) + "\n"
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} structures where one was expected")
+    plain = parse_p1(found[0])
+    numbers, frac, lattice = plain[1:] if plain else _parse_any(found[0])
+    return Entry(name, numbers, frac, lattice, properties or {})
 
 
-def _counts(lines: list[str]) -> tuple[int, int]:
-    """Bounds from above for the rows of the loop of sites, and for the operations of the group."""
-    sites, operations, columns, words, rows = 0, 0, [], 0, 0
-    for line in [*lines, "loop_"]:
-        word = line.split(None, 1)[0]
-        if word.startswith(("_", "loop_")):
-            count = max(words // max(len(columns), 1), 0)
-            if any(c.startswith("_atom_site_") for c in columns):
-                sites = max(sites, count)
-            if any(c.endswith(("_as_xyz", "_operation_xyz")) for c in columns):
-                operations = max(operations, count, rows)
-            columns, words, rows = ([] if words or word == "loop_" else columns), 0, 0
-            columns += [word] if word.startswith("_") else []
-        else:
-            words, rows = words + len(line.replace(", ", ",").split()), rows + 1
-    return sites, operations or (1 if any(_P1.search(line) for line in lines) else _MOST_OPERATIONS)
+def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atomic numbers, fractions and lattice of a block in any setting that can be told."""
+    block = cif_syntax.parse(text)
+    for part, why in _UNREAD.items():
+        if any(part in name for name in block.columns):
+            raise ValueError(why)
+    lattice, sites = _cell(block), cif_sites.listed(block)
+    if (count := cif_symmetry.count(block)) * len(sites.numbers) > EXPANDED:
+        raise ValueError(f"{len(sites.numbers)} sites times {count} operations; at most {EXPANDED} images are made")
+    settings = cif_symmetry.possible(block, lattice) or [_no_symmetry(block, sites)]
+    crystals, errors = [], []
+    for setting in settings:
+        try:
+            crystals.append(_expanded(block, sites, setting, lattice))
+        except ValueError as error:
+            errors.append(error)
+    if not crystals:
+        raise errors[0]
+    return *_only(block, crystals, settings), lattice
 
 
-def _snap(frac: np.ndarray) -> np.ndarray:
-    """0.3333 and 0.6667 mean 1/3 and 2/3: finite digits would break symmetry (pymatgen does the same)."""
-    for ideal in _IDEAL:
-        frac = np.where(np.abs(frac / ideal - 1) <= _FRAC_TOLERANCE, ideal, frac)
-    return frac
+def _cell(block: cif_syntax.Block) -> np.ndarray:
+    """The lattice; an angle that is not given is a right one, as the dictionary has it."""
+    given = [block.value(f"_cell_{name}") for name in _CELL]
+    if None in given[:3]:
+        raise ValueError("cut short or malformed: no _cell_length_a, _b and _c")
+    values = np.array([cif_syntax.number(text) if text else 90.0 for text in given])
+    if values[:3].min() < 0:
+        raise ValueError("a cell length below zero")
+    lattice = lattice_from_parameters(values[:3], values[3:])
+    if not np.isfinite(lattice).all() or abs(np.linalg.det(lattice)) < 1e-6:
+        raise ValueError(f"the cell has no volume: lengths {values[:3].tolist()}, angles {values[3:].tolist()}")
+    return lattice
+
+
+def _no_symmetry(block: cif_syntax.Block, sites: cif_sites.Sites) -> cif_symmetry.Operations:
+    """P1 for a block that is silent about its symmetry, if its formula and Z say that all atoms are listed."""
+    said, units = block.value("_chemical_formula_sum"), block.value("_cell_formula_units_z")
+    if not (said and units and cif_sites.announced(said)):
+        raise ValueError("neither symmetry operations nor a space group, so that atoms may be missing")
+    cif_sites.refuse_contradiction(sites.numbers, said, units)
+    return cif_symmetry.Operations(np.eye(3)[None], np.zeros((1, 3)), "P1")
+
+
+def _expanded(block, sites, setting, lattice) -> tuple[np.ndarray, np.ndarray]:
+    numbers, frac = cif_sites.images(sites, setting, lattice)
+    said, units = block.value("_chemical_formula_sum"), block.value("_cell_formula_units_z")
+    cif_sites.refuse_contradiction(numbers, said, units)
+    return numbers, frac
+
+
+def _only(block, crystals: list[tuple], settings: list) -> tuple[np.ndarray, np.ndarray]:
+    """The one crystal that the block can mean; multiplicities, where given, decide between two origins."""
+    if len(crystals) > 1 and (column := block.column(*_MULTIPLICITY)) and all(m.isdecimal() for m in column):
+        crystals = [crystal for crystal in crystals if len(crystal[0]) == sum(map(int, column))] or crystals
+    if len(crystals) > 1:
+        names = " or ".join(setting.name for setting in settings)
+        counts = " or ".join(str(len(numbers)) for numbers, _ in crystals)
+        raise ValueError(f"{names}? The origin is not said, and decides between {counts} sites")
+    return crystals[0]
 
 
 def format_p1(name: str, numbers: np.ndarray, frac: np.ndarray, lattice: np.ndarray) -> str:
-    """One CIF block in P1 with all sites written out; pymatgen, ASE and `parse_p1` read it."""
+    """One CIF block in P1 with all sites written out; pymatgen, ASE and `parse_p1` read it.
+
+    Lengths and angles have no hand: a left-handed cell is written with its axes turned round, the crystal as it is.
+    """
+    frac, lattice = right_handed(frac, lattice)
     lengths, angles = parameters(lattice)
     values = zip(_CELL, [*lengths, *angles])
     volume = abs(np.linalg.det(np.asarray(lattice, float)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from crysjax.base import NUM_SPECIES, Crystal
 from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, checked
+from crysjax.data.elements import isotope_number
 from crysjax.data.layouts import IDS, numeric
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def entry_of_structure(structure: Structure, name: str, properties: dict[str, fl
     """A host entry of a pymatgen structure."""
     if not structure.is_ordered:
         raise ValueError("sites with partial occupancy are not read yet")
-    numbers = np.array([site.specie.Z for site in structure])
+    if not all(structure.lattice.pbc):
+        raise ValueError("not periodic in all three directions")
+    numbers = np.array([isotope_number(site.specie.symbol) for site in structure])
     return Entry(name, numbers, structure.frac_coords, structure.lattice.matrix, properties)
 
 

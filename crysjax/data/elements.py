@@ -24,6 +24,11 @@ def atomic_number(symbol: str) -> int:
     return NUMBERS[symbol]
 
 
+def isotope_number(symbol: str) -> int:
+    """The atomic number of an element's symbol, or of D and T: hydrogen is written so where its isotope matters."""
+    return 1 if symbol in ("D", "T") else atomic_number(symbol)
+
+
 def counts(numbers: np.ndarray, *, reduce: bool = True) -> dict[int, int]:
     """Atoms of each atomic number, divided by their common divisor unless `reduce` is off."""
     found, number_of = np.unique(np.asarray(numbers), return_counts=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.data import archives, ase_files, cif, files, json_files, layouts, limits, torch_files
+from crysjax.data import archives, ase_files, cif, files, json_files, layouts, limits, poscar, torch_files
 from crysjax.data.ase_database import read_ase_database
 from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are handed on)
     as_entry,
@@ -141,10 +141,11 @@ def prepare(
     With `skip_bad`, files of which nothing can be read are left out too; `on_skip` is told every row of file, entry
     and reason. An id that comes twice within one split is an error: the same entry given twice would weigh double.
     """
-    parts, lost = [], []
+    parts, names, lost = [], [], []
     for path, split in inputs:
         try:
             parts.append(read(path, split=split, skip_bad=skip_bad))
+            names.append(str(path))
             skipped = [] if detect(Path(path)) == "crysjax" else parts[-1].provenance["skipped"]
         except Damaged as error:
             if not skip_bad:
@@ -156,41 +157,36 @@ def prepare(
         raise ValueError(f"{', '.join(str(path) for path, _ in inputs)}: no crystal could be read")
     dataset = parts[0] if len(parts) == 1 else concatenate(parts)
     dataset.provenance.update({"skipped": dataset.provenance.get("skipped", []) + lost} if lost else {})
-    pairs, count = np.unique(np.stack([dataset.split, dataset.ids]), axis=1, return_counts=True)
-    if (count > 1).any():
-        split, twice = pairs[:, count.argmax()].tolist()
-        raise ValueError(f"id {twice!r} comes {count.max()} times in split {split!r} ({(count > 1).sum()} such ids)")
+    _refuse_repeated(parts, names, dataset)
     dataset.provenance.update({"note": note} if note else {})
     if out is not None:
         save(dataset, out)
     return dataset
 
 
+def _refuse_repeated(parts: list[Dataset], paths: list[str], whole: Dataset) -> None:
+    """An error for ids that come twice within a split, with the files that they come from."""
+    pairs, count = np.unique(np.stack([whole.split, whole.ids]), axis=1, return_counts=True)
+    if (count < 2).all():
+        return
+    split, twice = pairs[:, count.argmax()].tolist()
+    holds = [((part.ids == twice) & (part.split == split)).any() for part in parts]
+    where = ", ".join(dict.fromkeys(clean(p, 80) for p, has in zip(paths, holds) if has)) if len(holds) > 1 else ""
+    raise ValueError(
+        f"id {twice!r} comes {count.max()} times in split {split!r} ({(count > 1).sum()} such ids)"
+        f"{f', in {where}' if where else ''}; give each crystal an id of its own, or each file a split"
+    )
+
+
 # Readers
 
 
 def _read_cif(name: str, data: bytes) -> Iterator[Lazy]:
-    texts = cif.blocks(limits.text(data)) or [""]
-    for i, text in enumerate(texts):
-        label = name if len(texts) == 1 else f"{name}-{(text[5:60].split(None, 1) or [''])[0]}-{i}"
+    for label, text in cif.structures(name, limits.text(data)):
         yield label, "", partial(parse_cif, label, text)
 
 
-def parse_cif(name: str, text: str, properties: dict[str, float] | None = None) -> Entry:
-    """One CIF block: the fast reader if it is plain P1, pymatgen for everything else."""
-    plain = [p1 for p1 in map(cif.parse_p1, cif.blocks(text)) if p1]
-    if len(plain) == 1:
-        return Entry(name, plain[0].numbers, plain[0].frac, plain[0].lattice, properties or {})
-    text = cif.tame(text)
-    from pymatgen.io.cif import CifParser
-
-    try:
-        structures = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")
-    except (ArithmeticError, AttributeError, LookupError, TypeError, AssertionError) as error:  # what it stumbles over
-        raise ValueError(f"cut short or malformed ({type(error).__name__}: {error})") from None
-    if len(structures) != 1:
-        raise ValueError(f"{len(structures)} structures where one was expected")
-    return entry_of_structure(structures[0], name, properties or {})
+parse_cif = cif.parse
 
 
 def parse_text(name: str, text: str, properties: dict[str, float] | None = None) -> Entry:
@@ -229,7 +225,7 @@ def _zipped(name: str) -> Reader | None:
 
 CONTENTS: dict[str, Reader] = {
     "cif": _read_cif,
-    "poscar": ase_files.read_poscar,
+    "poscar": poscar.read_poscar,
     "extxyz": ase_files.read_extxyz,
     "xsf": ase_files.read_xsf,
     "csv": partial(layouts.read_csv, parse=parse_text),

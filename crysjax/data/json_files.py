@@ -1,7 +1,8 @@
-"""JSON of pymatgen structures: one, a list, a table (Matbench, pandas "split"), records by id, a record a line.
+"""JSON of structures: one, a list, a table (Matbench, and pandas' orients), records by id, a record a line.
 
-A record is a structure as `Structure.as_dict` writes it, or a row with one under `structure` (or a CIF under `cif`),
-an id and numbers. Classes named in the JSON are never looked up: only lattice and sites are read.
+A record is a structure as `Structure.as_dict` of pymatgen writes it, or `Atoms.to_dict` of JARVIS, or a row with one
+under `structure` or `atoms` (or a CIF under `cif`), an id and numbers. Classes named in the JSON are never looked up:
+only lattice and sites are read.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import numpy as np
 
 from crysjax.data import limits
 from crysjax.data.datasets import Entry
-from crysjax.data.elements import atomic_number
+from crysjax.data.elements import isotope_number
 from crysjax.data.layouts import IDS, numeric
 from crysjax.data.lazy import Lazy
 
 ParseCif = Callable[[str, str, dict], Entry]
 
-EXPECTED = "structures of pymatgen: one, a list, a table with a column 'structure', or records by id"
+EXPECTED = "structures of pymatgen or JARVIS: one, a list, a table with a column 'structure', or records by id"
+_HOLDS = ("structure", "atoms", "cif")  # where a record has its structure
 
 
 def read_json(name: str, data: bytes, parse_cif: ParseCif) -> Iterator[Lazy]:
@@ -57,6 +59,10 @@ def _records(name: str, found) -> Iterator[tuple[str, object]]:
         yield from (("", record) for record in found)
     elif not isinstance(found, dict):
         raise ValueError(f"a JSON {type(found).__name__}; expected {EXPECTED}")
+    elif {"schema", "data"} <= set(found) and isinstance(found["data"], list):  # pandas' "table"
+        yield from (("", record) for record in found["data"])
+    elif _is_columns(found):
+        yield from _transposed(found)
     elif _is_record(found):
         yield name, found
     elif {"columns", "index", "data"} <= set(found):
@@ -67,15 +73,40 @@ def _records(name: str, found) -> Iterator[tuple[str, object]]:
         raise ValueError(f"JSON with the keys {sorted(found)[:10]}; expected {EXPECTED}")
 
 
+def _is_structure(found: object) -> bool:
+    """A structure of pymatgen or JARVIS."""
+    return isinstance(found, dict) and ("sites" in found or "lattice_mat" in found)
+
+
 def _is_record(found: dict) -> bool:
-    return "sites" in found or isinstance(found.get("structure", found.get("cif")), dict | str)
+    return _is_structure(found) or isinstance(_held(found), dict | str)
+
+
+def _held(record: dict) -> object:
+    return next((record[k] for k in _HOLDS if k in record), None)
+
+
+def _is_columns(found: dict) -> bool:
+    """pandas' default, a dict of rows for each column; the column of structures has structures or texts in it."""
+    rows = _held(found)
+    plain = isinstance(rows, dict) and rows and not _is_structure(rows)
+    return bool(plain and all(_is_structure(row) or isinstance(row, str) for row in rows.values()))
+
+
+def _transposed(found: dict) -> Iterator[tuple[str, object]]:
+    keys = list(_held(found))
+    if not all(isinstance(column, dict) and list(column) == keys for column in found.values()):
+        raise ValueError("a table whose columns have different rows")
+    for key in keys:
+        yield str(key), {name: column[key] for name, column in found.items()}
 
 
 def _table(found: dict) -> Iterator[tuple[str, object]]:
     """Rows of a table in pandas' "split" layout, which is Matbench's."""
     columns, index, rows = found["columns"], found["index"], found["data"]
-    if not all(isinstance(part, list) for part in (columns, index, rows)) or not {"structure", "cif"} & set(columns):
-        raise ValueError(f"a table without a column 'structure' or 'cif': {str(columns)[:100]}")
+    lists = all(isinstance(part, list) for part in (columns, index, rows))
+    if not lists or not set(_HOLDS) & {str(column) for column in columns}:
+        raise ValueError(f"a table without a column {' or '.join(map(repr, _HOLDS))}: {str(columns)[:100]}")
     if len(index) != len(rows):
         raise ValueError(f"a table of {len(index)} indices and {len(rows)} rows")
     for i, row in zip(index, rows):
@@ -86,11 +117,11 @@ def of_record(name: str, record: object, parse_cif: ParseCif) -> Entry:
     """The crystal of one record; an id in it goes before `name`."""
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__} where a structure was expected")
-    if "sites" in record:
+    if _is_structure(record):
         return of_structure(name, record, {})
     name = str(next((record[k] for k in IDS if isinstance(record.get(k), str | int)), name))
     rest = numeric((k, v) for k, v in record.items() if isinstance(k, str))
-    found = record.get("structure", record.get("cif"))
+    found = _held(record)
     return of_text(name, found, rest, parse_cif) if isinstance(found, str) else of_structure(name, found, rest)
 
 
@@ -105,15 +136,34 @@ def of_text(name: str, text: str, properties: dict[str, float], parse_cif: Parse
 
 
 def of_structure(name: str, structure: object, properties: dict[str, float]) -> Entry:
-    """The crystal of `Structure.as_dict`: its lattice matrix and, of each site, species and fractions."""
+    """The crystal of pymatgen's `Structure.as_dict` (lattice matrix, species and fractions) or of JARVIS's `Atoms`."""
     try:
-        sites, matrix = structure["sites"], structure["lattice"]["matrix"]
-        limits.refuse_sites(len(sites))
-        species = [site["species"] for site in sites]
-        if any(len(s) != 1 or s[0]["occu"] != 1 for s in species):
-            raise ValueError("sites with partial occupancy are not read yet")
-        numbers = np.array([atomic_number(s[0]["element"]) for s in species])
-        frac = np.array([site["abc"] for site in sites])
+        if "lattice_mat" in structure:
+            return Entry(name, *_of_jarvis(structure), properties)
+        return Entry(name, *_of_pymatgen(structure), properties)
     except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"no structure of pymatgen ({type(error).__name__}: {error})") from None
-    return Entry(name, numbers, frac, np.array(matrix), properties)
+        raise ValueError(f"no structure of pymatgen or JARVIS ({type(error).__name__}: {error})") from None
+
+
+def _of_pymatgen(structure: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    sites, lattice = structure["sites"], structure["lattice"]
+    limits.refuse_sites(len(sites))
+    matrix = np.array(lattice["matrix"])
+    if not all(lattice.get("pbc") or [True]):
+        raise ValueError("not periodic in all three directions")
+    species = [site["species"] for site in sites]
+    if any(len(s) != 1 or s[0]["occu"] != 1 for s in species):
+        raise ValueError("sites with partial occupancy are not read yet")
+    numbers = np.array([isotope_number(s[0]["element"]) for s in species])
+    return numbers, np.array([site["abc"] for site in sites]), matrix
+
+
+def _of_jarvis(atoms: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    limits.refuse_sites(len(atoms["elements"]))
+    numbers = np.array([isotope_number(symbol) for symbol in atoms["elements"]])
+    lattice, places = np.array(atoms["lattice_mat"]), np.array(atoms["coords"])
+    if atoms.get("cartesian"):
+        if lattice.shape != (3, 3) or lattice.dtype.kind not in "iuf" or abs(np.linalg.det(lattice)) < 1e-6:
+            raise ValueError("the cell has no volume")
+        places = places @ np.linalg.inv(lattice)
+    return numbers, places, lattice

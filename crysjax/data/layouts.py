@@ -56,7 +56,7 @@ NOT_PROPERTIES = {
 }
 """Numeric columns that are row numbers, follow from the structure, or are book-keeping."""
 
-IDS = ("structure_id", "material_id", "id", "mp_id", "name")
+IDS = ("structure_id", "material_id", "id", "mp_id", "jid", "name")
 _SITES = ("atomic_numbers", "atom_types", "numbers")
 _CELLS = ("cell", "lattices", "lattice")
 _TEXTS = ("cif", "structure")
@@ -156,4 +156,6 @@ def _cells(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
     lengths, angles = arrays["lengths"], arrays["angles"]
     if lengths.shape != angles.shape or lengths.shape[1:] != (3,):
         raise ValueError(f"lengths {lengths.shape} and angles {angles.shape}, expected (crystals, 3) of both")
-    return lattice_from_parameters(lengths, angles)
+    cells = lattice_from_parameters(lengths, angles)
+    mirrored = arrays.get("left_handed")
+    return cells if mirrored is None else np.where(mirrored[:, None, None], -cells, cells)

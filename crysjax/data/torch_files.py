@@ -62,7 +62,9 @@ def read_torch(name: str, data: bytes) -> Iterator[Lazy]:
     if "num_atoms" not in known:
         raise ValueError(f"no samples of crystals: needs tensors {', '.join(_ARRAYS[:5])}; has {sorted(known)}")
     if "lengths" in known and "angles" in known:
-        known.pop("lattices", None)
+        vectors = known.pop("lattices", np.zeros(0))
+        if vectors.shape == (*known["lengths"].shape, 3):  # lengths and angles do not say which hand a cell has
+            known["left_handed"] = np.linalg.det(vectors.astype(float)) < 0
     count = known["num_atoms"]
     if count.ndim == 1:
         yield from read_arrays(known, "")

@@ -155,7 +155,7 @@ def test_all_of_them_in_one_call_are_counted(nasties, good, tmp_path):
         ("ten_thousand.cif", "10000 sites; at most 2000"),
         ("operations_bomb.cif", "at most 6000 images are made"),
         ("quotes.cif", "nothing but quotes"),
-        ("hundreds.cif", "899 sites times 192 operations"),
+        ("hundreds.cif", "899 sites times 16 operations"),
         ("partial.cif", "partial occupancy"),
         ("dummy.json", "'X'"),
         ("count.extxyz", "cut short: 1000000000000 atoms announced"),
