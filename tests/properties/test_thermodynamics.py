@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crysjax.properties import thermodynamics as module
 from crysjax.properties.thermodynamics import (
     EV_PER_KELVIN,
     KELVIN_PER_THZ,
@@ -69,6 +70,18 @@ def test_entropy_and_heat_capacity_are_derivatives():
         np.testing.assert_allclose(getattr(single, name), getattr(found, name), rtol=2e-6)
 
 
+def test_too_many_imaginary_modes_give_no_number():
+    """Sums over what is left would be too low by the share of them, 1.5 of 12 here; below 1 % they stand."""
+    unstable = MODES.copy()
+    unstable[1, 0] = -2.0
+    found = double(thermal, unstable, WEIGHT, [300.0])
+    np.testing.assert_allclose([found.imaginary, found.left_out], [0.75 / 6, (0.75 + 0.75) / 6], rtol=1e-12)
+    assert np.isnan([found.free_energy, found.entropy, found.heat_capacity]).all()
+    few = double(thermal, unstable, [0.95, 0.05], [300.0])
+    assert 0 < few.imaginary < 0.01 and np.isfinite([few.free_energy, few.entropy, few.heat_capacity]).all()
+    assert double(thermal, MODES, WEIGHT, [300.0]).imaginary == 0  # modes at rest are not imaginary
+
+
 def test_the_density_of_states_counts_modes():
     """Gaussians 5 widths from the ends: 6e-7 of each is cut off; the trapezium rule is exact far beyond that."""
     grid = even_grid(MODES, 0.1)
@@ -76,6 +89,26 @@ def test_the_density_of_states_counts_modes():
     assert np.sum(found.density) * (grid[1] - grid[0]) == pytest.approx(6, rel=1e-6)
     with pytest.raises(ValueError, match="width_thz"):
         dos(jnp.asarray(MODES), jnp.asarray(WEIGHT), grid=jnp.asarray(grid), width_thz=0.0)
+
+
+def test_memory_does_not_grow_with_points_or_temperatures(monkeypatch):
+    """Worked through in parts, the same numbers; a compiled program that holds no array of both."""
+    t, grid = np.linspace(50, 1000, 5), even_grid(MODES, 0.1)
+    whole = (
+        double(thermal, MODES, WEIGHT, t),
+        double(lambda f, w, g: dos(f, w, grid=g, width_thz=0.1), MODES, WEIGHT, grid),
+    )
+    monkeypatch.setattr(module, "AT_ONCE", 2 * MODES.size)
+    parts = (
+        double(thermal, MODES, WEIGHT, t),
+        double(lambda f, w, g: dos(f, w, grid=g, width_thz=0.1), MODES, WEIGHT, grid),
+    )
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts)):
+        np.testing.assert_allclose(b, a, rtol=1e-12)
+    frequencies, weight, many = jnp.ones((500, 12)), jnp.ones(500) / 500, jnp.ones(2000)
+    for run in (jax.jit(thermal), jax.jit(lambda f, w, g: dos(f, w, grid=g, width_thz=0.1))):
+        takes = run.lower(frequencies, weight, many).compile().memory_analysis().temp_size_in_bytes
+        assert takes < 4e6  # and 48 MB an array of all
 
 
 def test_the_last_peak():
