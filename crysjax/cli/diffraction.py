@@ -101,9 +101,10 @@ def read_pattern(path: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """2θ and intensity of a file; a list of peaks is broadened by `shape`."""
     import numpy as np
 
+    from crysjax.data import reading
     from crysjax.properties.diffraction import peak_shapes
 
-    rows = [re.split(r"[,;\s]+", line.strip()) for line in path.read_text().splitlines()]
+    rows = [re.split(r"[,;\s]+", line.strip()) for line in reading.read_text(path).splitlines()]
     rows = [row for row in rows if row != [""] and not row[0].startswith("#")]
     head = rows.pop(0) if rows and not _is_number(rows[0][0]) else []
     first, second = (head.index(n) for n in (ANGLE, INTENSITY)) if {ANGLE, INTENSITY} <= set(head) else (0, 1)
