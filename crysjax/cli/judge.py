@@ -38,7 +38,8 @@ def judge(
     steps: int = typer.Option(200, min=1, help="Most steps a crystal."),
     references: Path = typer.Option(None, help="JSON of the elements' entries at its level: gives formation energies."),
     timeout: float = typer.Option(600.0, min=0, help="Seconds a crystal may take."),
-    memory_gb: float = typer.Option(None, min=0, help="Memory that its process may take."),
+    memory_gb: float = typer.Option(None, min=0, help="Memory that its process may take, GB."),
+    disk_gb: float = typer.Option(10.0, min=0, help="Disk that the files of its process may take, GB."),
     retries: int = typer.Option(0, min=0, help="How often a crystal that failed is asked about again."),
     setting: list[str] = typer.Option([], help="KEY=VALUE of the calculator, VALUE in JSON; may be repeated."),
 ) -> None:
@@ -53,7 +54,13 @@ def judge(
                 "relax": list(how or ()), "references": str(references or "")}  # fmt: skip
     left, done = _left(dataset, out, question)
     workplace = hosted.host(
-        known.make, settings=known.settings, relax=how, timeout_seconds=timeout, memory_gb=memory_gb, retries=retries
+        known.make,
+        settings=known.settings,
+        relax=how,
+        timeout_seconds=timeout,
+        memory_gb=memory_gb,
+        disk_gb=disk_gb,
+        retries=retries,
     )
     try:
         with bar(f"judge by {by}") as advance:

@@ -36,8 +36,8 @@ FIELD_CHARACTERS = 100_000_000
 DIGITS = 30
 """Digits of a whole number in JSON that stays one; 64 bits have 19. Longer ones are read as floats."""
 
-TOLERANCE_ANGSTROM = 5.0
-"""Largest tolerance of positions: beyond the distance of neighbors every atom is an image of every other one."""
+TOLERANCE_ANGSTROM = 2.0
+"""Largest tolerance of positions: neighboring atoms are 1 to 3 Å apart, and beyond that all atoms are alike."""
 
 ENTRIES = 2_000_000
 """Entries a file, counted before they are read: twenty times the largest set in use."""

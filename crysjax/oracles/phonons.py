@@ -9,8 +9,6 @@ exact at wave vectors that fit into it and interpolated elsewhere.
 from __future__ import annotations
 
 import itertools
-import os
-import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -21,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, Params
-from crysjax.data import datasets
+from crysjax.data import datasets, symmetry_finder
 from crysjax.data.convert import as_entry
 from crysjax.data.datasets import Entry
 from crysjax.data.element_properties import masses_amu
@@ -101,21 +99,15 @@ def _wrong(rows: np.ndarray, slope: np.ndarray, energy: float, limit: float) -> 
 
 def primitive(crystal: Entry, tolerance_angstrom: float) -> tuple[Entry, np.ndarray, np.ndarray]:
     """The primitive, idealised, Niggli-reduced cell with its operations W (g, 3, 3) and w (g, 3)."""
-    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C library prints what the answer says anyway
-    import spglib
-
     given = as_entry(crystal)
-    if not (np.isfinite(given.lattice).all() and np.isfinite(given.frac).all()):  # spglib would crash on them
-        raise ValueError(f"{given.id or 'crystal'}: positions or cell are not finite")
-    cell = (np.asarray(given.lattice, float), np.asarray(given.frac, float), np.asarray(given.numbers))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cell = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=tolerance_angstrom)
-        reduced = None if cell is None else spglib.niggli_reduce(cell[0])
-        if reduced is None:
-            raise ValueError(f"{given.id or 'crystal'}: spglib finds no primitive cell at {tolerance_angstrom} Å")
-        frac = np.mod(cell[1] @ cell[0] @ np.linalg.inv(reduced), 1.0)
-        found = spglib.get_symmetry((reduced, frac, cell[2]), symprec=tolerance_angstrom)
+    cell = given.lattice, given.frac, given.numbers
+    cell, why = symmetry_finder.ask("standardize_cell", cell, tolerance_angstrom, to_primitive=True, no_idealize=False)
+    reduced = None if cell is None else symmetry_finder.niggli_reduced(cell[0])
+    if reduced is None:
+        why = why if why and not why.startswith("spglib") else "spglib finds no primitive cell"
+        raise ValueError(f"{given.id or 'crystal'}: {why} at {tolerance_angstrom} Å")
+    frac = np.mod(cell[1] @ cell[0] @ np.linalg.inv(reduced), 1.0)
+    found, _ = symmetry_finder.ask("get_symmetry", (reduced, frac, cell[2]), tolerance_angstrom)
     if found is None:
         raise ValueError(f"{given.id or 'crystal'}: spglib finds no symmetry at {tolerance_angstrom} Å")
     return Entry(given.id, np.asarray(cell[2]), frac, reduced, {}), found["rotations"], found["translations"]

@@ -18,7 +18,7 @@ from ase.filters import FrechetCellFilter
 
 from crysjax.base import GPA_PER_EV_A3, NUM_SPECIES, Crystal
 from crysjax.data.convert import entry_of_atoms, to_atoms
-from crysjax.oracles import processes
+from crysjax.oracles import supervisor
 from crysjax.oracles.hosted import Relax, host, hosted
 
 EMT_NAME = "ase.calculators.emt:EMT"
@@ -59,7 +59,7 @@ def emt():
 
 
 def alive(pid: int) -> bool:
-    return pid in processes._table()
+    return pid in supervisor.table()
 
 
 # Right answers
