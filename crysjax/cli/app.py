@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import math
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import typer
 
@@ -44,6 +49,7 @@ def _options(version: bool = typer.Option(False, "--version", callback=_version,
     """Options before the command."""
 
 
+LONGEST_LINE = 2000  # characters of an error
 WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 WRONG_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.EROFS, errno.ELOOP)
 
@@ -53,7 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        code = app(args=[a for a in arguments if a != "--debug"], standalone_mode=False)
+        command = finite(typer.main.get_command(app))
+        code = command(args=[a for a in arguments if a != "--debug"], standalone_mode=False)
         if code == 130:  # what typer makes of a KeyboardInterrupt
             raise Stopped
     except BaseException as error:
@@ -63,6 +70,31 @@ def main(arguments: list[str] | None = None) -> None:
         if message:
             print(f"crysjax: {message}", file=sys.stderr)
     sys.exit(code or 0)
+
+
+def finite(command: Any) -> Any:
+    """The command with numbers that have to be finite: `min=0` lets NaN pass, and nothing that computes wants it."""
+    for inner in getattr(command, "commands", {}).values():
+        finite(inner)
+    for parameter in command.params:
+        if parameter.type.name in ("float", "float range"):
+            parameter.type = copy.copy(parameter.type)  # types are shared between options
+            parameter.type.convert = partial(_finite, parameter.type.convert)
+    return command
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, on one printable line of bounded length: it may quote what came from a file."""
+    line = " ".join(str(error).split())
+    line = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
+def _finite(convert: Callable, text: Any, parameter: Any, context: Any) -> Any:
+    value = convert(text, parameter, context)
+    if isinstance(text, str) and value is not None and not math.isfinite(value):  # a default of ours may be infinite
+        raise ValueError(f"{parameter.opts[0]} {text}: expected a finite number")
+    return value
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -76,7 +108,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"stopped by Ctrl-C{'; ' + kept if kept else ''}", 130
     if hasattr(error, "format_message"):  # click's own errors: unknown option, missing argument
         return error.format_message(), getattr(error, "exit_code", 2)
-    line = " ".join(str(error).split())
+    line = _line(error)
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else line
         return what, 2 if isinstance(error, WRONG_PATH) or error.errno in WRONG_PATH_NUMBERS else 1

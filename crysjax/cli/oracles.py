@@ -193,7 +193,9 @@ def _block(engine: Any, params: Any, block: Dataset, folder: Path, potential: st
     if path.exists():
         with files.npz(path, "relaxed crystals") as file:
             return tuple(file[name] for name in names)
-    done = relax_dataset(engine.energy_forces_stress, params, block, cutoff_angstrom=engine.cutoff_angstrom)
+    done = relax_dataset(
+        engine.energy_forces_stress, params, block, cutoff_angstrom=engine.cutoff_angstrom, known=engine.numbers
+    )
     relaxed = replace(done.crystals, frac=datasets.wrap(done.crystals.frac))
     rmsd = np.where(done.valid, distributions.relaxation_rmsd(block, relaxed)["rmsd_angstrom"], np.nan)
     answer = (np.where(done.valid, done.energy / block.num_atoms, np.nan), rmsd, done.reason.astype(str), done.steps)

@@ -63,7 +63,7 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     if skipped and (not skip_bad or not kept):
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
         entry = f"entry {skipped[0]['entry']}: " if skipped[0]["entry"] else ""
-        raise Damaged(path, f"{entry}{skipped[0]['reason']}{more}; --skip-bad leaves them out", skipped)
+        raise Damaged(path, f"{entry}{skipped[0]['reason']}{more}; `data prepare --skip-bad` leaves them out", skipped)
     if not kept:
         raise Damaged(path, f"no crystal in it, read as {format}")
     provenance = {"file": path.name, "format": format, "entries": len(kept), "skipped": skipped} | _digest(path)

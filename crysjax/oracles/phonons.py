@@ -27,7 +27,7 @@ from crysjax.geometry import supercells
 from crysjax.geometry.lattice import inverse
 from crysjax.geometry.neighbors import Graph, radius_graph_host
 from crysjax.geometry.supercells import Images, Supercell
-from crysjax.potentials.mlip import Potential
+from crysjax.potentials.mlip import Potential, unknown
 from crysjax.potentials.relax import Relax
 from crysjax.potentials.relax_dataset import relax_dataset
 from crysjax.properties import vibrations
@@ -77,7 +77,7 @@ def phonons(
     maps = supercells.site_maps(entry.frac, entry.lattice, entry.numbers, rotations, translations, repeats)
     todo = vibrations.plan(maps, cell)
     rows, slope, energy = _rows(potential, params, entry, cell, todo, together)
-    reason = _wrong(rows, slope, energy, largest_force_ev_angstrom)
+    reason = unknown(potential.numbers, entry.numbers) or _wrong(rows, slope, energy, largest_force_ev_angstrom)
     with jax.enable_x64(True):
         constants = vibrations.complete(*_double(np.nan_to_num(rows)), todo)
         constants = np.asarray(vibrations.symmetrised(constants, cell))
@@ -92,7 +92,7 @@ def phonons(
 def _wrong(rows: np.ndarray, slope: np.ndarray, energy: float, limit: float) -> str:
     """Why these are no force constants, "" where they are."""
     if not (np.isfinite(energy) and np.isfinite(rows).all()):
-        return "the potential gives no finite answer: an element that it does not know, or touching atoms?"
+        return "the potential gives no finite answer: touching atoms?"
     largest = np.linalg.norm(slope, axis=-1).max()
     return "" if largest <= limit else f"forces of {largest:.3g} eV/Å remain; relax the crystal first"
 
@@ -211,7 +211,8 @@ def relaxed(
     """Each crystal relaxed, its energy in eV an atom (NaN without one), and why it is no minimum ("" where it is)."""
     given = datasets.from_entries(crystals)
     found = relax_dataset(
-        potential.energy_forces_stress, params, given, cutoff_angstrom=potential.cutoff_angstrom, settings=settings,
+        potential.energy_forces_stress, params, given, cutoff_angstrom=potential.cutoff_angstrom,
+        known=potential.numbers, settings=settings,
         max_steps=max_steps, keep_symmetry_angstrom=keep_symmetry_angstrom,
     )  # fmt: skip
     energy = found.energy / given.num_atoms

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, Params, site_mask, sum_by_crystal
 from crysjax.data import files, limits, reading, zipped
+from crysjax.data.elements import SYMBOLS
 from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors
 from crysjax.potentials.classical import lennard_jones, morse
 from crysjax.potentials.cluster import cluster
@@ -91,6 +92,13 @@ def mlip(*, network: str = "nequip", numbers: tuple[int, ...], **settings) -> Po
     cutoff = float(settings["cutoff_angstrom"])
     energy, forces_stress = by_strain(site_energies, cutoff, known)
     return Potential(init, energy, forces_stress, cutoff, settings["numbers"], {"network": network, **settings})
+
+
+def unknown(known: Iterable[int], numbers: Iterable[int]) -> str:
+    """The reason for which a potential of the elements `known` cannot compute these atoms; "" where it can."""
+    strange = sorted({int(z) for z in numbers} - {int(z) for z in known})
+    names = ", ".join(SYMBOLS[z - 1] if 1 <= z <= len(SYMBOLS) else f"atomic number {z}" for z in strange)
+    return f"the potential does not know {names}"[:120] if strange else ""
 
 
 def _as_tuples(value: Any) -> Any:

@@ -48,6 +48,7 @@ def relax_dataset(
     crystals: Dataset,
     *,
     cutoff_angstrom: float,
+    known: tuple[int, ...] | None = None,
     settings: Relax = AS_USUAL,
     max_steps: int = 200,
     skin_angstrom: float = 0.3,
@@ -57,7 +58,7 @@ def relax_dataset(
     progress: Callable[[int, int], None] | None = None,
     record: Callable[[np.ndarray, np.ndarray, Dataset], None] | None = None,
 ) -> Relaxed:
-    """Relax every crystal by at most `max_steps` evaluations.
+    """Relax every crystal by at most `max_steps` evaluations; one with an element that is not `known` has a reason.
 
     Badly skewed cells are relaxed in their reduced setting, which needs far fewer images, and handed back in their own.
     With `keep_symmetry_angstrom`, the operations that spglib finds within that tolerance are made exact and kept.
@@ -68,6 +69,8 @@ def relax_dataset(
     which rows moved, their energies in eV and their crystals: trajectories.
     """
     pool = Pool(crystals, settings, cutoff_angstrom + skin_angstrom, keep_symmetry_angstrom)
+    if known is not None:
+        pool.refuse_unknown(known)
     size = _first_size(pool, sites or ON_CPU)
 
     def go_on(size: Size, rows: np.ndarray, left_over: bool) -> Relaxation:
