@@ -158,7 +158,7 @@ def _forget_after(log: Path, step: int) -> None:
     if not log.exists():
         return
     *lines, cut = reading.read_text(log).split("\n")
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    kept = [line for line in lines if reading.parse_json(line)["step"] <= step]
     if cut or len(kept) < len(lines):
         files.write(log, "".join(line + "\n" for line in kept))
 
