@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import errno
+import inspect
 import math
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import wraps
 from typing import Any
 
 import typer
@@ -54,13 +54,36 @@ WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirecto
 WRONG_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.EROFS, errno.ELOOP)
 
 
+def finite(command: Callable) -> Callable:
+    """The command, refusing numbers that are not finite: `min=0` lets NaN pass, and nothing that computes wants it."""
+    defaults = {name: getattr(p.default, "default", None) for name, p in inspect.signature(command).parameters.items()}
+
+    @wraps(command)
+    def checked(**given: Any) -> Any:
+        for name, value in given.items():
+            if isinstance(value, float) and not math.isfinite(value) and value != defaults[name]:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: expected a finite number")
+        return command(**given)
+
+    return checked
+
+
+def _check_numbers(commands: typer.Typer) -> None:
+    for known in commands.registered_commands:
+        known.callback = finite(known.callback)
+    for group in commands.registered_groups:
+        _check_numbers(group.typer_instance)
+
+
+_check_numbers(app)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        command = finite(typer.main.get_command(app))
-        code = command(args=[a for a in arguments if a != "--debug"], standalone_mode=False)
+        code = app(args=[a for a in arguments if a != "--debug"], standalone_mode=False)
         if code == 130:  # what typer makes of a KeyboardInterrupt
             raise Stopped
     except BaseException as error:
@@ -72,29 +95,11 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code or 0)
 
 
-def finite(command: Any) -> Any:
-    """The command with numbers that have to be finite: `min=0` lets NaN pass, and nothing that computes wants it."""
-    for inner in getattr(command, "commands", {}).values():
-        finite(inner)
-    for parameter in command.params:
-        if parameter.type.name in ("float", "float range"):
-            parameter.type = copy.copy(parameter.type)  # types are shared between options
-            parameter.type.convert = partial(_finite, parameter.type.convert)
-    return command
-
-
 def _line(error: BaseException) -> str:
     """What an error says, on one printable line of bounded length: it may quote what came from a file."""
     line = " ".join(str(error).split())
     line = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
     return "".join(c if c.isprintable() else "?" for c in line)
-
-
-def _finite(convert: Callable, text: Any, parameter: Any, context: Any) -> Any:
-    value = convert(text, parameter, context)
-    if isinstance(text, str) and value is not None and not math.isfinite(value):  # a default of ours may be infinite
-        raise ValueError(f"{parameter.opts[0]} {text}: expected a finite number")
-    return value
 
 
 def explain(error: BaseException) -> tuple[str, int]:
