@@ -91,7 +91,7 @@ NUMBERS = {
     f"{GROUPS} --symprec-angstrom -1": "symmetry tolerance: -1 Å; expected a tolerance above 0",
     f"{GROUPS} --symprec-angstrom 1e9": r"symmetry tolerance: 1e\+09 Å; expected a tolerance above 0",
     "data split {0}/crystals.npz --by space-group --symprec-angstrom 0 --out {1}/o.npz": "symmetry tolerance: 0 Å;",
-    "judge {0}/crystals.npz --by emt --timeout nan --out {1}/o": "--timeout.*nan(: expected| is not in the range)",
+    "judge {0}/crystals.npz --by emt --timeout nan --out {1}/o": "--timeout.*(nan: expected|greater than or equal to 0)",
     "phonons {0}/crystals.npz --potential {0}/argon.npz --length inf --out {1}/o": "--length inf: expected a finite",
 }
 
@@ -153,7 +153,6 @@ def test_an_unknown_element_is_the_reason_of_its_crystal_alone(crysjax, one_line
     assert first["reason"] == "" and float(first["c11_gpa"]) > 0 and second["reason"] == why
     phonons = ["phonons", place / "crystals.npz", *given, "--row", 1, "--out", tmp_path / "p"]
     one_line(crysjax(*phonons), why)
-    one_line(crysjax(*phonons, "--no-relax"), why)
     answer = crysjax("data", "label", place / "crystals.npz", *given, "--out", tmp_path / "l.npz")
     assert answer.code == 0 and "1 crystals labelled, 1 left out" in answer.out and why in answer.err
 
