@@ -1,7 +1,9 @@
 """What users hand to commands: files that never end, numbers that are none, weights and elements of their own."""
 
 import csv
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,3 +179,23 @@ def test_an_error_is_one_printable_line_of_bounded_length():
 
     line, code = explain(ValueError("a\n\x1b[31mred\x1b[0m " + "x" * 10**6))
     assert code == 2 and line.startswith("a ?[31mred?[0m xxx") and len(line) <= LONGEST_LINE + 3
+
+
+UNITS = re.compile(r"Å|eV|GPa|degrees|\bK\b|GB|THz|[Ss]econds|share|descriptor space")
+
+
+def test_every_number_has_its_unit_in_the_help():
+    from crysjax.cli.app import app
+
+    def commands(group):
+        for inner in group.registered_groups:
+            yield from commands(inner.typer_instance)
+        yield from (command.callback for command in group.registered_commands)
+
+    seen, lacking = 0, []
+    for command in commands(app):
+        for name, parameter in inspect.signature(command).parameters.items():
+            if "float" in str(parameter.annotation):
+                seen += 1
+                lacking += [] if UNITS.search(parameter.default.help) else [f"{command.__name__} --{name}"]
+    assert seen > 15 and lacking == []
