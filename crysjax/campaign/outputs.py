@@ -13,7 +13,7 @@ from crysjax.campaign.goals import Goals, meets, objective
 from crysjax.campaign.outcomes import Outcomes, ranked
 from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.warnings import warnings
-from crysjax.data import datasets, files, io
+from crysjax.data import datasets, files, io, symmetry_finder
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.elements import formula
 from crysjax.evaluation import ledger, matching, report
@@ -102,9 +102,8 @@ def shown(outcomes: Outcomes, goals: Goals, row: int, place: int, count: int) ->
 
 def space_group(entry: Entry, symprec_angstrom: float = 0.1) -> str:
     """Symbol and number by spglib at 0.1 Å, the tolerance for relaxed structures; "P1 (1)" where it finds none."""
-    import spglib
-
-    found = spglib.get_symmetry_dataset((entry.lattice, entry.frac, entry.numbers), symprec=symprec_angstrom)
+    cell = entry.lattice, entry.frac, entry.numbers
+    found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, symprec_angstrom)
     return "P1 (1)" if found is None else f"{found.international} ({found.number})"
 
 

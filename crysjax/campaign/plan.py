@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from crysjax.campaign.settings import checked, choice, read_yaml
 from crysjax.data import elements as periodic
+from crysjax.data import limits
 
 GUIDANCE = ("none", "resample", "gradient", "sgld", "psgld")
 
@@ -120,7 +122,7 @@ def plan(
 
 def _require(holds: bool, key: str, value: Any, expected: str) -> None:
     if not holds:
-        raise ValueError(f"{key}: {value!r}; expected {expected}")
+        raise ValueError(f"{key}: {limits.shown(value)}; expected {expected}")
 
 
 def _elements(symbols: list[str]) -> tuple[int, ...]:
@@ -141,12 +143,16 @@ def _goal(name: str, value: Any) -> Goal:
         return Goal(kind)
     _require(isinstance(value, list) and len(value) == 2, key, value, expected)
     for side in value:
-        number = isinstance(side, int | float) and not isinstance(side, bool) and math.isfinite(side)
+        number = isinstance(side, int | float) and not isinstance(side, bool) and _finite(side)
         _require(side is None or number, key, value, "two numbers (null leaves a side open)")
     low, high = (-math.inf if value[0] is None else value[0]), (math.inf if value[1] is None else value[1])
     _require(low < high, key, value, "a window whose low side is below its high side")
     _require(low > -math.inf or high < math.inf, key, value, "a window that is bounded on one side at least")
     return Goal("window", float(low), float(high))
+
+
+def _finite(value: int | float) -> bool:
+    return abs(value) <= sys.float_info.max  # `math.isfinite` fails on a whole number of 400 digits
 
 
 def read_plan(path: str | Path, **overrides: Any) -> Plan:

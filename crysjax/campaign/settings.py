@@ -8,17 +8,21 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from crysjax.data import limits, reading
 
 
 def choice(value: str, known: Iterable[str]) -> str:
     """What could have been said, and what was probably meant."""
     known = list(known)
-    near = difflib.get_close_matches(str(value), known, 1)
+    near = difflib.get_close_matches(str(value)[:100], known, 1)
     return f"one of {', '.join(known)}" + (f" (did you mean {near[0]}?)" if near else "")
 
 
@@ -33,7 +37,7 @@ def checked(factory: Callable, settings: Mapping[str, Any], where: str = "") -> 
     where = f"{where}: " if where else ""
     for key in settings:
         if key not in known:
-            raise ValueError(f"{where}{key}: unknown key; expected {choice(key, known)}")
+            raise ValueError(f"{where}{str(key)[:100]}: unknown key; expected {choice(key, known)}")
     for name in known:
         if name not in settings and parameters[name].default is inspect.Parameter.empty:
             raise ValueError(f"{where}{name}: missing; expected {_type_name(hints.get(name))}")
@@ -49,7 +53,9 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
             value = float(value)  # YAML 1.1 reads 1e-3 as text
     if _is(value, hint):
         return float(value) if hint is float else value
-    raise ValueError(f"{key}: {value!r}; expected {_type_name(hint)}")
+    infinite = hint is float and isinstance(value, int | float) and not isinstance(value, bool)
+    expected = "a finite number" if infinite else _type_name(hint)
+    raise ValueError(f"{key}: {limits.shown(value)}; expected {expected}")
 
 
 def _is(value: Any, hint: Any) -> bool:
@@ -64,9 +70,9 @@ def _is(value: Any, hint: Any) -> bool:
     if origin is dict or hint is dict:
         return isinstance(value, dict) and all(isinstance(k, str) for k in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return not isinstance(hint, type) or isinstance(value, hint)
 
 
@@ -78,31 +84,63 @@ def _type_name(hint: Any) -> str:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; syntax errors and repeated keys are one line with the place."""
-    import yaml
+    """The mapping in a YAML file; syntax errors and repeated keys are one line with the place.
 
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def mapping(loader, node):
-        seen = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {name!r} is given twice", problem_mark=key.start_mark)
-            seen.add(name)
-        return loader.construct_mapping(node, deep=True)
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    The file is at most `limits.SETTINGS_BYTES` long. Keys are text; aliases are refused, since a few lines of them
+    stand for more values than there is memory.
+    """
     path = Path(path)
+    text = reading.read_bytes(path, limits.SETTINGS_BYTES)
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ValueError(f"{path}: {place}{error.problem}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a text of YAML ({' '.join(str(error).split())[:120]})") from None
+        found = parse_yaml(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text of YAML ({error})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
     return found
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text: plain values, lists and mappings from text to these. Errors name the place."""
+    import yaml
+
+    try:
+        return yaml.load(text, _loader())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{place}{str(error.problem)[:200]}") from None
+    except RecursionError:
+        raise ValueError("nested deeper than any settings are") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date that is none, a number of 5,000 digits
+        raise ValueError(f"not a text of YAML ({' '.join(str(error).split())[:120]})") from None
+
+
+@cache
+def _loader() -> type:
+    """PyYAML's safe loader, without aliases and with text alone for keys."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise _marked(f"alias *{self.peek_event().anchor}: aliases are not read", self.peek_event())
+            return super().compose_node(parent, index)
+
+    def _marked(problem: str, at: Any) -> yaml.MarkedYAMLError:
+        return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise _marked(f"key {limits.shown(getattr(key, 'value', ''), 40)}: expected text", key)
+            if key.value in seen:
+                raise _marked(f"key {limits.shown(key.value)} is given twice", key)
+            seen.add(key.value)
+        return loader.construct_mapping(node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    return Loader

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.data import files
+from crysjax.data import files, reading
 
 FORMAT = 1
 
@@ -26,7 +26,7 @@ def save_state(path: str | Path, arrays: dict[str, np.ndarray], meta: dict[str, 
 def load_state(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `save_state` wrote; anything else is an error that names the file."""
     with files.npz(path, "the state of a campaign") as file:
-        meta = json.loads(bytes(file["meta"]).decode())
+        meta = reading.parse_json(bytes(file["meta"]))
         if meta.get("format") != FORMAT:
             raise files.Damaged(path, f"state format {meta.get('format')}, this version reads format {FORMAT}")
         return {k.removeprefix("array/"): file[k] for k in file.files if k != "meta"}, meta

@@ -40,6 +40,7 @@ def relaxer(potential: Potential, params: Params, *, steps: int) -> Callable[[Da
             return Relaxed(crystals, none, none, np.zeros(0, int), np.zeros(0, "<U80"))
         found = relax_dataset(
             potential.energy_forces_stress, params, crystals, cutoff_angstrom=potential.cutoff_angstrom,
+            known=potential.numbers,
             max_steps=steps, progress=lambda done, total: progress("relax", done, total),
         )  # fmt: skip
         wrapped = replace(found.crystals, frac=datasets.wrap(found.crystals.frac))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import errno
+import inspect
+import math
 import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import typer
 
@@ -44,8 +49,33 @@ def _options(version: bool = typer.Option(False, "--version", callback=_version,
     """Options before the command."""
 
 
+LONGEST_LINE = 2000  # characters of an error
 WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 WRONG_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.EROFS, errno.ELOOP)
+
+
+def finite(command: Callable) -> Callable:
+    """The command, refusing numbers that are not finite: `min=0` lets NaN pass, and nothing that computes wants it."""
+    defaults = {name: getattr(p.default, "default", None) for name, p in inspect.signature(command).parameters.items()}
+
+    @wraps(command)
+    def checked(**given: Any) -> Any:
+        for name, value in given.items():
+            if isinstance(value, float) and not math.isfinite(value) and value != defaults[name]:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: expected a finite number")
+        return command(**given)
+
+    return checked
+
+
+def _check_numbers(commands: typer.Typer) -> None:
+    for known in commands.registered_commands:
+        known.callback = finite(known.callback)
+    for group in commands.registered_groups:
+        _check_numbers(group.typer_instance)
+
+
+_check_numbers(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -65,6 +95,13 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code or 0)
 
 
+def _line(error: BaseException) -> str:
+    """What an error says, on one printable line of bounded length: it may quote what came from a file."""
+    line = " ".join(str(error).split())
+    line = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """One line and the exit code of an error."""
     if isinstance(error, typer.Abort) and error.__cause__ is not None:
@@ -76,7 +113,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"stopped by Ctrl-C{'; ' + kept if kept else ''}", 130
     if hasattr(error, "format_message"):  # click's own errors: unknown option, missing argument
         return error.format_message(), getattr(error, "exit_code", 2)
-    line = " ".join(str(error).split())
+    line = _line(error)
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else line
         return what, 2 if isinstance(error, WRONG_PATH) or error.errno in WRONG_PATH_NUMBERS else 1

@@ -97,7 +97,7 @@ def compare(
     out: Path = typer.Option(..., help="Folder for table.md, table.json, report.html and the models trained."),
 ) -> None:
     """Train or load, sample and evaluate models of every family; one table and one plot, floors beside them."""
-    from crysjax.data import files
+    from crysjax.data import files, reading
     from crysjax.evaluation import comparison
 
     plans = [_plan(path) for path in configs]
@@ -111,7 +111,7 @@ def compare(
             files.write(out / "table.json", comparison.as_json(lines, about))
     page = comparison.render(lines, curves, command=" ".join(["crysjax", *sys.argv[1:]]))
     files.write(out / "report.html", page)
-    typer.echo((out / "table.md").read_text())
+    typer.echo(reading.read_text(out / "table.md"))
     typer.echo(f"{out / 'report.html'}: the same with plots")
 
 

@@ -53,7 +53,7 @@ def info(path: Path = typer.Argument(help="A data set file, or anything that `pr
 def select(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of a data set, or of anything that `prepare` reads."),
     out: Path = typer.Option(..., help="The data set file to write (.npz)."),
-    max_atoms: int | None = typer.Option(None, min=1, help="Largest cell."),
+    max_atoms: int | None = typer.Option(None, min=1, help="Largest cell, in atoms."),
     without: str = typer.Option("", help="PATH[:SPLIT]: leave out entries whose id is in it."),
 ) -> None:
     """Keep part of a data set: small cells, or what another set does not have by id."""
@@ -95,8 +95,10 @@ def split(
     elements: str | None = typer.Option(None, help="element: the held-out elements, such as O,Al; else drawn."),
     space: str | None = typer.Option(None, help="cluster: descriptor space, structure (default) or composition."),
     clusters: int | None = typer.Option(None, help="cluster: number of k-means clusters, 50 if not given."),
-    distance: float | None = typer.Option(None, help="cluster: instead, join crystals closer than this."),
-    symprec_angstrom: float | None = typer.Option(None, help="prototype, space-group: spglib's tolerance."),
+    distance: float | None = typer.Option(
+        None, help="cluster: instead, join crystals closer than this (descriptor space)."
+    ),
+    symprec_angstrom: float | None = typer.Option(None, help="prototype, space-group: spglib's tolerance, Å; 0.1."),
 ) -> None:
     """Divide a data set anew, so that groups never straddle two splits."""
     import numpy as np
@@ -132,7 +134,7 @@ def split(
 def space_groups(
     path: Path = typer.Argument(help="A data set file."),
     out: Path = typer.Option(..., help="The data set file to write (.npz)."),
-    symprec_angstrom: float = typer.Option(0.1, help="spglib's tolerance."),
+    symprec_angstrom: float = typer.Option(0.1, help="spglib's tolerance, Å."),
 ) -> None:
     """Add the property `space_group` (1..230), which a generator can be conditioned on."""
     from dataclasses import replace
@@ -191,6 +193,7 @@ def label(
     from crysjax.cli import registry
     from crysjax.data import datasets
     from crysjax.potentials.label import label as labelled
+    from crysjax.potentials.mlip import unknown
 
     teacher, params, source = registry.load_potential(potential)
     dataset = read_part(path)
@@ -200,10 +203,13 @@ def label(
     largest = np.maximum.reduceat(size, datasets.offsets(found)[:-1])
     known = np.isfinite(found.properties[datasets.ENERGY]) & (largest <= max_force)
     if not known.any():
-        raise ValueError(f"{path}: {potential} has an answer for none of these crystals; does it know their elements?")
+        why = unknown(teacher.numbers, dataset.numbers)
+        raise ValueError(f"{path}: {potential} has an answer for none of these crystals{why and '; '}{why}")
     found = replace(found, provenance=found.provenance | {"labelled_by": source.name})
     datasets.save(datasets.take(found, known), out)
     typer.echo(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: no answer, or a larger force")
+    if why := unknown(teacher.numbers, dataset.numbers):
+        typer.echo(f"crysjax: {why}", err=True)
 
 
 def _fractions(text: str) -> dict[str, float]:

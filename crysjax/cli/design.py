@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +149,7 @@ def read_reference(path: Path) -> Reference | None:
 
     from crysjax.base import NUM_SPECIES
     from crysjax.campaign.validate import Reference
+    from crysjax.data import reading
     from crysjax.data.elements import NUMBERS
 
     file = path.parent / "references.json"
@@ -157,7 +157,7 @@ def read_reference(path: Path) -> Reference | None:
         return None
     energies = np.full(NUM_SPECIES, np.nan, np.float32)
     try:
-        found = json.loads(file.read_text())
+        found = reading.read_json(file)
         for symbol, value in found["element_ev"].items():
             energies[NUMBERS[symbol] - 1] = value
         return Reference(energies, float(found["std_ev_per_atom"]))

@@ -28,7 +28,7 @@ def elasticity(
     steps: int = typer.Option(500, min=1, help="Most steps of a relaxation."),
     fmax: float = typer.Option(0.01, min=0, help="Largest force that counts as relaxed, eV/Å."),
     eos: bool = typer.Option(True, "--eos/--no-eos", help="Equation of state too: Birch-Murnaghan, ions relaxed."),
-    eos_range: float = typer.Option(0.06, help="Volumes of the equation of state: this much below and above."),
+    eos_range: float = typer.Option(0.06, help="Volumes of the equation of state: this share below and above."),
     remedy: int = typer.Option(0, min=0, help="Follow soft internal modes to lower polymorphs, at most so many times."),
     structures: Path = typer.Option(None, help="Relaxed crystals; left out, NAME_relaxed.extxyz beside --out."),
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +30,11 @@ def base(run: Run) -> Base:
     """The model that `run.start` names; only generators can go on so far."""
     if run.kind != "generator":
         raise ValueError(f"start: {run.start!r}; a run of kind {run.kind!r} cannot start from a model, a generator can")
+    from crysjax.data import reading
+
     path = registry.model_path(run.start)
     config = registry.read_config(path, run.kind)
-    return Base(path, config, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Base(path, config, reading.digest(path))
 
 
 def split(settings: Mapping[str, Any], run: Run) -> tuple[dict[str, Any], str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,8 @@ def judge(
     steps: int = typer.Option(200, min=1, help="Most steps a crystal."),
     references: Path = typer.Option(None, help="JSON of the elements' entries at its level: gives formation energies."),
     timeout: float = typer.Option(600.0, min=0, help="Seconds a crystal may take."),
-    memory_gb: float = typer.Option(None, min=0, help="Memory that its process may take."),
+    memory_gb: float = typer.Option(None, min=0, help="Memory that its process may take, GB."),
+    disk_gb: float = typer.Option(10.0, min=0, help="Disk that the files of its process may take, GB."),
     retries: int = typer.Option(0, min=0, help="How often a crystal that failed is asked about again."),
     setting: list[str] = typer.Option([], help="KEY=VALUE of the calculator, VALUE in JSON; may be repeated."),
 ) -> None:
@@ -52,7 +54,13 @@ def judge(
                 "relax": list(how or ()), "references": str(references or "")}  # fmt: skip
     left, done = _left(dataset, out, question)
     workplace = hosted.host(
-        known.make, settings=known.settings, relax=how, timeout_seconds=timeout, memory_gb=memory_gb, retries=retries
+        known.make,
+        settings=known.settings,
+        relax=how,
+        timeout_seconds=timeout,
+        memory_gb=memory_gb,
+        disk_gb=disk_gb,
+        retries=retries,
     )
     try:
         with bar(f"judge by {by}") as advance:
@@ -65,12 +73,14 @@ def judge(
 
 
 def _setting(text: str) -> tuple[str, Any]:
+    from crysjax.data import reading
+
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--setting {text}: expected KEY=VALUE")
     try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
+        return name, reading.parse_json(value)
+    except ValueError:
         return name, value
 
 
@@ -79,38 +89,39 @@ def read_references(path: Path) -> dict[int, float]:
 
     JSON, gzipped or not: {"Si": energy an atom}, or pymatgen's computed entries by element, corrections included.
     """
-    import gzip
-
+    from crysjax.data import reading
     from crysjax.data.elements import atomic_number
 
     try:
-        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return {atomic_number(symbol): _of_element(entry) for symbol, entry in json.loads(text).items()}
-    except (ValueError, TypeError, KeyError, AttributeError, gzip.BadGzipFile) as error:
+        return {atomic_number(symbol): _of_element(entry) for symbol, entry in reading.read_json(path).items()}
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"--references {path}: expected JSON of an energy or entry by element ({error})") from None
 
 
 def _of_element(entry: float | dict) -> float:
     if isinstance(entry, dict):
-        return (entry["energy"] + entry.get("correction", 0.0)) / sum(entry["composition"].values())
-    return float(entry)
+        energy = (entry["energy"] + entry.get("correction", 0.0)) / sum(entry["composition"].values())
+    else:
+        energy = float(entry)
+    if not math.isfinite(energy):
+        raise ValueError(f"an energy of {energy}")
+    return energy
 
 
 def _left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int]:
     """Crystals without an answer yet, and how many have one. Another question in the same folder is an error."""
-    from crysjax.data import datasets, files
+    from crysjax.data import datasets, files, reading
 
     asked, table = out / "question.json", out / "answers.csv"
     entries = datasets.entries(dataset)
     if len({e.id for e in entries}) < len(entries):
         entries = [e._replace(id=f"{i}_{e.id}") for i, e in enumerate(entries)]
-    if table.exists() and asked.exists() and json.loads(asked.read_text()) != question:
+    if table.exists() and asked.exists() and reading.read_json(asked) != question:
         raise ValueError(f"{out}: holds answers to another question ({asked.name}); name another folder")
     files.write(asked, json.dumps(question, indent=1) + "\n")
     if not table.exists():
         files.write(table, ",".join(COLUMNS) + "\n")
-    with table.open(newline="") as file:
-        known = {row["id"] for row in csv.DictReader(file)}
+    known = {row["id"] for row in reading.read_table(table)}
     left = [e for e in entries if e.id not in known]
     return left, len(entries) - len(left)
 
@@ -155,8 +166,9 @@ def _row(entry: Entry, answer: Answer, elements: dict | None) -> dict:
 
 
 def _said(out: Path, level: Any) -> str:
-    with (out / "answers.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    from crysjax.data import reading
+
+    rows = reading.read_table(out / "answers.csv")
     failed = [row for row in rows if row["reason"]]
     for row in failed:
         typer.echo(f"{row['id']}: {row['reason']}", err=True)

@@ -34,11 +34,11 @@ def sample(
     forbid: str = typer.Option("", help="None of these elements, such as Pb,Cd,Hg."),
     num_elements: str = typer.Option("", help="NUMBER or LOW:HIGH of different elements."),
     neutral: bool = typer.Option(False, "--neutral", help="Charges add up to zero with common oxidation states."),
-    min_distance: float = typer.Option(0.0, min=0, help="Of all atoms in Å, periodic images included."),
+    min_distance: float = typer.Option(0.0, min=0, help="Least distance of all atoms, periodic images included, Å."),
     space_group: int = typer.Option(0, min=0, max=230, help="Whose operations every sample has."),
     fix: str = typer.Option("", help="A file of one crystal whose atoms are in every sample, where they are."),
     fix_cell: bool = typer.Option(False, "--fix-cell", help="The cell of --fix as well."),
-    max_atoms: int | None = typer.Option(None, min=1, help="Largest cell."),
+    max_atoms: int | None = typer.Option(None, min=1, help="Largest cell, in atoms."),
     want: list[str] = typer.Option([], "--property", help="NAME=VALUE, or NAME=LOW:HIGH: a value a crystal."),
     steps: int | None = typer.Option(None, min=1, help="Steps of the sampler."),
     guidance: str = typer.Option("", help="Weight of guidance; or NAME=WEIGHT,..., one a --property."),
@@ -209,7 +209,8 @@ def relax(
 
     with bar("relax") as advance:
         found = relax_dataset(
-            engine.energy_forces_stress, params, dataset, cutoff_angstrom=engine.cutoff_angstrom, settings=settings,
+            engine.energy_forces_stress, params, dataset, cutoff_angstrom=engine.cutoff_angstrom,
+            known=engine.numbers, settings=settings,
             max_steps=steps, keep_symmetry_angstrom=keep_symmetry or None, progress=advance,
             **({} if trajectory is None else {"record": record, "chunk": 1}),
         )  # fmt: skip

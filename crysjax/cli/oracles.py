@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -63,11 +61,12 @@ def questions(
 
 def contents(text: str | Path) -> str:
     """A digest of what is in a file (`PATH:SPLIT` too), or in every file of a folder: names do not say."""
+    from crysjax.data import reading
     from crysjax.evaluation import kept
 
     path = Path(text) if Path(text).exists() else Path(str(text).rpartition(":")[0])
     parts = sorted(path.iterdir()) if path.is_dir() else [path, path.parent / "references.json"]
-    return kept.digest(str(text), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in parts if p.is_file()))
+    return kept.digest(str(text), *(reading.digest(p) for p in parts if p.is_file()))
 
 
 def read_hull(paths: list[str]) -> Hull:
@@ -131,11 +130,12 @@ def read_energies(path: str) -> Callable:
     """Formation energies by id from a CSV; crystals that it does not hold were not asked about."""
     import numpy as np
 
-    with Path(path).open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    from crysjax.data import reading
+
     try:
+        rows = reading.read_table(path)
         known = {row["id"]: float(row[FORMATION_ENERGY]) for row in rows if row[FORMATION_ENERGY] != ""}
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"--dft {path}: expected columns id and {FORMATION_ENERGY} with numbers ({error})") from None
 
     def energies(samples: Dataset, worth: np.ndarray) -> tuple:
@@ -193,7 +193,9 @@ def _block(engine: Any, params: Any, block: Dataset, folder: Path, potential: st
     if path.exists():
         with files.npz(path, "relaxed crystals") as file:
             return tuple(file[name] for name in names)
-    done = relax_dataset(engine.energy_forces_stress, params, block, cutoff_angstrom=engine.cutoff_angstrom)
+    done = relax_dataset(
+        engine.energy_forces_stress, params, block, cutoff_angstrom=engine.cutoff_angstrom, known=engine.numbers
+    )
     relaxed = replace(done.crystals, frac=datasets.wrap(done.crystals.frac))
     rmsd = np.where(done.valid, distributions.relaxation_rmsd(block, relaxed)["rmsd_angstrom"], np.nan)
     answer = (np.where(done.valid, done.energy / block.num_atoms, np.nan), rmsd, done.reason.astype(str), done.steps)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import urllib.error
-import urllib.request
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ import typer
 
 from crysjax.cli import registry
 
+MODEL_BYTES, DOWNLOAD_SECONDS = 500_000_000, 1800.0  # the largest published potentials have 0.1 GB
 _NEQUIX = "https://github.com/atomicarchitects/nequix/raw"
 
 
@@ -39,39 +38,64 @@ PUBLISHED = {
 
 
 def pull(
-    name: str = typer.Argument(help="A model that `models list` names."),
-    source: Path | None = typer.Option(None, "--from", help="Take this file instead of downloading."),
+    name: str = typer.Argument(help="A model that `models list` offers; with --from also a new name of your own."),
+    source: Path | None = typer.Option(None, "--from", help="Take this file (.npz, .nqx) instead of downloading."),
 ) -> None:
-    """Get a published model: downloaded from its project's address, or taken from a file, and checked."""
-    from crysjax.data import files
+    """Get a published model, checked by its SHA-256, or keep weights of your own under a name."""
+    from crysjax.data import files, reading
 
     if name not in PUBLISHED:
-        raise ValueError(f"{name!r} is not published; expected {registry.choice(name, PUBLISHED)}")
+        typer.echo(_kept(name, source))
+        return
     model = PUBLISHED[name]
-    data = _fetch(model.address) if source is None else source.read_bytes()
+    data = _fetch(model.address) if source is None else reading.read_bytes(source, MODEL_BYTES)
     found = hashlib.sha256(data).hexdigest()
     if found != model.sha256:
-        raise ValueError(f"{source or model.address}: SHA-256 is {found}, expected {model.sha256}; nothing was kept")
+        own = "; weights of your own need another name" if source else ""
+        raise ValueError(
+            f"{source or model.address}: SHA-256 is {found}, expected {model.sha256}; nothing was kept{own}"
+        )
     target = files.write(registry.pulled_folder() / f"{name}{Path(model.address).suffix}", data)
     typer.echo(f"{target}: {name}, licence {model.licence}")
 
 
+def _kept(name: str, source: Path | None) -> str:
+    """Weights of the user's own, which have to be a model that this package reads, under a name that is free."""
+    from crysjax.data import files, reading
+
+    if name in registry.installed():
+        raise ValueError(f"{name!r} is here already ({registry.model_path(name)}); expected a name that is free")
+    if source is None:
+        raise ValueError(f"{name!r} is not published; expected {registry.choice(name, PUBLISHED)}, or --from FILE")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", name):
+        raise ValueError(f"{name!r}: expected a name of letters, digits and _ . + -, at most 100 of them")
+    if source.suffix not in registry.SUFFIXES:
+        raise ValueError(f"{source}: expected a model's file, {' or '.join(registry.SUFFIXES)}")
+    kind = registry.readable(source)
+    data = reading.read_bytes(source, MODEL_BYTES)
+    target = files.write(registry.pulled_folder() / f"{name}{source.suffix}", data)
+    return f"{target}: {name}, a model of kind {kind}, SHA-256 {hashlib.sha256(data).hexdigest()}"
+
+
 def card(path: Path) -> dict:
     """What is known of a published model: a file of Nequix begins with its settings."""
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    from crysjax.data import limits, reading
+
+    sha256 = reading.digest(path)
     origin = next((m._asdict() for m in PUBLISHED.values() if m.sha256 == sha256), {"sha256": sha256})
-    with path.open("rb") as file:
+    with reading.opened(path) as file:
         try:
-            return origin | {"settings": json.loads(file.readline())}
+            return origin | {"settings": reading.parse_json(file.readline(limits.SETTINGS_BYTES))}
         except ValueError:
             raise ValueError(f"{path}: not a whole Nequix potential") from None
 
 
 def _fetch(address: str) -> bytes:
+    from crysjax.data import downloads
+
     try:
-        with urllib.request.urlopen(address, timeout=60) as answer:
-            return answer.read()
-    except (urllib.error.URLError, TimeoutError) as error:
+        return downloads.fetch(address, most=MODEL_BYTES, seconds=DOWNLOAD_SECONDS)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ValueError(
             f"{address}: cannot be downloaded ({reason}); fetch it elsewhere and use --from FILE"

@@ -15,6 +15,8 @@ from crysjax.campaign.settings import checked, choice
 from crysjax.cli import families
 
 MODELS = Path(__file__).parents[1] / "models"
+SUFFIXES = (".npz", ".nqx")
+"""Of a model's file: our own, or a published Nequix potential."""
 
 
 class Model(NamedTuple):
@@ -134,8 +136,10 @@ def build_synthesizability(settings: Mapping[str, Any]) -> Any:
 
 def model_path(name: str) -> Path:
     """The file of a shipped or pulled model, or of a path; an error lists the models there are."""
-    for path in (MODELS / name / f"{name}.npz", pulled_folder() / f"{name}.npz", pulled_folder() / f"{name}.nqx"):
-        if path.exists():
+    folder = _folder()
+    pulled = [folder / f"{name}{suffix}" for suffix in SUFFIXES] if folder else []
+    for path in (MODELS / name / f"{name}.npz", *pulled):
+        if name and path.is_file():
             return path
     if Path(name).is_file():
         return Path(name)
@@ -145,13 +149,40 @@ def model_path(name: str) -> Path:
 
 def pulled_folder() -> Path:
     """Where `crysjax models pull` puts files: $CRYSJAX_MODELS, or a folder in the home directory."""
-    return Path(os.environ.get("CRYSJAX_MODELS", Path.home() / ".local" / "share" / "crysjax" / "models"))
+    folder = _folder()
+    if folder is None:
+        raise ValueError("no home directory is known: set HOME, or CRYSJAX_MODELS to a folder for models")
+    return folder
+
+
+def _folder() -> Path | None:
+    if os.environ.get("CRYSJAX_MODELS"):
+        return Path(os.environ["CRYSJAX_MODELS"])
+    try:
+        return Path.home() / ".local" / "share" / "crysjax" / "models"
+    except RuntimeError:  # no HOME, and a user whom the system does not list: shipped models and paths still work
+        return None
 
 
 def installed() -> list[str]:
     """Names of the models that are here, shipped ones first."""
     shipped = sorted(p.parent.name for p in MODELS.glob("*/*.npz") if p.stem == p.parent.name)
-    return shipped + sorted(p.stem for p in pulled_folder().glob("*") if p.suffix in (".npz", ".nqx"))
+    folder = _folder()
+    return shipped + sorted(p.stem for p in (folder.glob("*") if folder else ()) if p.suffix in SUFFIXES)
+
+
+def readable(path: Path) -> str:
+    """The kind of a model's file, all of which can be read; anything else is an error."""
+    from crysjax.potentials import mlip
+
+    kind, _ = _kind(path)
+    if kind not in (*BUILDERS, "potential"):
+        raise ValueError(f"{path}: a model of kind {kind!r}; expected one of {', '.join((*BUILDERS, 'potential'))}")
+    if kind == "potential":
+        mlip.load_potential(path)
+    else:
+        load_model(str(path), kind)
+    return kind
 
 
 def load_model(name: str, kind: str, overrides: Mapping[str, Any] | None = None) -> Model:
@@ -166,13 +197,20 @@ def load_model(name: str, kind: str, overrides: Mapping[str, Any] | None = None)
 
 def read_config(path: Path, kind: str) -> dict[str, Any]:
     """The config of a model of this kind; another kind is an error."""
+    found, config = _kind(path)
+    if found != kind:
+        raise ValueError(f"{path}: a model of kind {found!r}; expected one of kind {kind!r}")
+    if kind != "potential" and not isinstance(config.get("settings"), dict):
+        raise ValueError(f"{path}: not a whole model, its config holds no settings")
+    return config
+
+
+def _kind(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """The kind that a model's file names, and its config."""
     from crysjax.training import checkpoint
 
     config = {"kind": "potential"} if path.suffix == ".nqx" else checkpoint.read_config(path)
-    found = "potential" if "potential" in config else config.get("kind")
-    if found != kind:
-        raise ValueError(f"{path}: a model of kind {found!r}; expected one of kind {kind!r}")
-    return config
+    return "potential" if "potential" in config else config.get("kind"), config
 
 
 def load_scorer(name: str) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import platform
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import typer
 
-from crysjax.campaign.settings import checked, choice, read_yaml
+from crysjax.campaign.settings import checked, choice, parse_yaml, read_yaml
 from crysjax.cli import fine_tune, registry
 from crysjax.cli.show import Stopped, bar
 from crysjax.cli.tasks import TASKS, Task
@@ -108,14 +109,10 @@ def train(
 
 
 def _override(text: str) -> tuple[str, Any]:
-    import yaml
-
     key, equals, value = text.partition("=")
-    try:
+    with contextlib.suppress(ValueError):
         if equals:
-            return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        pass
+            return key.strip(), parse_yaml(value)
     raise ValueError(f"--set {text}: expected KEY=VALUE, the value as in YAML")
 
 

@@ -6,7 +6,6 @@ is anything but a plain table (a view or a computed column can run for ever) is 
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crysjax.data import limits
+from crysjax.data import limits, reading
 from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry
 from crysjax.data.layouts import IDS, numeric
 from crysjax.data.lazy import Lazy
@@ -28,7 +27,7 @@ _ROW_BYTES = 64  # the least a row of one atom takes; more rows than that allows
 
 def read_ase_database(path: Path) -> Iterator[Lazy]:
     """Every row of the table `systems`, named by its `structure_id` or `material_id`, or by its number."""
-    with path.open("rb") as file:
+    with reading.opened(path) as file:
         if file.read(16) != _MAGIC:
             raise ValueError("not an SQLite database")
     most = min(limits.ENTRIES, path.stat().st_size // _ROW_BYTES)
@@ -65,8 +64,8 @@ def _refuse_schema(database: sqlite3.Connection) -> None:
 def _pairs(text: object) -> dict:
     """Key-value pairs; damaged ones are an entry's own affair and show as an error there."""
     try:
-        found = json.loads(text or b"{}")
-    except (ValueError, TypeError, RecursionError):
+        found = reading.parse_json(text or b"{}")
+    except (ValueError, TypeError):
         return {"": text}
     return found if isinstance(found, dict) else {"": text}
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crysjax.data import limits, symmetry_finder
 from crysjax.data.convert import to_structure
 from crysjax.data.datasets import Entry
 from crysjax.data.equivalence import Tolerance, matcher
@@ -56,6 +57,8 @@ def _standard(entry: Entry, tolerance: float) -> tuple[dict[str, np.ndarray], li
     """Special points, branches of the path, and the matrix that takes the points to the given cell."""
     from pymatgen.symmetry.bandstructure import HighSymmKpath
 
+    tolerance = limits.tolerance("band_path: tolerance_angstrom", tolerance)
+    symmetry_finder.checked_cell((entry.lattice, entry.frac, entry.numbers))
     structure = to_structure(entry)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the given cell is not the standard one

@@ -7,18 +7,23 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from crysjax.data import files
+from crysjax.data import files, limits, reading
 from crysjax.data.elements import SYMBOLS, formula
+from crysjax.data.entry import (  # noqa: F401 (handed on: a data set and its entries belong together)
+    ENERGY,
+    FORCES,
+    LEAST_VOLUME,
+    STRESS,
+    Entry,
+    checked,
+    sound,
+    wrap,
+)
 
 FORMAT = 1
-
-ENERGY, FORCES = "energy_ev_per_atom", "forces_ev_per_a"
-STRESS = tuple(f"stress_{ij}_ev_per_a3" for ij in ("xx", "yy", "zz", "yz", "xz", "xy"))
-"""Names of what interatomic potentials learn from; stress is dE/dstrain a volume, ASE's sign and order."""
 
 
 @dataclass(frozen=True)
@@ -37,37 +42,6 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.num_atoms)
-
-
-class Entry(NamedTuple):
-    """One crystal of a data set on the host."""
-
-    id: str
-    numbers: np.ndarray  # (n,) atomic numbers
-    frac: np.ndarray  # (n, 3)
-    lattice: np.ndarray  # (3, 3) rows a, b, c in Å
-    properties: dict[str, float]  # missing = NaN or left out
-    site_properties: dict[str, np.ndarray] = {}  # noqa: RUF012 (never changed)  # name -> (n, ...)
-
-
-def checked(entry: Entry) -> Entry:
-    """The entry with fractions wrapped to [0, 1); anything that is not a crystal is an error that says why."""
-    numbers, frac, lattice = np.asarray(entry.numbers), np.asarray(entry.frac, float), np.asarray(entry.lattice, float)
-    if not len(numbers) or frac.shape != (len(numbers), 3) or lattice.shape != (3, 3):
-        raise ValueError(f"{len(numbers)} sites with positions {frac.shape} and cell {lattice.shape}")
-    if numbers.min() < 1 or numbers.max() > len(SYMBOLS):
-        raise ValueError(f"atomic numbers {numbers.min()}..{numbers.max()}, expected 1..{len(SYMBOLS)}")
-    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
-        raise ValueError("positions or cell are not finite")
-    if abs(np.linalg.det(lattice)) < 0.1:
-        raise ValueError("the cell has no volume")
-    return entry._replace(frac=wrap(frac))
-
-
-def wrap(frac: np.ndarray) -> np.ndarray:
-    """Fractions in [0, 1) as float32; the rounding to float32 can itself reach 1, which is 0."""
-    wrapped = np.mod(np.asarray(frac, np.float64), 1.0).astype(np.float32)
-    return np.where(wrapped >= 1, np.float32(0), wrapped)
 
 
 def from_entries(entries: Iterable[Entry], *, split: str | list[str] = "", provenance: dict | None = None) -> Dataset:
@@ -174,18 +148,73 @@ def save(dataset: Dataset, path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> Dataset:
-    """Read what `save` wrote; anything else is an error that names the file."""
+    """Read what `save` wrote. The file may come from anywhere: its arrays are checked before anything uses them.
+
+    Raises:
+        ValueError: anything else, with the file and, where it is one crystal's fault, which.
+    """
     with files.npz(path, "a crysjax data set", "; make one with `crysjax data prepare`") as file:
-        meta = json.loads(bytes(file["meta"]).decode())
+        meta = reading.parse_json(bytes(file["meta"]))
         if meta["format"] != FORMAT:
             raise files.Damaged(path, f"data format {meta['format']}, this version reads format {FORMAT}")
-        arrays = {name: file[name] for name in file.files if name != "meta"}
         of_crystals, of_sites = (
-            {name.removeprefix(kind): a for name, a in arrays.items() if name.startswith(kind)}
+            {name.removeprefix(kind): file[name] for name in file.files if name.startswith(kind)}
             for kind in ("property/", "site/")
         )
-        core = [arrays[f] for f in ("ids", "num_atoms", "numbers", "frac", "lattice", "split")]
-        return Dataset(*core[:5], of_crystals, core[5], meta["provenance"], of_sites)
+        core = [file[f] for f in ("ids", "num_atoms", "numbers", "frac", "lattice", "split")]
+        dataset = Dataset(*core[:5], of_crystals, core[5], dict(meta["provenance"]), of_sites)
+        _refuse_shapes(dataset)
+        _refuse_values(dataset)
+        return dataset
+
+
+def _refuse_shapes(dataset: Dataset) -> None:
+    """An error for arrays that are not of the right kind, or that do not belong together."""
+    count = dataset.num_atoms
+    m, sites = count.size, int(count.sum(dtype=np.int64)) if count.dtype.kind in "iu" else -1
+    expected = [("ids", "U", (m,)), ("split", "U", (m,)), ("num_atoms", "iu", (m,)), ("lattice", "f", (m, 3, 3)),
+                ("numbers", "iu", (sites,)), ("frac", "f", (sites, 3))]  # fmt: skip
+    arrays = [(name, getattr(dataset, name), kinds, shape) for name, kinds, shape in expected]
+    arrays += [(name, a, "f", (m,)) for name, a in dataset.properties.items()]
+    arrays += [(name, a, "f", (sites, *a.shape[1:])) for name, a in dataset.site_properties.items()]
+    for name, array, kinds, shape in arrays:
+        if array.dtype.kind not in kinds or array.shape != shape:
+            raise ValueError(f"{limits.shown(name)} holds {array.dtype} of shape {array.shape}; expected {shape}")
+    if not m or m > limits.ENTRIES or len(dataset.properties) > limits.PROPERTIES:
+        raise ValueError(f"{m} crystals with {len(dataset.properties)} properties")
+    if count.min() < 1:
+        raise ValueError("a crystal without sites")
+    limits.refuse_sites(int(count.max()))
+
+
+def _refuse_values(dataset: Dataset) -> None:
+    """An error that names the first crystal which is none: the bounds of `entry.sound`, for all crystals at once."""
+    frac, cell = dataset.frac.astype(np.float64), dataset.lattice.astype(np.float64)
+    with np.errstate(all="ignore"):
+        far, flat = np.abs(frac) > limits.FRACTION, np.abs(np.linalg.det(cell)) < LEAST_VOLUME
+    of_crystals = [
+        ("a cell that is not finite", ~np.isfinite(cell).all((1, 2))),
+        ("a cell without volume", flat),
+        (f"a cell vector beyond {limits.CELL_ANGSTROM:g} Å", (np.abs(cell) > limits.CELL_ANGSTROM).any((1, 2))),
+        (f"an id of more than {limits.ID_CHARACTERS} characters", np.char.str_len(dataset.ids) > limits.ID_CHARACTERS),
+        *((f"an infinite {limits.shown(name)}", _infinite(a)) for name, a in dataset.properties.items()),
+    ]
+    of_sites = [
+        (f"atomic numbers beyond 1..{len(SYMBOLS)}", (dataset.numbers < 1) | (dataset.numbers > len(SYMBOLS))),
+        ("positions that are not finite", ~np.isfinite(frac).all(-1)),
+        (f"a fractional coordinate beyond {limits.FRACTION:g}", far.any(-1)),
+        *((f"an infinite {limits.shown(name)}", _infinite(a)) for name, a in dataset.site_properties.items()),
+    ]
+    owner = np.repeat(np.arange(len(dataset)), dataset.num_atoms)
+    for said, wrong in [*of_crystals, *((said, np.isin(np.arange(len(dataset)), owner[w])) for said, w in of_sites)]:
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"crystal {row} ({limits.shown(str(dataset.ids[row]))}) has {said}")
+
+
+def _infinite(values: np.ndarray) -> np.ndarray:
+    """Rows with an infinite number; NaN means missing."""
+    return np.isinf(values).reshape(len(values), -1).any(-1)
 
 
 def info(dataset: Dataset) -> dict:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+
+from crysjax.data import limits, reading, zipped
 
 
 class Damaged(ValueError):
@@ -79,19 +79,16 @@ def _to_disk(path: Path) -> None:
 
 
 @contextmanager
-def npz(path: str | Path, what: str, hint: str = "") -> Iterator[np.lib.npyio.NpzFile]:
+def npz(path: str | Path, what: str, hint: str = "") -> Iterator[zipped.Arrays]:
     """The arrays of an `.npz` file that should be `what`; `Damaged` if they cannot be read, then or in the block."""
-    with Path(path).open("rb") as file:
-        zipped = file.read(2) == b"PK"
     try:
-        if not zipped:
-            raise ValueError("it is no .npz file")
-        with np.load(path, allow_pickle=False) as file:
-            yield file
+        with reading.opened(path) as file:
+            if file.read(2) != b"PK":
+                raise ValueError("it is no .npz file")
+            with zipped.opened(file, limits.OWN_RATIO) as archive:
+                yield zipped.Arrays(archive)
     except Damaged:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError):
-        raise Damaged(path, f"not {what} (the file is cut short or damaged){hint}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise Damaged(path, f"not {what} ({said}){hint}") from None
+        raise Damaged(path, f"not {what} ({str(said).removeprefix(f'{path}: ')[:300]}){hint}") from None

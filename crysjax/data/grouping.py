@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crysjax.data import symmetry_finder
 from crysjax.data.datasets import Entry, from_entries
 from crysjax.data.elements import SYMBOLS, anonymous_formula, counts
 from crysjax.data.fingerprints import NEIGHBORS, map_neighbor_distances
@@ -39,13 +40,7 @@ def symmetry(row: Entry, *, symprec_angstrom: float = 0.1) -> Symmetry:
     The sequence has multiplicity (in the conventional cell) and oriented site symmetry instead of letters: letters
     depend on the choice of origin, so that A and B of a cubic perovskite would be `a` and `b` or `b` and `a`.
     """
-    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C library prints what the answer below says anyway
-    import spglib
-
-    cell = (np.asarray(row.lattice, float), np.asarray(row.frac, float), np.asarray(row.numbers, int))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = spglib.get_symmetry_dataset(cell, symprec=symprec_angstrom)
+    found, _ = symmetry_finder.ask("get_symmetry_dataset", (row.lattice, row.frac, row.numbers), symprec_angstrom)
     number = found.number if found else 0
     primitive = len(set(found.mapping_to_primitive.tolist())) if found else len(row.numbers)
     orbits = _orbits(found) if found else ()

@@ -7,7 +7,6 @@ bounded (`limits.py`), nothing in it is executed, and nothing is written while i
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.data import archives, ase_files, cif, files, json_files, layouts, limits, poscar, torch_files
+from crysjax.data import archives, ase_files, cif, files, json_files, layouts, limits, poscar, reading, torch_files
 from crysjax.data.ase_database import read_ase_database
 from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are handed on)
     as_entry,
@@ -57,14 +56,14 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     try:
         format = format or detect(path)
         if format == "crysjax":
-            return _load(path)
+            return load(path)
         kept, splits, skipped = collect(path, FORMATS[format](path), split)
     except Exception as error:
         raise _damaged(path, error) from None
     if skipped and (not skip_bad or not kept):
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
         entry = f"entry {skipped[0]['entry']}: " if skipped[0]["entry"] else ""
-        raise Damaged(path, f"{entry}{skipped[0]['reason']}{more}; --skip-bad leaves them out", skipped)
+        raise Damaged(path, f"{entry}{skipped[0]['reason']}{more}; `data prepare --skip-bad` leaves them out", skipped)
     if not kept:
         raise Damaged(path, f"no crystal in it, read as {format}")
     provenance = {"file": path.name, "format": format, "entries": len(kept), "skipped": skipped} | _digest(path)
@@ -78,28 +77,10 @@ def _damaged(path: Path, error: Exception) -> Exception:
     return Damaged(path, said(error).removeprefix(f"{path}: "))
 
 
-def _load(path: Path) -> Dataset:
-    """The package's own file, its arrays checked against each other: it may come from anywhere."""
-    try:
-        archives.refuse_arrays(path)
-    except ValueError as error:
-        raise Damaged(path, f"not a crysjax data set ({error})") from None
-    dataset = load(path)
-    sizes = {len(getattr(dataset, f)) for f in ("ids", "num_atoms", "lattice", "split")}
-    sizes |= {len(values) for values in dataset.properties.values()}
-    sites = {len(a) for a in (dataset.numbers, dataset.frac, *dataset.site_properties.values())}
-    if len(sizes) != 1 or sites != {int(dataset.num_atoms.sum())} or (dataset.num_atoms < 1).any():
-        raise Damaged(path, f"arrays of {sorted(sizes)} crystals and {sorted(sites)} sites do not belong together")
-    for entry in entries(dataset):
-        limits.sound(entry)
-    return dataset
-
-
 def _digest(path: Path) -> dict:
     if path.is_dir():
         return {}
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"sha256": reading.digest(path)}
 
 
 def detect(path: Path) -> str:
@@ -113,7 +94,7 @@ def detect(path: Path) -> str:
         raise Damaged(path, f"not read: {why}; expected {', '.join(_SUFFIXES)}, POSCAR, CONTCAR or a folder")
     if format != "npz":
         return format
-    with path.open("rb") as file:
+    with reading.opened(path) as file:
         if file.read(2) != b"PK":
             raise Damaged(path, "not crystals (it is no .npz file)")
     try:
@@ -195,7 +176,7 @@ def parse_text(name: str, text: str, properties: dict[str, float] | None = None)
 
 
 def _read_file(path: Path, reader: Reader) -> Iterator[Lazy]:
-    yield from reader(_stem(path), limits.contents(path))
+    yield from reader(_stem(path), reading.contents(path))
 
 
 def _stem(path: Path) -> str:

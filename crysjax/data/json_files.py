@@ -7,13 +7,12 @@ only lattice and sites are read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 
-from crysjax.data import limits
+from crysjax.data import limits, reading
 from crysjax.data.datasets import Entry
 from crysjax.data.elements import isotope_number
 from crysjax.data.layouts import IDS, numeric
@@ -28,9 +27,7 @@ _HOLDS = ("structure", "atoms", "cif")  # where a record has its structure
 def read_json(name: str, data: bytes, parse_cif: ParseCif) -> Iterator[Lazy]:
     """A JSON file in any of the layouts above."""
     try:
-        found = json.loads(limits.text(data))
-    except RecursionError:
-        raise ValueError("JSON nested deeper than any structure is") from None
+        found = reading.parse_json(limits.text(data))
     except ValueError as error:
         raise ValueError(f"cut short or malformed ({error})") from None
     for i, (key, record) in enumerate(_records(name, found)):
@@ -47,8 +44,8 @@ def read_jsonl(name: str, data: bytes, parse_cif: ParseCif) -> Iterator[Lazy]:
 
 def _of_line(name: str, line: str, parse_cif: ParseCif) -> Entry:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = reading.parse_json(line)
+    except ValueError as error:
         raise ValueError(f"cut short or malformed ({error})") from None
     return of_record(name, record, parse_cif)
 
@@ -129,10 +126,7 @@ def of_text(name: str, text: str, properties: dict[str, float], parse_cif: Parse
     """A structure written into one string: JSON of pymatgen if it begins with a brace, a CIF otherwise."""
     if not text.lstrip().startswith("{"):
         return parse_cif(name, text, properties)
-    try:
-        return of_structure(name, json.loads(text), properties)
-    except RecursionError:
-        raise ValueError("JSON nested deeper than any structure is") from None
+    return of_structure(name, reading.parse_json(text), properties)
 
 
 def of_structure(name: str, structure: object, properties: dict[str, float]) -> Entry:

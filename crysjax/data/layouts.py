@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from crysjax.data import archives, limits
+from crysjax.data import archives, limits, reading
 from crysjax.data.cif import lattice_from_parameters
 from crysjax.data.datasets import Entry
 from crysjax.data.lazy import Lazy
@@ -60,7 +59,6 @@ IDS = ("structure_id", "material_id", "id", "mp_id", "jid", "name")
 _SITES = ("atomic_numbers", "atom_types", "numbers")
 _CELLS = ("cell", "lattices", "lattice")
 _TEXTS = ("cif", "structure")
-_FIELD_CHARACTERS = 10**8  # a cell of a CSV
 
 
 def property_name(name: str) -> str:
@@ -83,7 +81,7 @@ def numeric(columns: Iterable[tuple[str, object]]) -> dict[str, float]:
 
 def read_csv(name: str, data: bytes, parse: Callable[[str, str, dict], Entry]) -> Iterator[Lazy]:
     """A column `cif` (CDVAE's layout) or `structure` (a CIF, or pymatgen's JSON), an id column, and properties."""
-    csv.field_size_limit(_FIELD_CHARACTERS)
+    csv.field_size_limit(limits.FIELD_CHARACTERS)
     rows = csv.DictReader(io.StringIO(limits.text(data)))
     column = next((c for c in _TEXTS if c in (rows.fieldnames or [])), None)
     if column is None:
@@ -112,7 +110,7 @@ def _looked_up(folder: Path, index: np.ndarray) -> dict[str, np.ndarray]:
 def _values(path: Path) -> np.ndarray:
     """The column of a MatterGen cache folder, null = missing."""
     try:
-        values = json.loads(limits.text(limits.contents(path)))["values"]
+        values = reading.read_json(path)["values"]
         return np.array([np.nan if v is None else v for v in values], float)
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path.name}: no list of numbers under 'values' ({type(error).__name__})") from None
@@ -120,7 +118,7 @@ def _values(path: Path) -> np.ndarray:
 
 def read_mattergen(path: Path) -> Iterator[Lazy]:
     """MatterGen's cache folder: an array a file, a property a JSON file."""
-    arrays = {file.stem: archives.array(file.name, limits.contents(file)) for file in sorted(path.glob("*.npy"))}
+    arrays = {file.stem: archives.array(file.name, reading.contents(file)) for file in sorted(path.glob("*.npy"))}
     arrays |= {file.stem: _values(file) for file in sorted(path.glob("*.json"))}
     yield from read_arrays(arrays if "pos" not in arrays else {"frac_coords": arrays.pop("pos")} | arrays, "")
 

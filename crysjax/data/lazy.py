@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from crysjax.data import files, limits
-from crysjax.data.datasets import Entry
+from crysjax.data.datasets import Entry, sound
 
 Lazy = tuple[str, str, Callable[[], Entry]]  # name, split or "", parse
 Reader = Callable[[str, bytes], Iterator[Lazy]]  # name without suffix, contents -> entries
@@ -34,7 +34,7 @@ def collect(path: Path, lazy: Iterable[Lazy], split: str) -> tuple[list[Entry], 
         for name, own, parse in _until_broken(path, lazy, skipped):
             _refuse_splits(path, own, split)
             try:
-                kept.append(_named(limits.sound(parse()), names))
+                kept.append(_named(sound(parse()), names))
                 splits.append(own or split)
             except Exception as error:  # a third-party parser may raise anything: all of it is a reason
                 skipped.append({"file": path.name, "entry": clean(name, 100), "reason": said(error)})

@@ -1,4 +1,4 @@
-"""How much a file may ask for: bounded reading, decoding, and what an entry must hold to enter a data set.
+"""How much a file or a number may ask for, and decoding within these bounds. `reading` opens files by them.
 
 Files come from strangers. Every bound is a count or a size that is known before the work is done, never a clock, so the
 same file is read or refused on every machine.
@@ -6,14 +6,11 @@ same file is read or refused on every machine.
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
-
-import numpy as np
-
-from crysjax.data.datasets import FORCES, Entry, checked
+from typing import Any
 
 SITES = int(os.environ.get("CRYSJAX_MAX_SITES", 2_000))
 """Sites a crystal. The largest in the Materials Project has 444; parsers and packs are quadratic in this number."""
@@ -26,6 +23,21 @@ RATIO = 200
 
 SMALL_BYTES = 100_000_000
 """Below this size any ratio passes: it is unpacked in under a second, and tables of one repeated value are honest."""
+
+OWN_RATIO = 20
+"""The same for the package's own files: weights and positions are noise, and pack 1 to 4 times."""
+
+SETTINGS_BYTES = 1_000_000
+"""Bytes of a file of settings; the longest plan in use has 1 kB, and YAML takes 10 s a megabyte."""
+
+FIELD_CHARACTERS = 100_000_000
+"""Characters of one field of a table: a structure in a column of a CSV has some thousands."""
+
+DIGITS = 30
+"""Digits of a whole number in JSON that stays one; 64 bits have 19. Longer ones are read as floats."""
+
+TOLERANCE_ANGSTROM = 2.0
+"""Largest tolerance of positions: neighboring atoms are 1 to 3 Å apart, and beyond that all atoms are alike."""
 
 ENTRIES = 2_000_000
 """Entries a file, counted before they are read: twenty times the largest set in use."""
@@ -43,15 +55,6 @@ FRACTION = 1e6
 """Magnitude of a fractional coordinate: beyond it float64 digits of the place within the cell are lost."""
 
 _CHUNK = 1 << 20
-_FLOAT32 = float(np.finfo(np.float32).max)
-
-
-def contents(path: Path) -> bytes:
-    """The bytes of a file, unpacked if the name ends in `.gz`; more than `BYTES`, or a bomb, is an error."""
-    size = path.stat().st_size
-    if size > BYTES:
-        raise ValueError(f"{size} bytes; at most {BYTES} are read (CRYSJAX_MAX_BYTES raises this)")
-    return gunzip(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
 
 
 def gunzip(packed: bytes) -> bytes:
@@ -74,12 +77,12 @@ def gunzip(packed: bytes) -> bytes:
     return b"".join(parts)
 
 
-def refuse_bomb(unpacked: int, packed: int) -> None:
+def refuse_bomb(unpacked: int, packed: int, ratio: int = RATIO) -> None:
     """An error if this many bytes out of that many are more than an honest file unpacks to."""
     if unpacked > BYTES:
         raise ValueError(f"unpacks to more than {BYTES} bytes (CRYSJAX_MAX_BYTES raises this)")
-    if unpacked > max(SMALL_BYTES, RATIO * packed):
-        raise ValueError(f"unpacks to more than {RATIO} times its {packed} bytes")
+    if unpacked > max(SMALL_BYTES, ratio * packed):
+        raise ValueError(f"unpacks to more than {ratio} times its {packed} bytes")
 
 
 def text(data: bytes) -> str:
@@ -107,42 +110,15 @@ def refuse_sites(count: int) -> None:
         raise ValueError(f"{count} sites; at most {SITES} a crystal are read (CRYSJAX_MAX_SITES raises this)")
 
 
-def sound(entry: Entry) -> Entry:
-    """A checked entry that a data set can hold: whole numbers of real elements, finite, of bounded size."""
-    numbers = np.asarray(entry.numbers)
-    refuse_sites(len(numbers))
-    if numbers.dtype.kind not in "iuf" or (numbers.dtype.kind == "f" and not (numbers == np.floor(numbers)).all()):
-        raise ValueError("atomic numbers are not whole numbers")
-    if len(entry.id) > ID_CHARACTERS:
-        raise ValueError(f"an id of {len(entry.id)} characters; at most {ID_CHARACTERS} are kept")
-    entry = checked(entry._replace(numbers=numbers, lattice=_real(entry.lattice), frac=_far(_real(entry.frac))))
-    if (longest := np.abs(entry.lattice).max()) > CELL_ANGSTROM:
-        raise ValueError(f"a cell vector of {longest:.3g} Å; at most {CELL_ANGSTROM:g} Å are read")
-    return entry._replace(
-        properties={k: float(v) for k, v in entry.properties.items() if not _overflows(float(v))},
-        site_properties={k: _of_sites(k, v, len(numbers)) for k, v in entry.site_properties.items()},
-    )
+def shown(value: Any, most: int = 100) -> str:
+    """A value in an error message: its `repr`, cut off after `most` characters."""
+    said = repr(value)
+    return said if len(said) <= most else f"{said[:most]}..."
 
 
-def _real(values) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype.kind not in "iufb":
-        raise ValueError(f"positions or cell are not numbers ({array.dtype})")
-    return array.astype(float)
-
-
-def _far(frac: np.ndarray) -> np.ndarray:
-    if frac.size and np.abs(frac[np.isfinite(frac)]).max(initial=0) > FRACTION:
-        raise ValueError(f"a fractional coordinate beyond {FRACTION:g}")
-    return frac
-
-
-def _overflows(value: float) -> bool:
-    return abs(value) > _FLOAT32  # infinite once stored; NaN, which is missing, passes
-
-
-def _of_sites(name: str, values: np.ndarray, count: int) -> np.ndarray:
-    array = _real(values)
-    if array.shape[:1] != (count,) or (name == FORCES and array.shape != (count, 3)) or np.isinf(array).any():
-        raise ValueError(f"{name}: shape {array.shape} for {count} sites, or not finite")
-    return array
+def tolerance(name: str, angstrom: float) -> float:
+    """A tolerance of positions in Å as compiled code may get it: finite, positive, at most `TOLERANCE_ANGSTROM`."""
+    value = float(angstrom)
+    if not (math.isfinite(value) and 0 < value <= TOLERANCE_ANGSTROM):
+        raise ValueError(f"{name}: {value:g} Å; expected a tolerance above 0, at most {TOLERANCE_ANGSTROM:g} Å")
+    return value

@@ -20,7 +20,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from crysjax.data import files, limits
+from crysjax.data import downloads, files, limits, reading
 from crysjax.data.elements import atomic_number
 
 URL = "https://api.materialsproject.org"
@@ -110,7 +110,7 @@ def _documents(url: str, query: dict, key: str, page: int, seconds: float) -> It
         answer = _answer(f"{url.rstrip('/')}/materials/thermo/?{asked}", key, seconds)
         try:
             documents, total = answer["data"], int(answer["meta"]["total_doc"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError(f"{url}: not understood; expected JSON with data and meta.total_doc") from None
         if not isinstance(documents, list) or (not documents and seen < total):
             raise ValueError(f"{url}: the answer ends after {seen} of {total} entries")
@@ -123,8 +123,9 @@ def _answer(address: str, key: str, seconds: float) -> Any:
     where = address.partition("?")[0]
     request = urllib.request.Request(address, headers={"X-API-KEY": key, "Accept": "application/json"})
     try:
-        with _OPENER.open(request, timeout=seconds) as answer:
-            data = answer.read(limits.BYTES + 1)
+        data = downloads.fetch(request, most=limits.BYTES, seconds=seconds, opened=_OPENER.open)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     except urllib.error.HTTPError as error:
         why = _WHY.get(error.code, "the server has failed; try later" if error.code >= 500 else error.reason)
         raise ValueError(f"{where}: status {error.code}: {why}") from None
@@ -134,11 +135,9 @@ def _answer(address: str, key: str, seconds: float) -> Any:
         slow = isinstance(getattr(error, "reason", None), TimeoutError)
         reason = f"no answer within {seconds:g} s" if slow else getattr(error, "reason", error)
         raise ValueError(f"{where}: {reason}") from None
-    if len(data) > limits.BYTES:
-        raise ValueError(f"{where}: more than {limits.BYTES} bytes")
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return reading.parse_json(data)
+    except ValueError:
         raise ValueError(f"{where}: not JSON: {data[:40]!r}") from None
 
 

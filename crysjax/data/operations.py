@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crysjax.data import symmetry_finder
 from crysjax.data.datasets import Entry
 from crysjax.geometry.symmetry import primitive_operations
 
@@ -46,13 +47,9 @@ class Operations(NamedTuple):
 
 def operations(entry: Entry, *, tolerance_angstrom: float = 0.01) -> Operations:
     """All operations of the crystal in its own cell, as spglib finds them; the identity alone where it finds none."""
-    import spglib
-
     lattice, frac = np.asarray(entry.lattice, float), np.asarray(entry.frac, float)
     one = Operations(np.eye(3)[None], np.zeros((1, 3)), np.arange(len(frac), dtype=np.int32)[None])
-    if not (np.isfinite(lattice).all() and np.isfinite(frac).all()):
-        return one
-    found = spglib.get_symmetry((lattice, frac, np.asarray(entry.numbers)), symprec=tolerance_angstrom)
+    found, _ = symmetry_finder.ask("get_symmetry", (lattice, frac, entry.numbers), tolerance_angstrom)
     if found is None:
         return one
     rotation, translation = found["rotations"].swapaxes(1, 2).astype(float), found["translations"]

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from crysjax.data import datasets
+from crysjax.data import datasets, symmetry_finder
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.geometry.symmetry import LETTERS, Orbits, table
@@ -89,17 +89,12 @@ def _describe(group: int, letter: int, sites: np.ndarray, number: int) -> tuple 
 
 def _symmetry(cell: tuple, tolerance: float):
     """What spglib finds, in the standard setting, with the tolerance halved until it finds something."""
-    import spglib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for k in range(5):
-            try:
-                found = spglib.get_symmetry_dataset(cell, tolerance / 2**k)
-                if found is not None:
-                    return spglib.get_symmetry_dataset(cell, tolerance / 2**k, hall_number=_settings()[found.number])
-            except Exception:
-                continue
+    for k in range(5):
+        found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance / 2**k)
+        if found is not None:
+            hall = _settings()[found.number]
+            found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance / 2**k, hall_number=hall)
+            return found
     return None
 
 
@@ -108,7 +103,9 @@ def _settings() -> dict[int, int]:
     """Space group number -> spglib's number of its standard setting: origin choice 2 where there are two."""
     import spglib
 
-    kinds = {hall: spglib.get_spacegroup_type(hall) for hall in range(530, 0, -1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # spglib is changing how it reports errors
+        kinds = {hall: spglib.get_spacegroup_type(hall) for hall in range(530, 0, -1)}
     first = {kind.number: hall for hall, kind in kinds.items()}
     return first | {kind.number: hall for hall, kind in kinds.items() if kind.choice == "2"}
 

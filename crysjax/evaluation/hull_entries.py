@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
 
 from crysjax.base import NUM_SPECIES
+from crysjax.data import limits, reading, zipped
 from crysjax.data.datasets import Dataset, offsets
 from crysjax.data.elements import atomic_number
 from crysjax.data.levels import Level
@@ -44,13 +43,28 @@ def read_cache(*folders: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray
         missing = [n for n in ("num_atoms.npy", "atomic_numbers.npy", "structure_id.npy") if not (folder / n).exists()]
         if missing:
             raise ValueError(f"{folder}: not a cache folder, {missing[0]} is missing")
-        sizes = np.load(folder / "num_atoms.npy", allow_pickle=False)
-        bounds = np.concatenate([[0], np.cumsum(sizes)])
-        counts.append(_counts(np.load(folder / "atomic_numbers.npy", allow_pickle=False), bounds))
-        values = json.loads((folder / "formation_energy_per_atom.json").read_text())["values"]
-        energies.append(np.array([np.nan if v is None else v for v in values], np.float64))
-        ids.append(np.load(folder / "structure_id.npy", allow_pickle=False))
+        sizes, numbers, names = (_array(folder / f"{n}.npy") for n in ("num_atoms", "atomic_numbers", "structure_id"))
+        values = _values(folder / "formation_energy_per_atom.json")
+        if not (len(sizes) == len(values) == len(names) and sizes.sum() == len(numbers) and (sizes >= 0).all()):
+            raise ValueError(f"{folder}: arrays of {len(sizes)}, {len(values)} and {len(names)} entries")
+        if len(numbers) and not (numbers.min() >= 1 and numbers.max() <= NUM_SPECIES):
+            raise ValueError(f"{folder}: atomic numbers {numbers.min()}..{numbers.max()}, expected 1..{NUM_SPECIES}")
+        counts.append(_counts(numbers, np.concatenate([[0], np.cumsum(sizes)])))
+        energies.append(values)
+        ids.append(names)
     return np.concatenate(counts), np.concatenate(energies), np.concatenate(ids)
+
+
+def _array(path: Path) -> np.ndarray:
+    return zipped.array(path.name, reading.read_bytes(path))
+
+
+def _values(path: Path) -> np.ndarray:
+    """The numbers under `values`, null = missing."""
+    try:
+        return np.array([np.nan if v is None else v for v in reading.read_json(path)["values"]], np.float64)
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: no list of numbers under 'values' ({type(error).__name__})") from None
 
 
 def read_entries(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,7 +78,7 @@ def read_entries(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for i, row in enumerate(_table(path), start=1):
         try:
             parsed.append((composition(row["composition"]), float(row[FORMATION_ENERGY]), row.get("id") or f"row {i}"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             said = f"no column {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}: entry {i}: {said}") from None
     counts, energies, names = zip(*parsed)
@@ -79,8 +93,7 @@ def read_level(path: str | Path) -> Level | None:
 
 def _table(path: Path) -> list[dict]:
     """The rows of a table of entries, all of one level."""
-    with path.open(newline="") as file:
-        rows = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
+    rows = reading.read_json(path) if path.suffix == ".json" else reading.read_table(path)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: expected a table of entries with at least one row")
     first = _level(rows[0])
@@ -106,5 +119,5 @@ def composition(formula: str | dict[str, float]) -> np.ndarray:
     for symbol, amount in formula.items():
         counts[atomic_number(symbol) - 1] += float(amount)
     if not counts.any():
-        raise ValueError(f"composition: {formula!r} names no element")
+        raise ValueError(f"composition: {limits.shown(formula)} names no element")
     return counts

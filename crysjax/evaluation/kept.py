@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.data import files
+from crysjax.data import files, reading
 from crysjax.data.datasets import Dataset
 from crysjax.evaluation.stages import Verdict
 
@@ -47,7 +47,7 @@ def _read(path: Path, key: str) -> tuple[Verdict, dict] | None:
         return None
     try:
         with files.npz(path, "a kept verdict") as file:
-            about = json.loads(bytes(file["about"]).decode())
+            about = reading.parse_json(bytes(file["about"]))
             if about["key"] != key:
                 return None
             columns = {name.removeprefix("column/"): file[name] for name in file.files if name.startswith("column/")}

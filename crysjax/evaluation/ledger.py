@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from crysjax.data import files
+from crysjax.data import files, reading
 
 STAGES = ("sampled", "screened", "scored", "selected", "relaxed", "validated")
 """In the order of a round: drawn, passed the gates, predicted, within the budget, relaxed, judged after relaxation."""
@@ -94,11 +94,11 @@ def read(path: str | Path) -> list[Row]:
     path = Path(path)
     if not path.exists():
         return []
-    *complete, _ = path.read_bytes().split(b"\n")  # a line without its end was cut short by a crash
+    *complete, _ = reading.read_bytes(path).split(b"\n")  # a line without its end was cut short by a crash
     rows = []
     for number, text in enumerate(complete, start=1):
         try:
-            rows.append(Row(**json.loads(text)))
+            rows.append(Row(**reading.parse_json(text)))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: line {number} is not a row of a ledger ({error})") from None
     return rows

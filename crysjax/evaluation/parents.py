@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from crysjax.data import symmetry_finder
 from crysjax.data.datasets import Entry
 from crysjax.data.elements import formula
 from crysjax.data.equivalence import Tolerance, matcher, reduced, rms
@@ -66,7 +66,7 @@ def parent(row: Entry, symprec_angstrom: float) -> tuple[int, Entry] | None:
     """Space group and idealised conventional cell at a tolerance; None if spglib finds none. 0 is the row as it is."""
     if symprec_angstrom == 0:
         return 0, row
-    found = _spglib("get_symmetry_dataset", _cell_of(reduced(row)), symprec_angstrom)
+    found = symmetry_finder.ask("get_symmetry_dataset", _cell_of(reduced(row)), symprec_angstrom)[0]
     ideal = found and Entry(row.id, np.asarray(found.std_types), found.std_positions, found.std_lattice, {})
     return (found.number, ideal) if found else None
 
@@ -111,7 +111,7 @@ def supercell_match(known: Entry, row: Entry, tolerance: Tolerance) -> Supercell
 
 def contained(low: Structure, high: Structure) -> bool:
     """Whether every symmetry operation of `low` is one of `high`, which has the same basis and order of sites."""
-    few, many = (_spglib("get_symmetry", _cell_of(s), TIGHT_ANGSTROM) for s in (low, high))
+    few, many = (symmetry_finder.ask("get_symmetry", _cell_of(s), TIGHT_ANGSTROM)[0] for s in (low, high))
     if few is None or many is None:
         return False
     for rotation, translation in zip(few["rotations"], few["translations"]):
@@ -134,7 +134,7 @@ def anonymous_match(known: Entry, row: Entry, tolerance: Tolerance) -> tuple[flo
 def sites_as_given(row: Entry) -> tuple[int, int]:
     """Sites of the primitive cell (StructureMatcher's) and of the conventional cell of its group."""
     cell = reduced(row)
-    found = _spglib("get_symmetry_dataset", _cell_of(cell), SYMPREC_ANGSTROM[0])
+    found = symmetry_finder.ask("get_symmetry_dataset", _cell_of(cell), SYMPREC_ANGSTROM[0])[0]
     return len(cell), len(found.std_types) if found else len(cell)
 
 
@@ -148,13 +148,3 @@ def _supercells(tolerance: Tolerance) -> StructureMatcher:
 
 def _cell_of(structure: Structure) -> tuple:
     return structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers)
-
-
-def _spglib(name: str, cell: tuple, symprec_angstrom: float):
-    """The answer of a function of spglib, None where it fails."""
-    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C library prints what the answer says anyway
-    import spglib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return getattr(spglib, name)(cell, symprec=symprec_angstrom)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crysjax.data import limits, symmetry_finder
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.evaluation.distributions import Interval, interval
 
@@ -51,8 +51,9 @@ def space_groups(
     `processes=1` starts none.
     """
     tolerances = np.atleast_1d(np.asarray(tolerance_angstrom, float))
-    if not (len(tolerances) and np.isfinite(tolerances).all() and (tolerances > 0).all()):
-        raise ValueError(f"space_groups: tolerance_angstrom {tolerances.tolist()}, expected positive numbers")
+    if not (len(tolerances) and ((tolerances > 0) & (tolerances <= limits.TOLERANCE_ANGSTROM)).all()):
+        expected = f"expected positive numbers up to {limits.TOLERANCE_ANGSTROM:g} Å"
+        raise ValueError(f"space_groups: tolerance_angstrom {tolerances.tolist()}, {expected}")
     find = partial(_of_rows, tolerances=tolerances.tolist(), angle=angle_tolerance_degree)
     rows = entries(dataset)
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
@@ -81,20 +82,13 @@ def space_group(
     angle_tolerance_degree: float = ANGLE_TOLERANCE_DEGREE,
 ) -> tuple[int, str]:
     """The space group number of one crystal and ""; or 0 and why there is none."""
-    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C library prints what the answer below says anyway
-    import spglib
-
-    lattice, frac = np.asarray(row.lattice, float), np.asarray(row.frac, float)
-    if not (np.isfinite(lattice).all() and np.isfinite(frac).all()):
-        return 0, "positions or cell are not finite"
-    cell = lattice, frac, np.asarray(row.numbers, np.int32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # spglib is changing how it reports errors: both are read
-        try:
-            found = spglib.get_symmetry_dataset(cell, tolerance_angstrom, angle_tolerance=angle_tolerance_degree)
-            return (int(found.number), "") if found is not None else (0, f"spglib: {spglib.get_error_message()}")
-        except Exception as error:  # spglib's errors have no common class across its versions
-            return 0, f"spglib: {' '.join(str(error).split())}"
+    if not 0 < angle_tolerance_degree <= 30:
+        raise ValueError(f"angle_tolerance_degree: {angle_tolerance_degree}; expected more than 0, at most 30 degrees")
+    cell = row.lattice, row.frac, row.numbers
+    found, reason = symmetry_finder.ask(
+        "get_symmetry_dataset", cell, tolerance_angstrom, angle_tolerance=angle_tolerance_degree
+    )
+    return (0, reason) if found is None else (int(found.number), "")
 
 
 def crystal_system(number: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ whether the program or package is there. `NAME+d3` adds the dispersion energy D3
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import inspect
 import json
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from crysjax.data import reading
 from crysjax.data.levels import Level
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _level(name: str, settings: Mapping[str, Any]) -> Level:
         return Level(f"CHGNet {settings['model']} of {theory}", "none" if r2scan else MP2020)
     if name == "potential":
         path = Path(settings["path"])
-        return Level(f"potential {path.name} ({hashlib.sha256(path.read_bytes()).hexdigest()[:12]})", "none")
+        return Level(f"potential {path.name} ({reading.digest(path)[:12]})", "none")
     said = {key: value for key, value in settings.items() if key not in _NO_MATTER}
     program = {"espresso": "DFT by Quantum ESPRESSO", "gpaw": "DFT by GPAW"}.get(name, name)
     return Level(f"{program} {json.dumps(said, sort_keys=True, default=str)}" if said else program, "none")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from crysjax.data import reading
 from crysjax.data.levels import Level
 
 if TYPE_CHECKING:  # workers read this file, and need no JAX
@@ -98,7 +99,7 @@ def to_json(ledger: Ledger) -> str:
 def from_json(text: str) -> Ledger:
     """What `to_json` wrote; anything else is a ValueError."""
     try:
-        rows = json.loads(text)
+        rows = reading.parse_json(text)
         found = tuple(
             (str(k), Spent(str(v["unit"]), int(v["calls"]), v["seconds"], v["cost"])) for k, v in rows.items()
         )

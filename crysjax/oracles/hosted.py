@@ -22,7 +22,7 @@ import numpy as np
 from crysjax.base import GPA_PER_EV_A3, Crystal, Estimate, Oracle
 from crysjax.data.convert import as_entry
 from crysjax.data.datasets import Entry, checked
-from crysjax.oracles import processes
+from crysjax.oracles import processes, worker
 
 QUANTITIES: dict[str, tuple[str, Callable[[Answer], float]]] = {
     "energy_per_atom": ("eV/atom", lambda answer: answer.single.energy / len(answer.crystal.numbers)),
@@ -74,34 +74,35 @@ class _Limits(NamedTuple):
     timeout_seconds: float
     start_seconds: float
     memory_gb: float | None
+    disk_gb: float
     retries: int
 
 
 def host(
     make: str | Callable[..., Any], *, settings: Mapping[str, Any] | None = None, relax: Relax | None = None,
     derivatives: bool = True, timeout_seconds: float = 600.0, start_seconds: float = 180.0,
-    memory_gb: float | None = None, retries: int = 0,
+    memory_gb: float | None = None, disk_gb: float = processes.DISK_GB, retries: int = 0,
 ) -> Host:  # fmt: skip
     """A worker process that makes the calculator by `make(**settings)` when it is first asked, and then stays.
 
     `make` is `module:name`, `file.py:name` or a picklable function. With `derivatives` forces and stress are asked
     for too. `timeout_seconds` is for one crystal (a whole relaxation), `start_seconds` for making the calculator,
-    `memory_gb` for the worker with its children. A crystal on which the calculator raises, crashes or answers what is
-    no number is asked again up to `retries` times; what ran out of time or memory would do so again and is not.
-    Most failures repeat, so there are none unless asked for.
+    `memory_gb` and `disk_gb` for the worker with its children. A crystal on which the calculator raises, crashes or
+    answers what is no number is asked again up to `retries` times; what ran out of a limit would do so again and is
+    not. Most failures repeat, so there are none unless asked for.
 
     Raises:
         ValueError: a limit that is none; or, when first asked, a calculator that cannot be made.
     """
-    limits = _checked_limits(_Limits(timeout_seconds, start_seconds, memory_gb, retries))
+    limits = _checked_limits(_Limits(timeout_seconds, start_seconds, memory_gb, disk_gb, retries))
     first = pickle.dumps((_absolute(make), dict(settings or {})))
     how = {"derivatives": derivatives, "relax": relax and dict(zip(("fmax", "steps", "move_cell"), relax))}
     working: list[processes.Worker] = []
     was_made: list[bool] = []
 
-    def worker() -> processes.Worker:
+    def ready() -> processes.Worker:
         if not working:
-            working.append(processes.start())
+            working.append(processes.start(disk_gb=limits.disk_gb))
             said = processes.ask(working[0], first, seconds=limits.start_seconds, memory_gb=limits.memory_gb)
             if said["reason"]:
                 raise processes.Failed(said["reason"])
@@ -115,7 +116,7 @@ def host(
     def once(request: dict) -> dict:
         try:
             limit = {"seconds": limits.timeout_seconds, "memory_gb": limits.memory_gb}
-            return processes.ask(worker(), request, **limit)
+            return processes.ask(ready(), request, **limit)
         except processes.Failed as error:
             close()
             if not was_made:
@@ -144,13 +145,23 @@ def _answer(once: Callable[[dict], dict], crystal: Crystal | Entry, how: dict, r
     except ValueError as error:
         return Answer(None, None, str(error), 0, 0, 0.0)
     while tries <= retries and not said.get("final"):
-        said = once({"numbers": entry.numbers, "frac": entry.frac, "lattice": entry.lattice} | how)
+        said = _believed(once({"numbers": entry.numbers, "frac": entry.frac, "lattice": entry.lattice} | how), entry)
         tries += 1
         if "energy" in said:
             break
     single = Single(said["energy"], said.get("forces"), said.get("stress")) if "energy" in said else None
     about = None if single is None else Entry(entry.id, entry.numbers, said["frac"], said["lattice"], {})
     return Answer(single, about, said["reason"], said.get("steps", 0), tries, time.monotonic() - began)
+
+
+def _believed(said: Any, entry: Entry) -> dict:
+    """What a worker said, if it is an answer about this crystal; else a reason."""
+    if not isinstance(said, dict) or not isinstance(said.get("reason"), str):
+        return {"reason": f"no answer but a {type(said).__name__}"}
+    if "energy" in said and not {"frac", "lattice", "steps"} <= said.keys():
+        return {"reason": "an answer that is not whole"}
+    reason = worker.wrong(said, len(entry.numbers))
+    return {"reason": reason} if reason else said
 
 
 def _sound(crystal: Crystal | Entry) -> Entry:
@@ -183,9 +194,9 @@ def hosted(
 
 
 def _checked_limits(limits: _Limits) -> _Limits:
-    for name in ("timeout_seconds", "start_seconds", "memory_gb"):
+    for name in ("timeout_seconds", "start_seconds", "memory_gb", "disk_gb"):
         value = getattr(limits, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < 1e9:
             raise ValueError(f"oracle: {name} = {value}, expected more than 0")
     if limits.retries < 0:
         raise ValueError(f"oracle: retries = {limits.retries}, expected 0 or more")

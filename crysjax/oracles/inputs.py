@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from crysjax.base import Crystal
-from crysjax.data import convert, files
+from crysjax.data import convert, files, reading
 from crysjax.data.datasets import Dataset, Entry, checked, entries
 from crysjax.data.elements import formula
 from crysjax.data.levels import Level
@@ -133,7 +133,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a folder, with its level as a `Level`; anything else is a ValueError."""
     path = Path(folder) / MANIFEST
     try:
-        found = json.loads(path.read_text())
+        found = reading.read_json(path)
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']}, this version reads format {FORMAT}")
         return found | {"level": Level(**found["level"])}

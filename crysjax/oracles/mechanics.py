@@ -23,7 +23,7 @@ from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.element_properties import cell_masses_amu
 from crysjax.geometry.neighbors import Graph, crystal_edges, needed_images, radius_graph_host
 from crysjax.oracles import frames
-from crysjax.potentials.mlip import TOUCHING_ANGSTROM, Potential
+from crysjax.potentials.mlip import TOUCHING_ANGSTROM, Potential, unknown
 from crysjax.potentials.pool import reduce_skewed
 from crysjax.potentials.relax import Relax
 from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
@@ -181,7 +181,8 @@ def _packs(crystals: Dataset, good: np.ndarray, reach: float, sites: int) -> Ite
 def relaxed(potential: Potential, params: Params, crystals: Dataset, settings: Relax, max_steps: int) -> Relaxed:
     """Relaxed crystals, with a reason where one did not come to rest."""
     done = relax_dataset(
-        potential.energy_forces_stress, params, crystals, cutoff_angstrom=potential.cutoff_angstrom, settings=settings,
+        potential.energy_forces_stress, params, crystals, cutoff_angstrom=potential.cutoff_angstrom,
+        known=potential.numbers, settings=settings,
         max_steps=max_steps,
     )  # fmt: skip
     late = done.valid & ~done.converged
@@ -209,8 +210,8 @@ def _why_not(crystals: Dataset, row: int, potential: Potential) -> str:
         return "the cell has no volume"
     if (needed_images(lattice, potential.cutoff_angstrom + SKIN_ANGSTROM) > MOST_IMAGES).any():
         return f"the cell needs more than {MOST_IMAGES} images along an axis"
-    if strange := sorted(set(entry.numbers.tolist()) - set(potential.numbers)):
-        return f"the potential does not know atomic numbers {strange}"
+    if reason := unknown(potential.numbers, entry.numbers):
+        return reason
     if len(crystal_edges(entry.frac.astype(float), lattice, TOUCHING_ANGSTROM)[0]):
         return f"atoms closer than {TOUCHING_ANGSTROM} Å"
     return ""

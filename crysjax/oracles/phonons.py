@@ -9,8 +9,6 @@ exact at wave vectors that fit into it and interpolated elsewhere.
 from __future__ import annotations
 
 import itertools
-import os
-import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -21,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, Params
-from crysjax.data import datasets
+from crysjax.data import datasets, symmetry_finder
 from crysjax.data.convert import as_entry
 from crysjax.data.datasets import Entry
 from crysjax.data.element_properties import masses_amu
@@ -29,7 +27,7 @@ from crysjax.geometry import supercells
 from crysjax.geometry.lattice import inverse
 from crysjax.geometry.neighbors import Graph, radius_graph_host
 from crysjax.geometry.supercells import Images, Supercell
-from crysjax.potentials.mlip import Potential
+from crysjax.potentials.mlip import Potential, unknown
 from crysjax.potentials.relax import Relax
 from crysjax.potentials.relax_dataset import relax_dataset
 from crysjax.properties import vibrations
@@ -79,7 +77,7 @@ def phonons(
     maps = supercells.site_maps(entry.frac, entry.lattice, entry.numbers, rotations, translations, repeats)
     todo = vibrations.plan(maps, cell)
     rows, slope, energy = _rows(potential, params, entry, cell, todo, together)
-    reason = _wrong(rows, slope, energy, largest_force_ev_angstrom)
+    reason = unknown(potential.numbers, entry.numbers) or _wrong(rows, slope, energy, largest_force_ev_angstrom)
     with jax.enable_x64(True):
         constants = vibrations.complete(*_double(np.nan_to_num(rows)), todo)
         constants = np.asarray(vibrations.symmetrised(constants, cell))
@@ -94,28 +92,22 @@ def phonons(
 def _wrong(rows: np.ndarray, slope: np.ndarray, energy: float, limit: float) -> str:
     """Why these are no force constants, "" where they are."""
     if not (np.isfinite(energy) and np.isfinite(rows).all()):
-        return "the potential gives no finite answer: an element that it does not know, or touching atoms?"
+        return "the potential gives no finite answer: touching atoms?"
     largest = np.linalg.norm(slope, axis=-1).max()
     return "" if largest <= limit else f"forces of {largest:.3g} eV/Å remain; relax the crystal first"
 
 
 def primitive(crystal: Entry, tolerance_angstrom: float) -> tuple[Entry, np.ndarray, np.ndarray]:
     """The primitive, idealised, Niggli-reduced cell with its operations W (g, 3, 3) and w (g, 3)."""
-    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C library prints what the answer says anyway
-    import spglib
-
     given = as_entry(crystal)
-    if not (np.isfinite(given.lattice).all() and np.isfinite(given.frac).all()):  # spglib would crash on them
-        raise ValueError(f"{given.id or 'crystal'}: positions or cell are not finite")
-    cell = (np.asarray(given.lattice, float), np.asarray(given.frac, float), np.asarray(given.numbers))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cell = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=tolerance_angstrom)
-        reduced = None if cell is None else spglib.niggli_reduce(cell[0])
-        if reduced is None:
-            raise ValueError(f"{given.id or 'crystal'}: spglib finds no primitive cell at {tolerance_angstrom} Å")
-        frac = np.mod(cell[1] @ cell[0] @ np.linalg.inv(reduced), 1.0)
-        found = spglib.get_symmetry((reduced, frac, cell[2]), symprec=tolerance_angstrom)
+    cell = given.lattice, given.frac, given.numbers
+    cell, why = symmetry_finder.ask("standardize_cell", cell, tolerance_angstrom, to_primitive=True, no_idealize=False)
+    reduced = None if cell is None else symmetry_finder.niggli_reduced(cell[0])
+    if reduced is None:
+        why = why if why and not why.startswith("spglib") else "spglib finds no primitive cell"
+        raise ValueError(f"{given.id or 'crystal'}: {why} at {tolerance_angstrom} Å")
+    frac = np.mod(cell[1] @ cell[0] @ np.linalg.inv(reduced), 1.0)
+    found, _ = symmetry_finder.ask("get_symmetry", (reduced, frac, cell[2]), tolerance_angstrom)
     if found is None:
         raise ValueError(f"{given.id or 'crystal'}: spglib finds no symmetry at {tolerance_angstrom} Å")
     return Entry(given.id, np.asarray(cell[2]), frac, reduced, {}), found["rotations"], found["translations"]
@@ -219,7 +211,8 @@ def relaxed(
     """Each crystal relaxed, its energy in eV an atom (NaN without one), and why it is no minimum ("" where it is)."""
     given = datasets.from_entries(crystals)
     found = relax_dataset(
-        potential.energy_forces_stress, params, given, cutoff_angstrom=potential.cutoff_angstrom, settings=settings,
+        potential.energy_forces_stress, params, given, cutoff_angstrom=potential.cutoff_angstrom,
+        known=potential.numbers, settings=settings,
         max_steps=max_steps, keep_symmetry_angstrom=keep_symmetry_angstrom,
     )  # fmt: skip
     energy = found.energy / given.num_atoms

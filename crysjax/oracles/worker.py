@@ -1,7 +1,7 @@
 """What runs inside a worker process: one ASE calculator, asked about one crystal after another.
 
 It imports neither JAX nor the package's types, so that a worker starts quickly and its memory is the calculator's.
-Messages are plain dicts of numbers, text and NumPy arrays. Whatever a calculator prints goes to the worker's log.
+Messages are plain dicts of numbers, text and NumPy arrays. Whatever a calculator prints goes to a pipe.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _listen(channel: Connection, requests: SimpleQueue, scratch: Path) -> None:
             requests.put(channel.recv())
     except (EOFError, OSError):
         shutil.rmtree(scratch, ignore_errors=True)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)  # the supervisor ends what this process started
 
 
 def _made(request: bytes) -> tuple[Any, str]:
@@ -100,14 +100,26 @@ def answer(
 
     getattr(calculator, "reset", lambda: None)()
     atoms = Atoms(numbers, scaled_positions=frac, cell=lattice, pbc=True, calculator=calculator)
+    if relax and (reason := wrong({"forces": atoms.get_forces()}, len(numbers))):
+        return {"reason": reason}  # one row for all atoms would move them all, and nobody would notice
     motion = relaxed(atoms, **relax) if relax else {"reason": "", "steps": 1}
     found = {"energy": float(atoms.get_potential_energy())}
     if derivatives:
         found |= {"forces": np.array(atoms.get_forces()), "stress": np.array(atoms.get_stress(voigt=False))}
-    strange = [name for name, value in found.items() if not np.isfinite(value).all()]
-    if strange:
-        return {"reason": f"{' and '.join(strange)} not finite"}
-    return found | motion | {"frac": atoms.get_scaled_positions(wrap=False), "lattice": atoms.cell.array.copy()}
+    found |= motion | {"frac": atoms.get_scaled_positions(wrap=False), "lattice": atoms.cell.array.copy()}
+    reason = wrong(found, len(numbers))
+    return {"reason": reason} if reason else found
+
+
+def wrong(found: dict, sites: int) -> str:
+    """Why an answer about so many sites is none, "" where all its numbers are real, finite and of the right shape."""
+    shapes = {"energy": (), "forces": (sites, 3), "stress": (3, 3), "frac": (sites, 3), "lattice": (3, 3)}
+    arrays = {name: np.asarray(found[name]) for name in shapes if name in found}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iuf" or array.shape != shapes[name]:
+            return f"{name} of shape {array.shape} and type {array.dtype}, expected {shapes[name]} real numbers"
+    strange = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    return f"{' and '.join(strange)} not finite" if strange else ""
 
 
 def relaxed(atoms: Atoms, fmax: float, steps: int, move_cell: bool) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 from crysjax.base import Crystal, Params
 from crysjax.data import batching
 from crysjax.geometry.neighbors import Graph, radius_graph_host
-from crysjax.potentials.mlip import Potential
+from crysjax.potentials.mlip import Potential, unknown
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -38,9 +38,11 @@ def calculator(potential: Potential, params: Params) -> Calculator:
                 pack, graph = _pack_and_graph(self.atoms, potential.cutoff_angstrom)
             except ValueError as error:  # no crystal at all: not periodic, not finite, without volume
                 raise CalculationFailed(str(error)) from None
+            if reason := unknown(potential.numbers, self.atoms.numbers):
+                raise CalculationFailed(reason)
             energy, forces, stress = evaluate(params, pack, graph)
             if not np.isfinite(energy[0]):
-                raise CalculationFailed("the potential does not know an element, atoms touch or the cell has no volume")
+                raise CalculationFailed("atoms touch or the cell has no volume")
             self.results = {
                 "energy": float(energy[0]),
                 "free_energy": float(energy[0]),

@@ -11,9 +11,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +21,8 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, Params, site_mask, sum_by_crystal
-from crysjax.data import files
+from crysjax.data import files, limits, reading, zipped
+from crysjax.data.elements import SYMBOLS
 from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors
 from crysjax.potentials.classical import lennard_jones, morse
 from crysjax.potentials.cluster import cluster
@@ -95,6 +94,13 @@ def mlip(*, network: str = "nequip", numbers: tuple[int, ...], **settings) -> Po
     return Potential(init, energy, forces_stress, cutoff, settings["numbers"], {"network": network, **settings})
 
 
+def unknown(known: Iterable[int], numbers: Iterable[int]) -> str:
+    """The reason for which a potential of the elements `known` cannot compute these atoms; "" where it can."""
+    strange = sorted({int(z) for z in numbers} - {int(z) for z in known})
+    names = ", ".join(SYMBOLS[z - 1] if 1 <= z <= len(SYMBOLS) else f"atomic number {z}" for z in strange)
+    return f"the potential does not know {names}"[:120] if strange else ""
+
+
 def _as_tuples(value: Any) -> Any:
     """Lists, which is what JSON makes of tuples, as tuples again."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
@@ -161,8 +167,8 @@ def _without_broken(pack: Pack, graph: Graph, known: np.ndarray) -> tuple[Pack, 
 def load_nequix(path: str | Path) -> tuple[Potential, Params]:
     """A published Nequix potential (`*.nqx`): a line of JSON, then its arrays one after another in NumPy's format."""
     try:
-        with Path(path).open("rb") as file:
-            potential = mlip(**_nequix_settings(json.loads(file.readline())))
+        with reading.opened(path) as file:
+            potential = mlip(**_nequix_settings(reading.parse_json(file.readline(limits.SETTINGS_BYTES))))
             like = jax.eval_shape(potential.init, jax.random.key(0))
             params = _nequix_params(like, lambda leaf: _read_array(file, leaf.shape))
             if file.read(6) == np.lib.format.MAGIC_PREFIX:  # scalars of Nequix's own may follow
@@ -193,10 +199,11 @@ def _nequix_params(like: Params, read: Callable) -> Params:
 
 
 def _read_array(file: io.BufferedReader, shape: tuple[int, ...]) -> Array:
-    array = np.lib.format.read_array(file, allow_pickle=False)
-    if array.shape != shape:
-        raise ValueError(f"an array of shape {array.shape} where {shape} was expected")
-    return jnp.asarray(array, jnp.float32)
+    start, (found, _) = file.tell(), zipped.header(file)
+    if found != shape:  # before so much memory is asked for
+        raise ValueError(f"an array of shape {limits.shown(found)} where {shape} was expected")
+    file.seek(start)
+    return jnp.asarray(np.lib.format.read_array(file, allow_pickle=False), jnp.float32)
 
 
 def save_potential(path: str | Path, potential: Potential, params: Params, *, card: dict | None = None) -> Path:
@@ -232,17 +239,18 @@ def write_leaves(path: str | Path, described: dict, params: Params, card: dict |
 def read_leaves(path: str | Path, what: str, rebuilt: Callable[[dict], Any]) -> tuple[Any, Params]:
     """What `write_leaves` wrote: what `rebuilt` makes of the settings, and its parameters."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            config = json.loads(bytes(file["config"]).decode())
+        with files.npz(path, what) as file:
+            config = reading.parse_json(bytes(file["config"]))
+            if config["format"] != 1:
+                raise ValueError(f"potential format {config['format']}, this version reads format 1")
+            made = rebuilt(config)
             leaves = [jnp.asarray(file[name], jnp.float32) for name in sorted(file.files) if name != "config"]
-        if config["format"] != 1:
-            raise ValueError(f"potential format {config['format']}, this version reads format 1")
-        made = rebuilt(config)
         like, tree = jax.tree.flatten(jax.eval_shape(made.init, jax.random.key(0)))
         if [x.shape for x in like] != [x.shape for x in leaves]:
             raise ValueError("its arrays do not fit its own settings")
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not {what} of crysjax ({error})") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
+        said = str(error).removeprefix(f"{path}: ").removeprefix(f"not {what} ")
+        raise ValueError(f"{path}: not {what} of crysjax ({said})") from None
     return made, jax.tree.unflatten(tree, leaves)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import jax
@@ -12,6 +13,7 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.geometry.neighbors import crystal_edges, needed_images, plane_spacings
 from crysjax.geometry.reduction import niggli
+from crysjax.potentials.mlip import unknown
 from crysjax.potentials.relax import Relax, Relaxation, Symmetry, start
 
 MOST_IMAGES = 8  # along one axis; a reduced cell that needs more is no crystal
@@ -38,7 +40,7 @@ class Pool:
         self.given_lattice = self.crystals.lattice.copy()
         self.energy, self.fmax = np.full(m, np.inf, np.float32), np.full(m, np.inf, np.float32)
         self.steps, self.converged = np.zeros(m, np.int32), np.zeros(m, bool)
-        self.valid, self.reason = np.ones(m, bool), np.full(m, "", "<U80")
+        self.valid, self.reason = np.ones(m, bool), np.full(m, "", "<U120")
         self.settings = settings
         self.memory: dict[int, tuple[list, list]] = {}  # of crystals under way: leaves by site, leaves by crystal
 
@@ -99,6 +101,14 @@ class Pool:
 
     def give_up(self, rows: np.ndarray, reason: str) -> None:
         self.valid[rows], self.reason[rows] = False, reason
+
+    def refuse_unknown(self, known: Iterable[int]) -> None:
+        """Give up crystals with elements that the potential does not know."""
+        start, known = datasets.offsets(self.crystals), list(known)
+        for site in np.flatnonzero(~np.isin(self.crystals.numbers, known)):
+            row = np.searchsorted(start, site, side="right") - 1
+            if self.valid[row]:
+                self.give_up(np.array([row]), unknown(known, self.crystals.numbers[start[row] : start[row + 1]]))
 
     def snapshot(self, rows: np.ndarray) -> Dataset:
         """These crystals as they are now, in the cells that they were given in."""

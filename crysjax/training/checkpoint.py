@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from crysjax.data import files
+from crysjax.data import files, reading
 
 FORMAT = 1
 
@@ -81,10 +81,11 @@ def metadata(folder: str | Path) -> dict:
     """What `save` was told about the run in this folder; another version's is an error."""
     path = Path(folder) / "config.json"
     try:
-        found = json.loads(path.read_text())
+        found = reading.parse_json(reading.read_bytes(path))
     except ValueError as error:
         raise ValueError(f"{path}: cut short or damaged ({error})") from None
-    if found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        found = found if isinstance(found, dict) else {}
         raise ValueError(f"{path}: checkpoints of format {found.get('format')}, this version reads format {FORMAT}")
     return found
 
@@ -114,7 +115,7 @@ def export(path: str | Path, config: dict, params: Any) -> Path:
 def read_config(path: str | Path) -> dict:
     """The config inside an exported model; one clear error for anything else or another version."""
     with files.npz(path, "a crysjax model") as file:
-        config = json.loads(bytes(file["config"]).decode())
+        config = reading.parse_json(bytes(file["config"]))
         if config.get("format") != FORMAT:
             raise files.Damaged(path, f"model format {config.get('format')}, this version reads format {FORMAT}")
         return config

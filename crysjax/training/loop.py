@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from crysjax.data import files
+from crysjax.data import files, reading
 from crysjax.training import checkpoint
 
 
@@ -157,8 +157,8 @@ def _forget_after(log: Path, step: int) -> None:
     """Leave out the rows of steps that are done again, and a line that was cut short."""
     if not log.exists():
         return
-    *lines, cut = log.read_text().split("\n")
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    *lines, cut = reading.read_text(log).split("\n")
+    kept = [line for line in lines if reading.parse_json(line)["step"] <= step]
     if cut or len(kept) < len(lines):
         files.write(log, "".join(line + "\n" for line in kept))
 

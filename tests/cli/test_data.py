@@ -29,7 +29,8 @@ def test_a_cif_that_is_cut_short(crysjax, one_line, good, where, tmp_path):
     bad, out = tmp_path / "bad.cif", tmp_path / "d.npz"
     bad.write_text(CUT[where])
     one_line(
-        crysjax("data", "prepare", good, bad, "--out", out), r"bad\.cif: entry bad: .+; --skip-bad leaves them out"
+        crysjax("data", "prepare", good, bad, "--out", out),
+        r"bad\.cif: entry bad: .+; .data prepare --skip-bad. leaves them out",
     )
     assert not out.exists()
     answer = crysjax("data", "prepare", good, bad, "--out", out, "--skip-bad")

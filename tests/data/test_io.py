@@ -167,7 +167,9 @@ def test_a_broken_entry_is_an_error_with_its_place_or_a_counted_row(tmp_path):
         {"a": good, "b": half, "c": good[:200], "d": flat, "e": good}.items())]  # fmt: skip
     path = tmp_path / "data.csv"
     path.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"data.csv: entry b: .*partial occupancy.* \(and 2 more\); --skip-bad"):
+    with pytest.raises(
+        ValueError, match=r"data.csv: entry b: .*partial occupancy.* \(and 2 more\); .data prepare --skip"
+    ):
         io.read(path)
     dataset = io.read(path, skip_bad=True)
     assert dataset.ids.tolist() == ["a", "e"]

@@ -64,7 +64,7 @@ def test_a_potential_of_ours_by_its_file(tmp_path, monkeypatch):
     save_potential(tmp_path / "mine.npz", ours, params)
     found = asked(str(tmp_path / "mine.npz"), SHAKEN[:2])
     agree(found[:1], SHAKEN[:1], lambda: calculator(ours, params), atol=1e-5)
-    assert found[1].reason.startswith("CalculationFailed: the potential does not know an element")
+    assert found[1].reason.startswith("CalculationFailed: the potential does not know ")
     level = named(str(tmp_path / "mine.npz")).level
     assert level.theory.startswith("potential mine.npz (") and level.corrections == "none"
     save_potential(tmp_path / "mine.npz", ours, jax.tree.map(lambda x: 2 * x, params))

@@ -11,7 +11,7 @@ from ase.eos import EquationOfState
 
 from crysjax.base import GPA_PER_EV_A3, Crystal
 from crysjax.data.convert import entry_of_atoms, from_atoms
-from crysjax.oracles import processes
+from crysjax.oracles import supervisor
 from crysjax.oracles.calculators import named
 from crysjax.oracles.hosted import Host, host, hosted
 
@@ -127,4 +127,4 @@ def test_a_calculation_that_takes_too_long_is_killed_with_its_program(start, tmp
     (answer,) = work.ask([entry_of_atoms(bulk("Si", "diamond", a=5.47), "")])
     work.close()
     assert answer.reason == "no answer within 3 s"
-    assert int(note.read_text()) not in processes._table()
+    assert int(note.read_text()) not in supervisor.table()

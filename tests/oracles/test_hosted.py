@@ -1,9 +1,13 @@
 """Real calculators in real processes: right answers, and every way to fail that a program has."""
 
+import importlib.util
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from ase.filters import FrechetCellFilter
 
 from crysjax.base import GPA_PER_EV_A3, NUM_SPECIES, Crystal
 from crysjax.data.convert import entry_of_atoms, to_atoms
-from crysjax.oracles import processes
+from crysjax.oracles import processes, supervisor, worker
 from crysjax.oracles.hosted import Relax, host, hosted
 
 EMT_NAME = "ase.calculators.emt:EMT"
@@ -59,7 +63,7 @@ def emt():
 
 
 def alive(pid: int) -> bool:
-    return pid in processes._table()
+    return pid in supervisor.table()
 
 
 # Right answers
@@ -223,26 +227,133 @@ def test_impossible_settings_are_named(make, limits, said):
         host(make, **limits)
 
 
-def test_workers_end_with_the_process_that_asked(tmp_path):
-    """Even if that is killed in the middle of a crystal."""
-    note = tmp_path / "pids"
-    code = (
+def asking(crystals: int, make: str, note: Path, folder: Path) -> str:
+    """A program that asks a calculator about copper, to be killed."""
+    return (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "import numpy as np\nfrom crysjax.base import Crystal\nfrom crysjax.oracles.hosted import host\n"
-        "rows = np.eye(100)[[28, 28]]; crystal = Crystal(rows, np.array([[0, 0, 0], [0.5] * 3]), 3 * np.eye(3))\n"
-        f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
-        f"host({FRAGILE!r}, settings={{'note': {str(note)!r}}}).ask([crystal])"
+        f"n = {crystals}; rows = np.eye(100)[[28] * n]; crystal = Crystal(rows, np.random.rand(n, 3), 6 * np.eye(3))\n"
+        f"import tempfile; tempfile.tempdir = {str(folder)!r}\n"
+        f"host({make!r}, settings={{'note': {str(note)!r}}}).ask([crystal])"
     )
+
+
+@pytest.mark.parametrize(("make", "count"), [("Fragile", 2), ("Busy", 3)])
+def test_workers_end_with_the_process_that_asked(make, count, tmp_path):
+    """Even if that is killed in the middle of a crystal, the worker hears nothing, and it has started other programs:
+    one with a session of its own, and one in the background."""
+    note, end = tmp_path / "pids", time.monotonic() + 120
+    code = asking(2, FRAGILE.replace("Fragile", make), note, tmp_path)
     parent = subprocess.Popen([sys.executable, "-c", code])
-    limit = time.monotonic() + 60
-    while not (note.exists() and len(note.read_text().split()) == 2):
-        assert time.monotonic() < limit and parent.poll() is None
+    while not (note.exists() and len(note.read_text().split()) == count):
+        assert time.monotonic() < end and parent.poll() is None
         time.sleep(0.05)
-    worker, child = map(int, note.read_text().split())
+    pids = list(map(int, note.read_text().split()))
+    assert all(map(alive, pids))
     parent.kill()
     parent.wait()
-    while alive(worker):
-        assert time.monotonic() < limit
+    while any(map(alive, pids)) or list(tmp_path.glob("crysjax-oracle-*")):
+        assert time.monotonic() < end, [pid for pid in pids if alive(pid)]
         time.sleep(0.05)
-    assert not list(tmp_path.glob("crysjax-oracle-*"))
-    os.kill(child, signal.SIGKILL)  # it asked for a session of its own, so only a living parent finds it
+
+
+def test_a_worker_ends_with_its_supervisor(tmp_path):
+    worker = processes.start()
+    assert processes.ask(worker, FIRST, seconds=60, memory_gb=None) == {"reason": ""}
+    (pid,) = supervisor.members({worker.process.pid}, supervisor.table()) - {worker.process.pid}
+    os.kill(worker.process.pid, signal.SIGKILL)
+    end = time.monotonic() + 30
+    while alive(pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    processes.stop(worker)
+    assert not Path(worker.scratch.name).exists()
+
+
+def test_a_worker_outlives_the_thread_that_started_it():
+    """The kernel tells of the death of a thread as it does of that of the process."""
+    made = []
+    thread = threading.Thread(target=lambda: made.append(processes.start()))
+    thread.start()
+    thread.join()
+    time.sleep(0.5)
+    assert processes.ask(made[0], FIRST, seconds=60, memory_gb=None) == {"reason": ""}
+    processes.stop(made[0])
+
+
+FIRST = pickle.dumps((FRAGILE, {}))
+
+
+def test_what_is_printed_or_written_does_not_fill_the_disk(tmp_path):
+    """Two gigabytes each, of which the disk sees a tenth at most; then a program in the background, which ends too."""
+    note = tmp_path / "pid"
+    work = host(FRAGILE, settings={"note": str(note)}, derivatives=False, timeout_seconds=60, disk_gb=0.1)
+    free = shutil.disk_usage("/tmp").free
+    flooded, written, after = work.ask([crystal(10), crystal(11), crystal(1)])
+    assert free - shutil.disk_usage("/tmp").free < 1e9  # others write there too
+    assert (flooded.reason, after.reason) == ("", "")
+    assert written.reason.startswith(("OSError: [Errno 27] File too large", "needs more than 0.1 GB of disk"))
+    (left,) = work.ask([crystal(12)])
+    assert left.reason == "the worker ended with exit code 7: somebody else's words"
+    assert not alive(int(note.read_text()))
+    note.unlink()
+    assert work.ask([crystal(13)])[0].reason == "" and alive(int(note.read_text()))
+    work.close()
+    assert not alive(int(note.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "relax", "said"),
+    [
+        ({"forces": [[0.1, 0, 0]]}, None, "forces of shape (1, 3)"),
+        ({"forces": [[0.1, 0, 0]]}, Relax(), "forces of shape (1, 3)"),
+        ({"forces": [0.1, 0, 0]}, None, "forces of shape (3,)"),
+        (
+            {"forces": [[1j, 0, 0]] * 2},
+            None,
+            "forces of shape (2, 3) and type complex128",
+        ),
+        ({"forces": [[np.inf, 0, 0]] * 2}, None, "forces not finite"),
+        ({"energy": [1.0, 2.0]}, None, "TypeError: only"),
+    ],
+)
+def test_answers_of_a_wrong_shape_are_reasons(wrong, relax, said):
+    """In the process of the test, where no worker has to start."""
+    calculator = fragile().Misshapen(**wrong)
+    request = {"derivatives": True, "relax": relax and {"fmax": 0.05, "steps": 2, "move_cell": False}}
+    try:
+        found = worker.answer(
+            calculator, np.array([29, 29]), np.array([[0, 0, 0], [0.5] * 3]), 3 * np.eye(3), **request
+        )
+    except TypeError as error:
+        found = {"reason": worker.said(error)}
+    assert found["reason"].startswith(said) and "energy" not in found
+
+
+def fragile():
+    spec = importlib.util.spec_from_file_location("fragile", FRAGILE.partition(":")[0])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (3, "no answer but a int"),
+        ({}, "no answer but a dict"),
+        ({"reason": "", "energy": 1.0}, "an answer that is not whole"),
+        (
+            {"reason": "", "energy": 1.0, "steps": 1, "frac": np.zeros((2, 3)), "lattice": np.eye(3)},
+            "frac of shape (2, 3)",
+        ),
+    ],
+)
+def test_what_a_worker_says_is_not_believed(said, reason, monkeypatch):
+    monkeypatch.setattr(processes, "start", lambda **_: None)
+    monkeypatch.setattr(processes, "stop", lambda _: None)
+    monkeypatch.setattr(
+        processes, "ask", lambda _, message, **__: said if isinstance(message, dict) else {"reason": ""}
+    )
+    (found,) = host(EMT_NAME).ask([crystal(1)])
+    assert found.reason.startswith(reason) and found.single is None

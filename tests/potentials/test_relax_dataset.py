@@ -146,6 +146,30 @@ def test_packs_side_by_side_change_no_bit(toys, relaxed, monkeypatch):
     assert at_minimum(first).all()
 
 
+def test_a_row_depends_on_its_mates_by_rounding_alone(toys, relaxed):
+    """Alone, in a pack of another size; among others; and last of them instead of first, at the documented bounds."""
+    crystals = [toys.draw_argon((2, 4, 1, 4)[i % 4], i) for i in range(12)]
+    alone, among = relaxed(crystals[:2], sites=8), relaxed(crystals, sites=24)
+    turned = relaxed(crystals[::-1], sites=24)
+    for other, rows in ((among, [0, 1]), (turned, [11, 10])):
+        for k, row in enumerate(rows):
+            mine, its = (datasets.entries(found.crystals)[r] for found, r in ((alone, k), (other, row)))
+            off = mine.frac - its.frac
+            np.testing.assert_allclose(off - np.round(off), 0, atol=1e-5)
+            np.testing.assert_allclose(mine.lattice, its.lattice, atol=1e-4)
+            np.testing.assert_allclose(alone.energy[k], other.energy[row], atol=1e-6 * len(mine.numbers))
+            assert (alone.steps[k], alone.converged[k]) == (other.steps[row], other.converged[row])
+
+
+def test_an_element_that_is_not_known_is_the_reason_of_its_crystal_alone(toys, relaxed):
+    crystals = [toys.draw_argon(2, 0), toys.draw_argon(2, 1), toys.draw_argon(2, 2)]
+    crystals[1] = crystals[1]._replace(occupancy=np.eye(NUM_SPECIES)[[17, 25]])
+    found = relaxed(crystals, sites=8, known=(18,))
+    assert found.reason.tolist() == ["", "the potential does not know Fe", ""]
+    assert found.steps[1] == 0 and np.isnan(found.energy[1]) and not found.valid[1]
+    assert at_minimum(found)[[0, 2]].all()
+
+
 def test_a_limit_holds_whatever_the_chunk(toys, relaxed):
     """Evaluations are what a campaign pays for: never one more, and the energy is that of what is handed back."""
     crystals = [toys.draw_argon(n, 9) for n in (1, 2, 4)]
