@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crysjax.evaluation import calibration, permutation
+from crysjax.evaluation.contacts import MIN_CLOSENESS
 
 LEVEL = 0.001
 DRAWS = 1999  # permutations; the smallest level that so many can reach is 1/2000
@@ -40,14 +41,15 @@ def clash(
     closeness: np.ndarray,
     reference: np.ndarray,
     *,
-    min_closeness: float = 0.5,
+    min_closeness: float = MIN_CLOSENESS,
     level: float = LEVEL,
     show: int = 10,
 ) -> Finding:
     """Atoms inside each other: more crystals with a shortest distance below `min_closeness` than real ones have.
 
     `closeness` (m,), and (r,) of the reference: shortest distance over the sum of the two covalent radii
-    (`detector_inputs.closeness`). Half a bond length is closer than any bond: below it cores overlap. NaN is a clash.
+    (`detector_inputs.closeness`). The bound is that of `contacts`, below which hardly any real
+    crystal is. NaN is a clash.
     """
     closeness, reference = np.asarray(closeness, np.float64), np.asarray(reference, np.float64)
     bad = ~(closeness >= min_closeness)

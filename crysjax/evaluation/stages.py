@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from crysjax.base import Estimate
 from crysjax.data.datasets import Dataset, entries, take
 from crysjax.data.elements import formula
 from crysjax.data.equivalence import CDVAE, Tolerance
-from crysjax.evaluation import distributions, hull, matching
+from crysjax.evaluation import contacts, distributions, hull, matching
+from crysjax.evaluation.contacts import MIN_CLOSENESS, TOO_CLOSE
 from crysjax.evaluation.validity import MIN_DISTANCE_ANGSTROM, MIN_VOLUME_ANGSTROM3, validity
+from crysjax.geometry.selling import selling
 
 ORDER = ("valid", "unique", "novel", "stable", "target")
 VOLUME_A3_PER_ATOM = (2.0, 250.0)  # every crystal of MP-20, Perov-5 and Carbon-24 lies inside
@@ -25,6 +28,8 @@ BELIEVED_STD = 3.0
 MAX_ASPECT = 60.0  # longest edge over the least distance of lattice planes; real cells and samples stay below 22
 MAX_SITES = 500  # beyond, pairs of sites and fingerprints would take the memory and the hours of everything else
 MIN_HEIGHT_ANGSTROM = 0.5  # between lattice planes: a flatter cell has a site closer than that to its own image
+
+SMACT_FAILS = "composition fails SMACT's charge and electronegativity test"
 
 
 class Verdict(NamedTuple):
@@ -48,31 +53,56 @@ def verdict(
 
 
 def valid(samples: Dataset) -> Verdict:
-    """Geometry and composition that can be: CDVAE's two tests, and bounds on density and on the shape of the cell."""
-    found, volume = validity(samples), np.abs(np.linalg.det(samples.lattice.astype(np.float64)))
-    per_atom, height = volume / samples.num_atoms, volume / _largest_face(samples.lattice)
+    """Geometry and composition that can be: distances by the radii of each pair, SMACT's test, and sane cells.
+
+    Cells are judged as reduced ones, so that no verdict depends on how a crystal is described. CDVAE's structural
+    validity (0.5 Å for all pairs) is a column, for comparison with published tables.
+    """
+    found, cells = validity(samples), np.asarray(jax.jit(selling)(samples.lattice)[0], np.float64)
+    volume = np.abs(np.linalg.det(samples.lattice.astype(np.float64)))
+    per_atom, height = volume / samples.num_atoms, volume / _largest_face(cells)
     low, high = VOLUME_A3_PER_ATOM
-    tests = {
-        "sites too close, or no volume": found["structure"],
+    cell = {
+        "no volume": volume >= MIN_VOLUME_ANGSTROM3,
         "volume per atom out of range": (per_atom >= low) & (per_atom <= high),
         "flat cell": height >= MIN_HEIGHT_ANGSTROM,
-        "needle of a cell": np.linalg.norm(samples.lattice, axis=-1).max(1) <= MAX_ASPECT * height,
+        "needle of a cell": np.linalg.norm(cells, axis=-1).max(1) <= MAX_ASPECT * height,
         f"more than {MAX_SITES} sites": samples.num_atoms <= MAX_SITES,
-        "composition fails SMACT's charge and electronegativity test": found["composition"],
     }
+    contact, measured = _contacts(samples, np.all([*cell.values()], 0))
+    apart = contacts.apart(contact)
+    fused = [f"{TOO_CLOSE}: {contacts.said(contact, i)}" if m else "" for i, m in enumerate(measured & ~apart)]
+    tests = cell | {TOO_CLOSE: apart, SMACT_FAILS: found["composition"]}
+    reason = np.where(measured & ~apart, fused, _first_failure(tests))
     columns = {
-        "sane": np.all([test for name, test in tests.items() if "SMACT" not in name], 0),
+        "sane": measured & (contact.shortest_angstrom >= MIN_DISTANCE_ANGSTROM),
+        "apart": apart,
         "structure_valid": found["structure"],
         "composition_valid": found["composition"],
+        "closest_angstrom": contact.distance_angstrom,
+        "closeness": contact.closeness,
         "volume_a3_per_atom": per_atom,
         "density_g_per_cm3": distributions.densities(samples),
     }
     level = (
-        f"no two sites within {MIN_DISTANCE_ANGSTROM} Å and at least {MIN_VOLUME_ANGSTROM3} Å³ (CDVAE); SMACT with "
-        f"the oxidation states smact14; {low:g} to {high:g} Å³ an atom; lattice planes {MIN_HEIGHT_ANGSTROM} Å apart; "
-        f"edges up to {MAX_ASPECT:g} times that distance; {MAX_SITES} sites"
+        f"no two atoms closer than {MIN_CLOSENESS:g} of the sum of their covalent radii; SMACT with the oxidation "
+        f"states smact14; {low:g} to {high:g} Å³ an atom; lattice planes {MIN_HEIGHT_ANGSTROM} Å apart; edges up to "
+        f"{MAX_ASPECT:g} times that distance; {MAX_SITES} sites"
     )
-    return verdict(np.all([*tests.values()], 0), _first_failure(tests), level, columns)
+    return verdict(np.all([*tests.values()], 0), reason, level, columns)
+
+
+def _contacts(samples: Dataset, whole: np.ndarray) -> tuple[contacts.Contact, np.ndarray]:
+    """The closest atoms of the crystals whose cell is `whole` (m,), NaN for the others; and who was measured."""
+    owner = np.repeat(np.arange(len(samples)), samples.num_atoms)
+    strange = np.bincount(owner, ~np.isfinite(samples.frac).all(-1), len(samples))
+    whole = whole & (strange == 0)
+    index, count = np.flatnonzero(whole), len(samples)
+    if not len(index):
+        nothing, nobody = np.full(count, np.nan, np.float32), np.zeros(count, np.int32)
+        return contacts.Contact(nothing, nothing, nobody, nobody, nothing), whole
+    found = contacts.contacts(take(samples, index))
+    return contacts.Contact(*(spread(leaf, index, count) for leaf in found)), whole
 
 
 def _largest_face(lattice: np.ndarray) -> np.ndarray:

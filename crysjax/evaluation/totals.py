@@ -16,7 +16,7 @@ import numpy as np
 
 from crysjax.base import Estimate
 from crysjax.data.datasets import Dataset
-from crysjax.evaluation import continuous, distributions, families, stages, symmetry
+from crysjax.evaluation import contacts, continuous, distributions, families, stages, symmetry
 from crysjax.evaluation.coverage import Coverage
 from crysjax.evaluation.distributions import Interval, interval
 from crysjax.evaluation.stages import Verdict
@@ -105,6 +105,8 @@ def _counted(reasons: np.ndarray, most: int = 6) -> dict[str, int]:
 def _kind(reason: str) -> str:
     if reason.startswith("equals ") and "crystal of" not in reason:
         return "equals another sample"
+    if reason.startswith(contacts.TOO_CLOSE):
+        return contacts.TOO_CLOSE
     if reason.endswith("above the hull"):
         return "above the hull"
     return "too far below the hull to be believed" if reason.endswith("not believed") else reason
