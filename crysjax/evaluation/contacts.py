@@ -1,8 +1,8 @@
 """The closest two atoms of a crystal, measured by the radii of the pair: the one test for atoms that are too close.
 
 The measure is the distance of two atoms, periodic images included, over the sum of their covalent radii (Cordero et al.
-2008). Of MP-20's validation and test parts 99.93 % and 99.98 % stay at or above `MIN_CLOSENESS`; what lies below are
-a few bonds among actinides and cerium. Uranyl's U-O (0.69) and V=O (0.73) are the shortest of the common bonds, pairs
+2008). Of MP-20's validation and test parts 99.94 % and 99.98 % stay at or above `MIN_CLOSENESS`; what lies below are
+a few bonds among actinides and cerium. Uranyl's U-O (0.68) and V=O (0.73) are the shortest of the common bonds, pairs
 of ions and of metals lie between 0.72 and 1.1, and a hydrogen bond is longer than a covalent one, so that one bound
 serves them all (`experiments/soundness`). The test works on the reduced cell: how a cell is described does not matter.
 """

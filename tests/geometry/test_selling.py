@@ -22,7 +22,7 @@ def skewed():
 
 
 def test_the_reduced_basis_spans_the_same_lattice(skewed):
-    reduced, change = jax.jit(selling)(skewed)
+    _, change = jax.jit(selling)(skewed)
     np.testing.assert_array_equal(change, np.round(change))
     np.testing.assert_allclose(np.abs(np.linalg.det(np.asarray(change, float))), 1, atol=1e-6)
 
