@@ -124,7 +124,7 @@ def metric_table(names: Sequence[str], found: Mapping[str, dict], part: str) -> 
     return table(["distance to the reference" if part == "distances" else "metric", *names], body, left=1)
 
 
-NOT_SHARES = ("cRMSE", "diversity", "Vendi score", "synthesizability", "continuous")
+NOT_SHARES = (totals.DISTANCE, "cRMSE", "diversity", "Vendi score", "synthesizability", "continuous")
 
 
 def number(metric: str, interval: Mapping[str, float] | None) -> str:

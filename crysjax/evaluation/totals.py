@@ -22,6 +22,7 @@ from crysjax.evaluation.distributions import Interval, interval
 from crysjax.evaluation.stages import Verdict
 
 MARGINS_EV_PER_ATOM = {"S.U.N.": 0.0, "MSUN": 0.1}
+DISTANCE = "distance of "  # of a distribution to the reference's, such as "distance of num_elements"
 MOST_OF_VENDI = 1000  # the kernel's eigenvalues take m^3
 SCALE = 0.5  # of descriptors of order one: the typical distance of two MP-20 crystals is 2, of two relatives 0.3
 NOT_MEASURED = {
@@ -62,7 +63,7 @@ def totals(
         apart = distributions.property_distances(_with_energies(judged), reference)
         if reference_group is not None:
             apart["space group (total variation)"] = _groups_apart(judged.space_group, reference_group)
-        found["distances"] = {name: value._asdict() for name, value in apart.items()}
+        found["distances"] = {f"{DISTANCE}{name}": value._asdict() for name, value in apart.items()}
     found["cost"] = cost(judged)
     return found
 
@@ -136,6 +137,7 @@ def metrics(judged: Judged) -> dict[str, Interval]:
     if judged.coverage is not None:
         found |= {"COV-R (CDVAE)": judged.coverage.recall, "COV-P (CDVAE)": judged.coverage.precision}
     found["P1 share"] = symmetry.p1_share(judged.space_group)
+    found["no space group found"] = symmetry.no_group_share(judged.space_group)
     if len(judged.samples) > 1:
         found["diversity"] = _one(distributions.diversity(judged.features), len(judged.samples))
     found["Vendi score"] = _one(vendi(judged.features), min(len(judged.samples), MOST_OF_VENDI))
