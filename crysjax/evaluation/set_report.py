@@ -70,11 +70,14 @@ def render(
     return filled("set_report.html", values)
 
 
+TILES = ("validity", "uniqueness", "novelty", "S.U.N.", "S.U.N., expected")
+
+
 def tiles(found: dict[str, Any]) -> str:
     """The few numbers that matter most, of the first set."""
     metrics, last = found["metrics"], found["ledger"][-1]
     items = [(str(found["crystals"]), "crystals read"), (str(found["not_read"]), "could not be read")]
-    items += [(percent(metrics[n]), n) for n in ("validity", "uniqueness", "novelty", "S.U.N.") if n in metrics]
+    items += [(percent(metrics[n]), n) for n in TILES if n in metrics]
     items += [(str(last["passed"]), "passed every stage")]
     return "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in items)
 

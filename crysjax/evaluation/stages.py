@@ -17,14 +17,13 @@ from crysjax.base import Estimate
 from crysjax.data.datasets import Dataset, entries, take
 from crysjax.data.elements import formula
 from crysjax.data.equivalence import CDVAE, Tolerance
-from crysjax.evaluation import contacts, distributions, hull, matching
+from crysjax.evaluation import contacts, distributions, hull, matching, stability
 from crysjax.evaluation.contacts import MIN_CLOSENESS, TOO_CLOSE
 from crysjax.evaluation.validity import MIN_DISTANCE_ANGSTROM, MIN_VOLUME_ANGSTROM3, validity
 from crysjax.geometry.selling import selling
 
 ORDER = ("valid", "unique", "novel", "stable", "target")
 VOLUME_A3_PER_ATOM = (2.0, 250.0)  # every crystal of MP-20, Perov-5 and Carbon-24 lies inside
-BELIEVED_STD = 3.0
 MAX_ASPECT = 60.0  # longest edge over the least distance of lattice planes; real cells and samples stay below 22
 MAX_SITES = 500  # beyond, pairs of sites and fingerprints would take the memory and the hours of everything else
 MIN_HEIGHT_ANGSTROM = 0.5  # between lattice planes: a flatter cell has a site closer than that to its own image
@@ -167,32 +166,32 @@ def novel(
 
 def stable(
     samples: Dataset, energy: np.ndarray, known: hull.Hull, *, level: hull.Level, measured: str,
-    margin_ev_per_atom: float, std_ev_per_atom: float = np.inf, failed: Sequence[str] | None = None,
+    margin_ev_per_atom: float, std_ev_per_atom: float | None = None, failed: Sequence[str] | None = None,
 ) -> Verdict:  # fmt: skip
-    """Crystals within the margin of the convex hull, and not so far below it that the energy cannot be right.
+    """Crystals within a margin of the convex hull, by formation energies (m,) in eV/atom at a named level of theory.
 
-    Args:
-        energy: (m,) formation energies in eV/atom; NaN = not known.
-        level: the level of theory of the energies; another one than the hull's is an error.
-        measured: how the energies were come by, such as "relaxed with the potential student".
-        std_ev_per_atom: error of such energies; three of them below the hull is not believed.
-        failed: (m,) why there is no energy.
+    `failed` (m,) says why an energy is missing; a crystal that has neither was not asked about. Where the error
+    `std_ev_per_atom` of the energies exceeds the margin, only crystals that are stable or not with a probability of
+    `stability.SURE` get a verdict; the others are not asked and say "cannot tell", as do those that the hull cannot
+    judge: without an entry of one of their elements, or without any compound of them. Far below the hull means that
+    the hull has a hole or the energy is wrong: not believed.
     """
-    found = hull.stability(hull.compositions(samples), energy, known, level=level)
-    believed = ~(found.above < -BELIEVED_STD * std_ev_per_atom)
-    reason = [
-        (failed[i] if failed is not None and failed[i] else why)
-        or (
-            f"{above:.3f} eV/atom above the hull" if above > 0 else f"{-above:.3f} eV/atom below the hull: not believed"
-        )
-        for i, (above, why) in enumerate(zip(found.above, found.reason))
-    ]
+    counts = hull.compositions(samples)
+    found = hull.stability(counts, energy, known, level=level)
+    said = stability.told(found, counts, known, margin=margin_ev_per_atom, std=std_ev_per_atom)
+    missing = np.full(len(samples), "") if failed is None else np.asarray(failed, str)
+    reason = np.where(missing != "", missing, said.reason)
     columns = {"formation_energy_ev_per_atom": np.asarray(energy, float), "e_above_hull_ev_per_atom": found.above}
-    columns["believed"] = believed
+    columns |= {"probability_stable": said.probability, "believed": said.believed} | stability.flags(found.above)
+    error = np.nan if std_ev_per_atom is None else std_ev_per_atom
+    columns["energy_std_ev_per_atom"] = np.full(len(samples), error)
     how = f"{measured}; at most {margin_ev_per_atom:g} eV/atom above the hull of {known.source}"
-    passed = hull.is_stable(found.above, margin_ev_per_atom=margin_ev_per_atom) & believed
-    asked = np.isfinite(energy) if failed is None else np.isfinite(energy) | (np.asarray(failed) != "")
-    return verdict(passed, reason, how, columns, asked)
+    if stability.cannot_tell(margin_ev_per_atom, std_ev_per_atom):
+        how += f"; the error exceeds the margin: passed means a probability of at least {stability.SURE:g}"
+    answered = np.isfinite(energy) | (missing != "")
+    asked = answered & (said.known | (missing != ""))
+    given = verdict(said.stable, reason, how, columns, asked)
+    return given._replace(reason=np.where(answered & ~asked, reason, given.reason))
 
 
 def on_target(
