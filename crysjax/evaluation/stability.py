@@ -40,6 +40,14 @@ def probability(above: np.ndarray, margin: float, std: float | None) -> np.ndarr
     return sure if std is None else norm.cdf(room / std)
 
 
+def within(value: np.ndarray, std: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Probability of lying in a window (m,), for Gaussian errors of `std`; 0 or 1 where there is no error."""
+    from scipy.stats import norm
+
+    std = np.maximum(std, 1e-12)
+    return norm.cdf((high - value) / std) - norm.cdf((low - value) / std)
+
+
 def cannot_tell(margin: float, std: float | None) -> bool:
     """Whether the error of the energies is larger than the margin that they are asked about."""
     return std is not None and std > margin

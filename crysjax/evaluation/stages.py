@@ -201,10 +201,12 @@ def on_target(
     value, std, ok = (np.asarray(leaf) for leaf in found)
     columns = {f"predicted_{name}": value[:, k] for k, name in enumerate(names)}
     columns |= {f"predicted_{name}_std": std[:, k] for k, name in enumerate(names)}
-    tests = {}
+    tests, chance = {}, np.ones(len(value))
     for name, (low, high) in windows.items():
         k = names.index(name)
+        chance = chance * stability.within(value[:, k], std[:, k], low, high) * ok[:, k]
         tests[f"{name} outside {low:g} to {high:g}"] = ok[:, k] & (value[:, k] >= low) & (value[:, k] <= high)
+    columns["probability_on_target"] = chance
     return verdict(np.all([*tests.values()], 0), _first_failure(tests), measured, columns)
 
 

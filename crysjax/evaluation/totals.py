@@ -137,7 +137,9 @@ def metrics(judged: Judged) -> dict[str, Interval]:
     if judged.rediscovered is not None:
         found["rediscovery"] = distributions.rediscovery(judged.rediscovered)
     if "target" in verdicts:
-        found["verification"] = interval(verdicts["target"].passed[verdicts["target"].asked])
+        said = verdicts["target"]
+        found["verification"] = interval(said.passed[said.asked])
+        found[f"verification{EXPECTED}"] = stability.expected(said.columns["probability_on_target"][said.asked])
     if judged.synthesizability is not None:
         found["synthesizability"] = interval(np.asarray(judged.synthesizability.value, np.float64).reshape(-1))
     if judged.coverage is not None:

@@ -84,6 +84,8 @@ def test_windows_decide_the_target_and_an_invalid_answer_never_passes():
     found = Estimate(value, np.ones_like(value), valid)
     said = stages.on_target(["gap", "energy"], found, {"gap": (1.0, 2.0)}, measured="heads")
     assert said.passed.tolist() == [True, False, False] and said.reason[1] == "gap outside 1 to 2"
+    chance = said.columns["probability_on_target"]  # the window is one std wide
+    np.testing.assert_allclose(chance, [0.3829, 0.2417, 0.0], atol=1e-4)
 
 
 def questions(folder):
