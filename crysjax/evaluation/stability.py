@@ -14,6 +14,7 @@ import numpy as np
 from crysjax.evaluation.distributions import Interval, wilson
 from crysjax.evaluation.hull import ROUNDING_EV_PER_ATOM, Hull, Stability, compounds_around
 
+VAGUE = "the error exceeds the margin"  # in the level of a verdict whose shares are expected ones
 SURE = 0.95  # probability of being stable, or of not being it, from which on a verdict is given
 BELIEVED_STD = 3.0
 FAR_BELOW_EV_PER_ATOM = 0.3  # no hull of a well-studied system is beaten by more: competing entries are missing

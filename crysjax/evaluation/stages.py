@@ -187,7 +187,7 @@ def stable(
     columns["energy_std_ev_per_atom"] = np.full(len(samples), error)
     how = f"{measured}; at most {margin_ev_per_atom:g} eV/atom above the hull of {known.source}"
     if stability.cannot_tell(margin_ev_per_atom, std_ev_per_atom):
-        how += f"; the error exceeds the margin: passed means a probability of at least {stability.SURE:g}"
+        how += f"; {stability.VAGUE}: passed means a probability of at least {stability.SURE:g}"
     answered = np.isfinite(energy) | (missing != "")
     asked = answered & (said.known | (missing != ""))
     given = verdict(said.stable, reason, how, columns, asked)

@@ -214,7 +214,7 @@ def _stability(verdicts: Mapping[str, Verdict]) -> dict[str, Interval]:
     above = columns["e_above_hull_ev_per_atom"]
     off = unknown & np.isnan(columns["probability_stable"])  # the hull cannot judge them
     chance = np.where(looked_at & ~off, np.nan_to_num(columns["probability_stable"]), np.nan)
-    vague = bool((unknown & ~off).any())
+    vague = stability.VAGUE in said.level
     name = f"stability{EXPECTED}" if vague else "stability"
     found = {name: stability.expected(chance)} if vague else {name: interval(said.passed[said.asked])}
     if "novel" in verdicts:

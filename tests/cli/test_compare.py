@@ -40,7 +40,7 @@ def test_the_table_has_every_model_and_floor_with_its_cost(compared):
         "validity",
         "uniqueness",
         "novelty",
-        "stability",
+        "stability, expected",
         "COV-R (CDVAE)",
         "P1 share",
         "distance of density_g_per_cm3",
