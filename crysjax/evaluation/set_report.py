@@ -55,7 +55,7 @@ def render(
         "legend": set_charts.legend([judged.name for judged in drawn]),
         "ledger": ledger(names, found),
         "funnels": "".join(funnel(name, found[name]) for name in names),
-        "levels": levels(names, found),
+        "levels": levels(names, found) + flags(names, found),
         "metrics": metric_table(names, found, "metrics") + missing(names, found),
         "distances": metric_table(names, found, "distances"),
         "findings": findings_table({name: findings.get(name, ()) for name in names}),
@@ -70,11 +70,14 @@ def render(
     return filled("set_report.html", values)
 
 
+TILES = ("validity", "uniqueness", "novelty", "S.U.N.", "S.U.N., expected")
+
+
 def tiles(found: dict[str, Any]) -> str:
     """The few numbers that matter most, of the first set."""
     metrics, last = found["metrics"], found["ledger"][-1]
     items = [(str(found["crystals"]), "crystals read"), (str(found["not_read"]), "could not be read")]
-    items += [(percent(metrics[n]), n) for n in ("validity", "uniqueness", "novelty", "S.U.N.") if n in metrics]
+    items += [(percent(metrics[n]), n) for n in TILES if n in metrics]
     items += [(str(last["passed"]), "passed every stage")]
     return "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in items)
 
@@ -115,6 +118,16 @@ def levels(names: Sequence[str], found: Mapping[str, dict]) -> str:
     return table(["set", "stage", "measured by", "failed because"], rows, left=4, wrap=(2, 3))
 
 
+def flags(names: Sequence[str], found: Mapping[str, dict]) -> str:
+    """What is unusual about the chemistry of each set; flags, which nobody fails."""
+    rows = [
+        [name, f"unusual {kind}", "; ".join(f"{n} × {what}" for what, n in unusual.items())]
+        for name in names
+        for kind, unusual in found[name].get("flags", {}).items()
+    ]
+    return table(["set", "flag", "commonest"], rows, left=3, wrap=(2,)) if rows else ""
+
+
 def metric_table(names: Sequence[str], found: Mapping[str, dict], part: str) -> str:
     """Metrics with their intervals, a column a set."""
     rows = list(dict.fromkeys(metric for name in names for metric in found[name].get(part, {})))
@@ -124,7 +137,7 @@ def metric_table(names: Sequence[str], found: Mapping[str, dict], part: str) -> 
     return table(["distance to the reference" if part == "distances" else "metric", *names], body, left=1)
 
 
-NOT_SHARES = ("cRMSE", "diversity", "Vendi score", "synthesizability", "continuous")
+NOT_SHARES = (totals.DISTANCE, "cRMSE", "diversity", "Vendi score", "synthesizability", "continuous")
 
 
 def number(metric: str, interval: Mapping[str, float] | None) -> str:
