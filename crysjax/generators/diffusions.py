@@ -23,7 +23,7 @@ def torus_diffusion(*, sigma_min: float = 0.005, sigma_max: float = 0.5, churn: 
     `sigma(t) = sigma_min^(1-t) sigma_max^t`. The network predicts the score over its root mean square at that sigma.
     `churn` is the amplitude c of the noise that a step draws, in units of the ancestral sampler's: 1 is that sampler, 0
     the probability-flow ODE, and every c between has the same laws. In the limit of small steps that is the reverse
-    equation `dx = -(1 + c^2) / 2 score d(sigma^2) + c dW`; a step is the one that is exact, at any length and for any c,
+    equation `dx = -(1 + c^2) / 2 score d(sigma^2) + c dW`; a step is the one that is exact, at any length and any c,
     where the data is a point (Song et al. 2021, eq. 12), so the last one, on to sigma = 0, ends at the denoised point.
     """
     return _wrapped(sigma_min, sigma_max, churn, lambda t: t, None)

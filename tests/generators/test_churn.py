@@ -55,7 +55,7 @@ def test_a_step_is_exact_for_a_point_however_long(name, churn):
 @at_every_churn
 @every
 def test_a_step_draws_churn_times_the_noise_of_the_ancestral_one(name, churn):
-    """Its deviation given x and x_0 is that of q(x_s | x_t, x_0), times churn (Ho et al. 2020, eq. 7, for both kinds)."""
+    """Its deviation given x and x_0 is that of q(x_s | x_t, x_0), times churn (Ho et al. 2020, eq. 7)."""
     process, signal, t, dt, x, target = at_a_point(name, churn)
     same = lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape)  # noqa: E731
     moved = process.step(jax.random.key(1), same(x), same(target), t, jnp.asarray(dt), None)
@@ -86,7 +86,7 @@ POSITIONS, LATTICE = 0.08, 0.5
 
 
 def width(name: str, churn: float, steps: int) -> float:
-    """Of samples of N(0.5, width^2) on the torus, started where sigma is 0.1 so that no law meets itself; or N(0, .)."""
+    """Of samples of N(center, width^2); on the torus from where sigma is 0.1, so that no law goes all the way round."""
     process, signal = made(name, churn)
     positions = process.head == "frac"
     center, variance = (0.5, POSITIONS**2) if positions else (0.0, LATTICE**2)
