@@ -22,8 +22,9 @@ def guide(generator: Generator, plan: Plan) -> Guide:
     """Steering as the plan says, towards p(x) exp(-strength * objective).
 
     "resample" picks one of `guidance_steps` samples (the reference: exact as their number grows); "sgld" and "psgld"
-    sample the same law by Langevin steps in the noise, through the whole sampler; "gradient" descends instead, which
-    narrows the law to its modes.
+    go towards that law by Langevin steps in the noise of positions and lattice, through the whole sampler, for the
+    species that were drawn: few small steps hardly move, and species are not steered (`guidance/gradient` says what
+    holds); "gradient" descends instead and keeps each crystal's best point, which narrows the law to its modes.
     """
 
     def steered(energy: Callable[[Pack], Array]) -> Generator:
@@ -54,8 +55,8 @@ def _minimise(plan: Plan) -> Callable:
     }
     search = makers[plan.guidance]()
 
-    def minimise(objective: Callable[[PyTree], Array], key: Array, x0: PyTree) -> PyTree:
-        best, trace = run(search, objective, key, x0, plan.guidance_steps)
+    def minimise(objective: Callable[[PyTree], Array], choose: Callable, key: Array, x0: PyTree) -> PyTree:
+        best, trace = run(search, objective, key, x0, plan.guidance_steps, choose=choose)
         return best.x if plan.guidance == "gradient" else trace.last
 
     return minimise

@@ -71,7 +71,7 @@ def continuous_flow(
     lattice_scale: tuple[float, ...] = coordinates.LATTICE_SCALE,
     property_center: tuple[float, ...] = (),
     property_scale: tuple[float, ...] = (),
-    drop_condition: float = 0.2,
+    drop_condition: float = 0.15,
     frac_weight: float = 10.0,
     lattice_weight: float = 1.0,
     species_weight: float = 1.0,
@@ -101,7 +101,7 @@ def continuous_flow(
         width: hidden features of the network for compositions.
         lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
-        drop_condition: share of training crystals that lose their properties.
+        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         frac_weight, lattice_weight: of the squared errors of flow matching, as in `iterative`.
         species_weight: of the species' nats a site.
     """

@@ -81,9 +81,18 @@ def given(condition: Condition, property_center: Numbers, property_scale: Number
 
 
 def drop_condition(key: Array, condition: Condition, rate: float) -> Condition:
-    """Leave out the properties, and the space group, of a share `rate` of the crystals, each on its own."""
+    """Conditions as training sees them, so that a model answers without any of them, too.
+
+    A share `rate` of the crystals loses everything together, whatever the number of conditions: that is the
+    unconditional model of classifier-free guidance. Of the others each property, and the space group, is left out with
+    probability `rate` on its own, but never the last that was given.
+    """
     b, k = condition.properties.shape
-    keep = jax.random.uniform(key, (b, k + 1)) >= rate
+    first, second = jax.random.split(key)
+    given = jnp.concatenate([jnp.isfinite(condition.properties), condition.space_group[:, None] > 0], -1)
+    keep = jax.random.uniform(first, (b, k + 1)) >= rate
+    keep = jnp.where((keep & given).any(-1, keepdims=True), keep, True)
+    keep = keep & (jax.random.uniform(second, (b, 1)) >= rate)
     properties = jnp.where(keep[:, :k], condition.properties, jnp.nan)
     return condition._replace(properties=properties, space_group=jnp.where(keep[:, k], condition.space_group, 0))
 

@@ -21,7 +21,10 @@ def torus_diffusion(*, sigma_min: float = 0.005, sigma_max: float = 0.5, churn: 
     """Variance-exploding diffusion of positions with the wrapped normal (DiffCSP, Jiao et al. 2023, eq. 7-9).
 
     `sigma(t) = sigma_min^(1-t) sigma_max^t`. The network predicts the score over its root mean square at that sigma.
-    `churn=1` is the ancestral sampler, `churn=0` the probability-flow ODE.
+    `churn` is the amplitude c of the noise that a step draws, in units of the ancestral sampler's: 1 is that sampler, 0
+    the probability-flow ODE, and every c between has the same laws. In the limit of small steps that is the reverse
+    equation `dx = -(1 + c^2) / 2 score d(sigma^2) + c dW`; a step is the one that is exact, at any length and any c,
+    where the data is a point (Song et al. 2021, eq. 12), so the last one, on to sigma = 0, ends at the denoised point.
     """
     return _wrapped(sigma_min, sigma_max, churn, lambda t: t, None)
 
@@ -67,10 +70,9 @@ def _wrapped(sigma_min: float, sigma_max: float, churn: float, place: Callable, 
 
     def step(key: Array, x: Array, prediction: Array, t: Array, dt: Array, pack: Pack) -> Array:
         now, then = sigma(t), jnp.where(t > dt, sigma(t - dt), 0.0)
-        score = prediction * rms(t)
-        drop = jnp.square(now) - jnp.square(then)
-        noise = jax.random.normal(key, x.shape, x.dtype) * then / now * jnp.sqrt(drop)
-        return torus.wrap(x + (0.5 + 0.5 * churn) * drop * score + churn * noise)
+        kept, fresh = _split(now, then, churn)
+        drawn = fresh * jax.random.normal(key, x.shape, x.dtype)
+        return torus.wrap(x + (kept - now) * noise(x, prediction, t, pack) + drawn)
 
     def noise(x: Array, prediction: Array, t: Array, pack: Pack) -> Array:
         return -sigma(t) * rms(t) * prediction
@@ -93,7 +95,8 @@ def rms_score(sigma: float) -> float:
 def euclidean_diffusion(*, churn: float = 1.0) -> Process:
     """Variance-preserving diffusion with the cosine schedule (Nichol & Dhariwal 2021); the network predicts the noise.
 
-    `churn=1` is the ancestral sampler of Ho et al. 2020, `churn=0` the deterministic one of Song et al. 2021.
+    `churn=1` is the ancestral sampler of Ho et al. 2020, `churn=0` the deterministic one of Song et al. 2021; between
+    them the noise that a step draws is scaled by it, and the drift so that the laws stay the same.
     """
 
     def corrupt(key: Array, x0: Array, t: Array, pack: Pack) -> tuple[Array, Array]:

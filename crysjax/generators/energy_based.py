@@ -132,7 +132,7 @@ def energy_based(
     property_center: tuple[float, ...] = (),
     property_scale: tuple[float, ...] = (),
     known_fraction: float = 0.5,
-    drop_condition: float = 0.2,
+    drop_condition: float = 0.15,
     guidance: float = 0.0,
     frac_sigma_min: float = 0.01,
     frac_sigma_max: float = 0.35,
@@ -158,7 +158,7 @@ def energy_based(
         lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
         known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose their properties, which guidance needs.
+        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         guidance: weight w of `(1 + w) E(. | condition) - w E(.)` (Ho & Salimans 2022).
         frac_sigma_min, frac_sigma_max: noise in fractions of the cell; at 0.35 positions are all but uniform.
         lattice_sigma_min, lattice_sigma_max: noise in standard deviations of the lattice.

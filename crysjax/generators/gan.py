@@ -61,7 +61,7 @@ def gan(
     property_center: tuple[float, ...] = (),
     property_scale: tuple[float, ...] = (),
     known_fraction: float = 0.5,
-    drop_condition: float = 0.2,
+    drop_condition: float = 0.15,
     penalty: float = 10.0,
     generator_weight: float = 1.0,
     generator_rate: float = 0.3,
@@ -87,7 +87,7 @@ def gan(
         lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
         known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose their properties, and, separately, their group.
+        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         penalty: weight of the gradient penalty; lengths are in fractions and standard deviations of the lattice.
         generator_weight: of the generator's part of the loss, for optimisers that do see it.
         generator_rate: see above.

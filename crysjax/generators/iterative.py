@@ -51,7 +51,7 @@ def iterative(
     property_center: Numbers = (),
     property_scale: Numbers = (),
     known_fraction: float = 0.5,
-    drop_condition: float = 0.2,
+    drop_condition: float = 0.15,
     guidance: float | tuple[float, ...] = 0.0,
     frac_weight: float = 10.0,
     lattice_weight: float = 1.0,
@@ -70,7 +70,7 @@ def iterative(
         lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
         known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose their properties, which guidance needs.
+        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         guidance: weight w of classifier-free guidance, `(1 + w) conditional - w unconditional`; or a weight for each
             property and then for the space group, `free + sum_k w_k (conditional_k - free)` (`classifier_free`).
         frac_weight, lattice_weight, species_weight: of the three errors in the loss: squared cell lengths (0.067 for

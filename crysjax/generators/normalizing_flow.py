@@ -32,7 +32,7 @@ def coupling_flow(
     lattice_scale: tuple[float, ...] = coordinates.LATTICE_SCALE,
     property_center: tuple[float, ...] = (),
     property_scale: tuple[float, ...] = (),
-    drop_condition: float = 0.2,
+    drop_condition: float = 0.15,
     position_blur: float = 0.005,
     lattice_blur: float = 0.02,
     species_weight: float = 1.0,
@@ -52,7 +52,7 @@ def coupling_flow(
         lattice_layers, lattice_bins: couplings of the six lattice coordinates.
         lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
-        drop_condition: share of training crystals that lose their properties.
+        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         position_blur, lattice_blur: standard deviations (fractional; standardised) of the noise on training crystals.
             Atoms on special positions have no density: the model learns the blurred law, and samples it.
         species_weight: of the species' nats in the loss; 1 is maximum likelihood, 0 leaves them untrained.

@@ -58,7 +58,7 @@ def retrieval(
     lattice_scale: Numbers = LATTICE_SCALE,
     property_center: Numbers = (),
     property_scale: Numbers = (),
-    drop_condition: float = 0.2,
+    drop_condition: float = 0.15,
     frac_spread: float = 0.02,
     lattice_spread: float = 0.2,
     judge_weight: float = 1.0,
@@ -76,7 +76,7 @@ def retrieval(
         steps: Euler steps; the paths are nearly straight, so few are needed.
         jitter: standard deviation of noise on the start, in cell lengths: how far samples of one template differ.
         lattice_center, lattice_scale, property_center, property_scale: as for `iterative`.
-        drop_condition: share of training crystals that lose their properties or their space group.
+        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         frac_spread, lattice_spread: size of what is to be corrected, in cell lengths and in standard deviations of the
             lattice coordinates: the units of the network's answer and of the two errors.
         judge_weight: of the judge's cross entropy in the loss.

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import UNKNOWN, Condition, Generator, Pack, num_sites, numbers, site_mask, sum_by_crystal
-from crysjax.generators import text_tokens
+from crysjax.generators import coordinates, text_tokens
 from crysjax.generators.grammar import VOCABULARY, Form, Sites, Slot, State, grammar
 from crysjax.nets.transformer import transformer
 
@@ -32,7 +32,7 @@ def text(
     max_sites: int = 20,
     origin: str = "site",
     known_fraction: float = 0.5,
-    drop_condition: float = 0.2,
+    drop_condition: float = 0.15,
     temperature: float = 1.0,
     bins: int = 32,
     length_decimals: int = 3,
@@ -58,7 +58,7 @@ def text(
         origin: where training crystals are moved to: "site", a random site of the lightest element at 0 0 0, which
             makes the loss independent of translations; "random", anywhere; "given", nowhere.
         known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose their properties or space group, each on its own.
+        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         temperature: of sampling and of `log_prob`; the loss is at 1.
         bins: of each property, equal steps from -3 to 3 standard deviations.
         length_decimals, angle_decimals, frac_decimals: digits behind the point.
@@ -120,7 +120,7 @@ def text(
         template = pack._replace(occupancy=jnp.where(known[pack.owner][:, None], pack.occupancy, free))
         pack = pack._replace(frac=pack.frac - _shift(keys[1], pack, origin)[pack.owner])
         # a cell out of range is learnt as the nearest one that can be written
-        found, _ = scored(params, pack, template, _drop(keys[2], condition, drop_condition), 1.0)
+        found, _ = scored(params, pack, template, coordinates.drop_condition(keys[2], condition, drop_condition), 1.0)
         return _mean(-found, slots, num_sites(pack))
 
     def noise(key: Array, template: Pack) -> Array:
@@ -182,13 +182,6 @@ def _shift(key: Array, pack: Pack, origin: str) -> Array:
     draw = jnp.where(lightest, jax.random.uniform(key, z.shape), -1.0)
     chosen = draw == jax.ops.segment_max(draw, pack.owner, crystals)[pack.owner]
     return sum_by_crystal(pack.frac * chosen.astype(pack.frac.dtype)[:, None], pack)
-
-
-def _drop(key: Array, condition: Condition, rate: float) -> Condition:
-    b, k = condition.properties.shape
-    keep = jax.random.uniform(key, (b, k + 1)) >= rate
-    properties = jnp.where(keep[:, :k], condition.properties, jnp.nan)
-    return condition._replace(properties=properties, space_group=jnp.where(keep[:, k], condition.space_group, 0))
 
 
 def _bins(values: Array, center: tuple[float, ...], scale: tuple[float, ...], bins: int) -> Array:

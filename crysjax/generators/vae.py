@@ -144,7 +144,7 @@ def vae(
     property_center: Numbers = (),
     property_scale: Numbers = (),
     known_fraction: float = 0.5,
-    drop_condition: float = 0.2,
+    drop_condition: float = 0.15,
     frac_weight: float = 10.0,
     lattice_weight: float = 1.0,
     species_weight: float = 0.2,

@@ -112,7 +112,7 @@ def wyckoff(
     max_kinds: int = 7,
     max_states: int = 2048,
     known_fraction: float = 0.5,
-    drop_condition: float = 0.2,
+    drop_condition: float = 0.15,
     temperature: float = 1.0,
     property_center: Numbers = (),
     property_scale: Numbers = (),
@@ -138,7 +138,7 @@ def wyckoff(
         max_kinds: most different species rows in a template (different elements, where all are known).
         max_states: room for what may be left of a composition while it is written.
         known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose their properties.
+        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         temperature: of samples and their `log_prob`, see `wyckoff_orbits.law`; below 1 for the likeliest structures.
         property_center, property_scale: mean and standard deviation of the conditioning properties.
     """

@@ -1,13 +1,26 @@
 """Guidance by searching a generator's noise through its decoder.
 
-The target is the tilt p(x) exp(-E(x)), written for the noise z of x = decode(z):
+The target is the tilt p(x) exp(-E(x)), written for the noise z of x = decode(z), for each crystal by itself:
 
     U(z) = E(decode(z)) + ½ |z|²  for Gaussian parts of z, and + 0 for parts whose law is flat.
 
-A sampler of exp(-U) (Langevin dynamics at temperature 1, after many steps) yields the exact tilt, whatever the decoder
-(as in latent-space Langevin sampling, e.g. Nie et al. 2021); an optimiser yields the most probable noise near its
-start: lower energies than the tilt has, and too narrow a law. On a lattice generator whose tilt is known (a Gaussian
-log-volume tilted by a quadratic energy; tests/guidance), in units of the tilt's std, with the same number of decodes:
+What holds. Let c be all that is random and not searched: fields of the noise that stay as they were drawn, and choices
+inside of the decoder (categorical species, the noise of a stochastic sampler). c is held fixed during the search.
+
+* Langevin dynamics at temperature 1 tends, with ever more and ever smaller steps, to p(z) exp(-E(z, c)) / Z(c) for each
+  c by itself (as in latent-space Langevin sampling, e.g. Nie et al. 2021). Where nothing else is random this is the
+  exact tilt. Otherwise each c keeps the share p(c) that it was drawn with, where the tilt gives it p(c) Z(c) / Z: the
+  choice between discrete alternatives is not tilted (`resample` does tilt it).
+* It takes a decoder whose derivative is that of what it computes. Straight-through species and minimum images that jump
+  make the gradient another one than U's; no law is claimed then.
+* After k moves of size h a share (1 - h λ)^k of the distance to the law is left along a direction of curvature λ of U
+  (1 where E is flat). The few small steps of a plan's defaults, 4 at 0.02, leave over 90 % along λ = 1: next to
+  nothing is steered. Steps of size h λ near 1 leave bias instead (`search/langevin`).
+* An optimiser yields the lowest U that each crystal met: the most probable noise near its start, with lower energies
+  than the tilt has and too narrow a law.
+
+On a lattice generator whose tilt is known (a Gaussian log-volume tilted by a quadratic energy; tests/guidance), in
+units of the tilt's std, with the same number of decodes:
 
     strategy (decodes)         error of the mean   ratio of std
     resample (64)                     0.01             1.00
@@ -25,9 +38,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.base import Condition, Generator, Pack, Params, PyTree
+from crysjax.base import Condition, Generator, Pack, Params, PyTree, sum_by_crystal
 
-Minimise = Callable[[Callable[[PyTree], Array], Array, PyTree], PyTree]
+Objective = Callable[[dict[str, Array]], Array]  # x -> U (b,), +inf where the energy is not finite
+Choose = Callable[[Array, dict[str, Array], dict[str, Array]], dict[str, Array]]  # (won (b,), new, old) -> x
+Minimise = Callable[[Objective, Choose, Array, dict[str, Array]], dict[str, Array]]
+OF_SITES = ("frac", "species")
+"""Fields of a noise with one row per site; all others have one row per crystal."""
 
 
 def gradient_guidance(
@@ -41,16 +58,16 @@ def gradient_guidance(
     """`generator` with its drawn noise improved by a search before it is decoded.
 
     Args:
-        energy: pack -> (b,), dimensionless; crystals where it is not finite do not count at that step.
-        minimise: `(objective, key, x0) -> x`, the search over the free fields, a dict of arrays by name. With the
-            search loop of this package: `lambda f, key, x: run(strategy, f, key, x, steps)[1].last` for a sampler
-            (at temperature 1) and `[0].x`, the best, for an optimiser. `project` of the strategy keeps flat fields
-            where they belong (`x % 1` for fractions).
+        energy: pack -> (b,), dimensionless; not finite: that crystal follows its prior alone and is not best.
+        minimise: `(objective, choose, key, x0) -> x`, the search over the free fields, a dict of arrays by name. With
+            the search loop of this package: `lambda f, choose, key, x: run(strategy, f, key, x, steps,
+            choose=choose)[1].last` for a sampler (at temperature 1) and `[0].x`, each crystal's own best, for an
+            optimiser. `project` of the strategy keeps flat fields where they belong (`x % 1` for fractions).
         gaussian: fields of the noise (a NamedTuple) with a standard normal law.
         flat: fields with a constant density. All other fields stay as they were drawn.
 
-    The random choices inside of the decoder are held fixed during the search. With a decoder that has such choices
-    the tilt is that of each choice by itself.
+    A crystal does not depend on the others of its pack, as long as the strategy works on each entry by itself (descent
+    by Adam or SGD, Langevin dynamics; not clipping by a global norm).
     """
     free = (*gaussian, *flat)
 
@@ -63,17 +80,30 @@ def gradient_guidance(
 
         def objective(x: dict[str, Array]) -> Array:
             values = energy(_shield(unfold(jax.tree.map(_finite_gradient, x))))
-            tilt = jnp.where(jnp.isfinite(values), values, 0).sum()
-            return tilt + sum(0.5 * (x[name] ** 2).sum() for name in gaussian)
+            tilt = jnp.where(jnp.isfinite(values), values, jnp.inf)
+            return tilt + sum(0.5 * _squared_norm(name, x[name], template) for name in gaussian)
+
+        def choose(won: Array, new: dict[str, Array], old: dict[str, Array]) -> dict[str, Array]:
+            def one(name: str) -> Array:
+                mask = won[template.owner] if name in OF_SITES else won
+                return jnp.where(mask.reshape(-1, *(1,) * (new[name].ndim - 1)), new[name], old[name])
+
+            return {name: one(name) for name in new}
 
         start = {name: getattr(noise, name) for name in free}
-        return unfold(minimise(objective, key_search, start))
+        return unfold(minimise(objective, choose, key_search, start))
 
     def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
         key_noise, key_decode = jax.random.split(key)
         return decode(params, key_decode, generator.noise(key_noise, template), template, condition)
 
     return generator._replace(decode=decode, sample=sample, log_prob=None)
+
+
+def _squared_norm(name: str, x: Array, pack: Pack) -> Array:
+    """|z|² of each crystal's share of a field: (b,)."""
+    square = jnp.square(x).reshape(len(x), -1).sum(-1)
+    return sum_by_crystal(square, pack) if name in OF_SITES else square
 
 
 def _shield(pack: Pack) -> Pack:

@@ -11,6 +11,8 @@ solves v = (1 - hGλ)² v + 2hTG:
     v = T / (λ (1 - hGλ / 2)),   stable for hGλ < 2.
 
 (With ε = 2h this is the factor 1 - ελ/4.) A step that decays removes the bias, at the price of ever slower mixing.
+That is the law after many moves. After k of them the mean has (1 - hGλ)^k of its start's distance left, so chains of a
+few small steps sample the law that they started from. The first of `steps` evaluations is the start: k = steps - 1.
 """
 
 from __future__ import annotations

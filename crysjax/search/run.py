@@ -20,13 +20,13 @@ class Best(NamedTuple):
     """The lowest finite value met, and where; `value` is +inf (and `x` the start) where none was finite."""
 
     x: PyTree
-    value: Array
+    value: Array  # (), or (m,) of the parts of one point
 
 
 class Trace(NamedTuple):
     """What happened at each step."""
 
-    value: Array  # (steps,), or (steps, m) of a population; +inf where the objective was not finite
+    value: Array  # (steps,), or (steps, m) of a population or of parts; +inf where the objective was not finite
     finite: Array  # the same shape, bool: value and gradient were both finite
     record: PyTree  # `record(x)` of each step, stacked
     last: PyTree  # the point asked for at the last step: the sample, where the strategy is a sampler
@@ -39,6 +39,7 @@ def run(
     x0: PyTree,
     steps: int,
     record: Callable[[PyTree], PyTree] = lambda x: None,
+    choose: Callable[[Array, PyTree, PyTree], PyTree] | None = None,
 ) -> tuple[Best, Trace]:
     """Minimise (or sample) `objective` from `x0` with `steps` evaluations.
 
@@ -46,32 +47,40 @@ def run(
     that answers (m,), for instance `jax.vmap(f)`; `Best.x` is then the best member.
     A value that is NaN or infinite (either sign) counts as +inf: it is never the best, and the strategy is told +inf
     and a zero gradient. The same is told where only the gradient is not finite, but such a point may be the best.
+    A point may be made of m parts that have nothing to do with each other (the crystals of a pack): with
+    `choose(won (m,), new, old) -> x`, which takes the parts of `new` that won and all others of `old`, the objective
+    answers (m,), and `Best` holds the best of each part by itself. The strategy is told the sum over the finite parts,
+    and 0 for single entries of the gradient that are not finite.
     `record` picks what to keep of each point; keeping nothing is the default because points can be large.
     Wrap calls in `jax.jit`: outside of it every call traces the objective anew.
     """
     if steps < 1:
         raise ValueError(f"run: steps is {steps}; at least 1 evaluation is needed")
-    evaluate = _evaluator(objective, search.needs_grad)
+    evaluate = _evaluator(objective, search.needs_grad, choose is not None)
 
     def step(carry, key):
         state, best, _ = carry
         x = search.ask(key, state)
         value, grad, finite = evaluate(x)
-        state = search.tell(state, x, jnp.where(finite, value, jnp.inf), grad)
-        return (state, _better(best, x, value), x), (value, finite, record(x))
+        told = jnp.where(finite, value, jnp.inf) if choose is None else jnp.where(finite, value, 0).sum()
+        state = search.tell(state, x, told, grad)
+        return (state, _better(best, x, value, choose), x), (value, finite, record(x))
 
     key_init, key_last, key_steps = jax.random.split(key, 3)
     state = search.init(key_init, x0)
     x_shape, value_shape = jax.eval_shape(lambda: (x := search.ask(key_last, state), evaluate(x)[0]))
-    best = Best(x0, jnp.full((), jnp.inf, value_shape.dtype))
+    best = Best(x0, jnp.full(() if choose is None else value_shape.shape, jnp.inf, value_shape.dtype))
     nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x_shape)
     keys = jax.random.split(key_steps, steps)
     (_, best, last), (value, finite, recorded) = jax.lax.scan(step, (state, best, nothing), keys)
     return best, Trace(value, finite, recorded, last)
 
 
-def _evaluator(objective, needs_grad: bool):
-    """x -> (value with +inf for what is not finite, safe gradient or None, whether all of it was finite)."""
+def _evaluator(objective, needs_grad: bool, parts: bool):
+    """x -> (value with +inf for what is not finite, safe gradient or None, whether all of it was finite).
+
+    Which entries of a gradient belong to which part is not known here, so with `parts` each is made safe by itself.
+    """
 
     def summed(x):
         value = objective(x)
@@ -83,8 +92,12 @@ def _evaluator(objective, needs_grad: bool):
             finite = jnp.isfinite(value)
         else:
             (_, value), grad = jax.value_and_grad(summed, has_aux=True)(x)
-            finite = jnp.isfinite(value) & _grad_finite(grad, value.ndim)
-            grad = jax.tree.map(lambda g: jnp.where(_expand(finite, g.ndim), g, jnp.zeros_like(g)), grad)
+            if parts:
+                finite, good = jnp.isfinite(value), jnp.isfinite
+            else:
+                finite = jnp.isfinite(value) & _grad_finite(grad, value.ndim)
+                good = lambda g: _expand(finite, g.ndim)  # noqa: E731
+            grad = jax.tree.map(lambda g: jnp.where(good(g), g, jnp.zeros_like(g)), grad)
         return jnp.where(jnp.isfinite(value), value, jnp.inf), grad, finite
 
     return evaluate
@@ -100,8 +113,11 @@ def _expand(mask: Array, ndim: int) -> Array:
     return mask.reshape(mask.shape + (1,) * (ndim - mask.ndim)) if mask.ndim else mask
 
 
-def _better(best: Best, x: PyTree, value: Array) -> Best:
-    """Keep the lower of the best so far and this point, or this population's best member."""
+def _better(best: Best, x: PyTree, value: Array, choose: Callable | None) -> Best:
+    """Keep the lower of the best so far and this point, this population's best member, or each part's own."""
+    if choose is not None:
+        won = value < best.value
+        return Best(choose(won, x, best.x), jnp.where(won, value, best.value))
     if value.ndim:
         winner = value.argmin()
         x, value = jax.tree.map(lambda a: a[winner], x), value[winner]

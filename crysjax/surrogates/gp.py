@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Estimate, Surrogate
+from crysjax.surrogates import chains as monte_carlo
+from crysjax.surrogates.chains import Diagnostics
 from crysjax.surrogates.observations import Observations, observe, pad
 
 
@@ -32,6 +34,7 @@ class Posterior(NamedTuple):
     hyper: Hyper
     chol: Array  # (s, capacity, capacity) lower factor of K + noise² I; empty rows are those of the identity
     alpha: Array  # (s, capacity) = (K + noise² I)^-1 y
+    diagnostics: Diagnostics  # of the draws of `hyper`; `surrogates.chains.trouble` says it in words
 
 
 def gp(
@@ -43,38 +46,45 @@ def gp(
     steps: int = 300,
     warmup: int = 200,
     samples: int = 32,
+    chains: int = 4,
     learning_rate: float = 0.05,
     noise_scale: float = 0.1,
     jitter: float = 1e-5,
     observed: bool = False,
     standardize: bool = True,
+    unit_prior: bool = False,
 ) -> Surrogate:
     """A Gaussian process as a `Surrogate`.
 
     `fit(key, x (m, d), y (m,)) -> Posterior`; rows whose y is NaN are left out. With `capacity` data are padded to
     that many rows and every fit up to it runs the same compiled program (more rows are an error).
     `predict(posterior, x (q, d)) -> Estimate` of (q,) is differentiable; std is that of the function, or of a new
-    observation where `observed`. `valid` is False (value the data's mean) where a feature is not finite.
+    observation where `observed`. `valid` is False (value the data's mean) where a feature is not finite, and everywhere
+    if the chains of "nuts" have not converged: `posterior.diagnostics` has divergences, split R-hat and effective size.
 
     `inference`: "map" is SVI with AutoDelta, "normal" SVI with AutoNormal (`steps` of Adam; `samples` draws), "nuts"
-    is Hamiltonian Monte Carlo (`warmup` steps, `samples` draws). `ard`: one length-scale a feature.
+    is Hamiltonian Monte Carlo in `chains` chains side by side (`warmup` steps and at least 250 draws each, of which
+    `samples` are kept in all). `ard`: one length-scale a feature.
+    `unit_prior`: y is given in units of its known prior std, so it is not standardised and the amplitude is 1.
     Priors: length LogNormal(log sqrt(d), 1), amplitude LogNormal(0, 0.5), noise LogNormal(log noise_scale, 1).
     """
     kernel_fn = {"rbf": rbf, "matern52": matern52}[kernel]
     infer = {"map": _svi, "normal": _svi, "nuts": _nuts}[inference]
     draws = 1 if inference == "map" else samples
+    if chains < 2:
+        raise ValueError(f"gp: chains is {chains}; expected at least 2, for R-hat compares them")
 
     def model(data: Observations):
-        hyper = _prior(data.x.shape[-1] if ard else 1, data.x.shape[-1], noise_scale)
+        hyper = _prior(data.x.shape[-1] if ard else 1, data.x.shape[-1], noise_scale, unit_prior)
         _observe(kernel_fn, hyper, data, jitter)
 
     @jax.jit
     def fit_padded(key: Array, x: Array, y: Array) -> Posterior:
-        data = observe(x, y, standardize)
-        hyper = infer(
-            key, model, data, draws, steps=steps, warmup=warmup, rate=learning_rate, normal=inference == "normal"
-        )
-        return condition(kernel_fn, hyper, data, jitter)
+        data = observe(x, y, standardize, not unit_prior)
+        optimizer = {"steps": steps, "rate": learning_rate, "normal": inference == "normal"}
+        run = {"warmup": warmup, "chains": chains} if inference == "nuts" else optimizer
+        hyper, diagnostics = infer(key, model, data, draws, **run)
+        return condition(kernel_fn, hyper, data, jitter)._replace(diagnostics=diagnostics)
 
     def fit(key: Array, x: Array, y: Array) -> Posterior:
         return fit_padded(key, *pad(x, y, capacity))
@@ -109,7 +119,7 @@ def condition(kernel_fn, hyper: Hyper, data: Observations, jitter: float) -> Pos
         chol = jnp.linalg.cholesky(_covariance(kernel_fn, h, data, jitter))
         return chol, jax.scipy.linalg.cho_solve((chol, True), data.y)
 
-    return Posterior(data, hyper, *jax.lax.map(one, hyper))
+    return Posterior(data, hyper, *jax.lax.map(one, hyper), monte_carlo.unquestioned())
 
 
 def predict(kernel_fn, posterior: Posterior, x: Array, *, observed: bool = False) -> Estimate:
@@ -128,7 +138,8 @@ def predict(kernel_fn, posterior: Posterior, x: Array, *, observed: bool = False
 
     mean, variance = jax.vmap(one)(posterior.hyper, posterior.chol, posterior.alpha)
     std = jnp.sqrt(variance.mean(0) + mean.var(0)) * data.y_std
-    return Estimate(jnp.where(valid, mean.mean(0) * data.y_std + data.y_mean, data.y_mean), std, valid)
+    value = jnp.where(valid, mean.mean(0) * data.y_std + data.y_mean, data.y_mean)
+    return Estimate(value, std, valid & monte_carlo.sound(posterior.diagnostics))
 
 
 def _covariance(kernel_fn, hyper: Hyper, data: Observations, jitter: float) -> Array:
@@ -138,13 +149,13 @@ def _covariance(kernel_fn, hyper: Hyper, data: Observations, jitter: float) -> A
     return gram(kernel_fn, hyper, data.x, data.x) * both + jnp.diag(jnp.where(data.mask > 0, nugget, 1))
 
 
-def _prior(lengths: int, features: int, noise_scale: float) -> Hyper:
+def _prior(lengths: int, features: int, noise_scale: float, unit: bool = False) -> Hyper:
     import numpyro
     from numpyro.distributions import LogNormal
 
     length = numpyro.sample("length", LogNormal(0.5 * jnp.log(1.0 * features), 1.0).expand([lengths]).to_event(1))
-    return Hyper(length, numpyro.sample("amplitude", LogNormal(0.0, 0.5)),
-                 numpyro.sample("noise", LogNormal(jnp.log(noise_scale), 1.0)))  # fmt: skip
+    amplitude = jnp.ones(()) if unit else numpyro.sample("amplitude", LogNormal(0.0, 0.5))
+    return Hyper(length, amplitude, numpyro.sample("noise", LogNormal(jnp.log(noise_scale), 1.0)))  # fmt: skip
 
 
 def _observe(kernel_fn, hyper: Hyper, data: Observations, jitter: float) -> None:
@@ -156,7 +167,7 @@ def _observe(kernel_fn, hyper: Hyper, data: Observations, jitter: float) -> None
     numpyro.factor("marginal", -0.5 * (white**2).sum() - jnp.log(jnp.diagonal(chol)).sum())
 
 
-def _svi(key, model, data, draws, *, steps, warmup, rate, normal) -> Hyper:
+def _svi(key, model, data, draws, *, steps, rate, normal) -> tuple[Hyper, Diagnostics]:
     import optax
     from numpyro.infer import SVI, Trace_ELBO
     from numpyro.infer.autoguide import AutoDelta, AutoNormal
@@ -167,15 +178,11 @@ def _svi(key, model, data, draws, *, steps, warmup, rate, normal) -> Hyper:
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         svi = SVI(model, guide, optax.adam(rate), Trace_ELBO(num_particles=4 if normal else 1))
         params = svi.run(key_fit, steps, data, progress_bar=False).params
-        return Hyper(**guide.sample_posterior(key_draw, params, sample_shape=(draws,)))
+        drawn = guide.sample_posterior(key_draw, params, sample_shape=(draws,))
+        hyper = Hyper(**{"amplitude": jnp.ones(draws)} | drawn)  # 1 where it is not learned
+    return hyper, monte_carlo.unquestioned()
 
 
-def _nuts(key, model, data, draws, *, steps, warmup, rate, normal) -> Hyper:
-    from numpyro.infer import MCMC, NUTS
-    from numpyro.infer.initialization import init_to_median
-
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        kernel = NUTS(model, init_strategy=init_to_median, max_tree_depth=6)
-        mcmc = MCMC(kernel, num_warmup=warmup, num_samples=draws, progress_bar=False)
-        mcmc.run(key, data)
-        return Hyper(**mcmc.get_samples())
+def _nuts(key, model, data, draws, *, warmup, chains) -> tuple[Hyper, Diagnostics]:
+    drawn, diagnostics = monte_carlo.nuts(key, model, data, chains=chains, warmup=warmup, samples=draws)
+    return Hyper(**{"amplitude": jnp.ones(draws)} | drawn), diagnostics

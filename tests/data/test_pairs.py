@@ -33,7 +33,7 @@ def test_onto_finds_the_basis_origin_and_order_of_the_first():
     value, found = onto(first, second)
     assert value < 1e-6 and found.numbers.tolist() == first.numbers.tolist()
     shift = found.frac - first.frac
-    assert np.abs(shift - shift.mean(0)).max() < 1e-6  # every site lies on its own
+    assert np.abs(shift).max() < 1e-6  # every site lies on its own, in the origin of the first
     assert np.allclose(found.lattice @ found.lattice.T, 1.05**2 * first.lattice @ first.lattice.T, atol=1e-6)
     other = perovskite("c", 38, 22)._replace(lattice=np.diag([4.0, 4.0, 9.0]))
     assert onto(first, other) is None

@@ -160,3 +160,15 @@ def test_simplex_flow_leaves_empty_slots_empty():
 def test_an_unknown_kind_of_noise_is_refused():
     with pytest.raises(ValueError, match="absorbing"):
         processes.discrete_flow(noise="gaussian")
+
+
+@pytest.mark.parametrize("make", [processes.torus_edm, processes.euclidean_edm])
+def test_the_error_of_edm_carries_the_weight_of_its_time(make):
+    """The error is weight times the mean square, row by row (Karras et al. 2022, section 5)."""
+    process, times = make(), jnp.linspace(0.05, 0.95, 10)[:, None]
+    x0 = jax.random.uniform(jax.random.key(0), (10, 3))
+    x, (target, weight) = process.corrupt(jax.random.key(1), x0, times, None)
+    off = jax.random.normal(jax.random.key(2), target.shape)
+    found = process.error(target + off, (target, weight), x, None)
+    np.testing.assert_allclose(found, weight[:, 0] * jnp.square(off).mean(-1), rtol=1e-3)
+    assert float(weight.max() / weight.min()) > 3

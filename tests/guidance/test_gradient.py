@@ -17,7 +17,11 @@ FIELDS = {"gaussian": ("lattice", "frac"), "flat": ()}
 
 
 def last(search, steps):
-    return lambda objective, key, x: run(search, objective, key, x, steps)[1].last
+    return lambda objective, choose, key, x: run(search, objective, key, x, steps, choose=choose)[1].last
+
+
+def best(search, steps):
+    return lambda objective, choose, key, x: run(search, objective, key, x, steps, choose=choose)[0].x
 
 
 def draw(toys, guided, seed=0, count=COUNT):
@@ -63,15 +67,15 @@ def test_distance_from_the_reference(toys, capsys):
 def test_descent_finds_the_most_probable_noise(toys):
     """The mode of a Gaussian tilt is its mean; best and last agree."""
     mean, _ = toys.exact_moments()
-    best = lambda f, key, x: run(gradient(optax.sgd(0.3)), f, key, x, 80)[0].x  # noqa: E731
-    found = draw(toys, gradient_guidance(toys.generator(), toys.energy, minimise=best, **FIELDS), count=16)
+    steer = best(gradient(optax.sgd(0.3)), 80)
+    found = draw(toys, gradient_guidance(toys.generator(), toys.energy, minimise=steer, **FIELDS), count=16)
     np.testing.assert_allclose(found, np.tile(mean, (16, 1)), atol=1e-4)
 
 
 def test_fields_that_are_not_named_stay_and_flat_fields_have_no_prior(toys):
     pack, condition = toys.template(6)
     base = toys.generator()
-    steer = lambda f, key, x: run(gradient(optax.sgd(0.3)), f, key, x, 200)[0].x  # noqa: E731
+    steer = best(gradient(optax.sgd(0.3)), 200)
     held = gradient_guidance(base, toys.energy, minimise=steer, gaussian=("lattice",), flat=())
     noise = base.noise(jax.random.key(0), pack)
     before = base.decode({}, None, noise, pack, condition)
@@ -95,16 +99,114 @@ def test_one_crystal_without_an_energy_does_not_stop_the_others(toys, spread):
     broken = lambda pack: toys.energy(pack._replace(frac=jnp.sqrt(sign * pack.frac**2)))  # noqa: E731
     gradients = jax.grad(lambda frac: broken(pack._replace(frac=frac)).sum())(jnp.full((4, 3), 0.5))
     np.testing.assert_array_equal(jnp.isnan(gradients).any(-1), [False, False, True, False])
-    steer = lambda f, key, x: run(gradient(optax.sgd(0.3)), f, key, x, 80)[0].x  # noqa: E731
+    steer = best(gradient(optax.sgd(0.3)), 80)
     found = gradient_guidance(base._replace(decode=decode) if spread else base, broken, minimise=steer, **FIELDS)
-    after = toys.coordinates(found.decode({}, jax.random.key(1), base.noise(jax.random.key(0), pack), pack, condition))
+    noise = base.noise(jax.random.key(0), pack)
+    after = toys.coordinates(found.decode({}, jax.random.key(1), noise, pack, condition))
     mean, _ = toys.exact_moments()
     np.testing.assert_allclose(after[[0, 1, 3]], np.tile(mean, (3, 1)), atol=1e-4)
-    np.testing.assert_allclose(after[2], [toys.VOLUME_MEAN, 0.5], atol=1e-4)  # only the prior pulls it
+    drawn = toys.coordinates(base.decode({}, None, noise, pack, condition))
+    np.testing.assert_allclose(after[2], drawn[2], atol=1e-6)  # no point of it was ever better: as it was drawn
 
 
 def test_an_unknown_field_is_named(toys):
     pack, condition = toys.template(2)
-    wrong = gradient_guidance(toys.generator(), toys.energy, minimise=lambda f, k, x: x, gaussian=("latice",))
+    wrong = gradient_guidance(toys.generator(), toys.energy, minimise=lambda f, c, k, x: x, gaussian=("latice",))
     with pytest.raises(ValueError, match=r"no field \['latice'\]; it has \['frac', 'lattice'\]"):
         wrong.sample({}, jax.random.key(0), pack, condition)
+
+
+def test_each_crystal_keeps_its_own_best_point_whatever_its_batch_mates_do(toys):
+    """Steps far too long: one crystal's energy rises while the others' fall, and each ends where its own was lowest."""
+    crystals = 5
+    pack, condition = toys.template(crystals)
+    base = toys.generator()
+    noise = base.noise(jax.random.key(0), pack)
+    stiff = jnp.where(jnp.arange(crystals) == 1, 300.0, 1.0)
+    points = []
+
+    def energy(pack):
+        return stiff[: len(pack.lattice)] * (toys.log_volume(pack) - 4.5) ** 2
+
+    def spy(f, choose, key, x):
+        found, trace = run(gradient(optax.sgd(0.3)), f, key, x, 12, record=lambda x: x, choose=choose)
+        points.append((trace.value, trace.record["lattice"][..., 0], found.x["lattice"][..., 0]))
+        return found.x
+
+    settings = dict(minimise=spy, gaussian=("lattice",), flat=())
+    gradient_guidance(base, energy, **settings).decode({}, jax.random.key(1), noise, pack, condition)
+    values, visited, found = (np.asarray(x) for x in points[0])
+    lowest = values.argmin(0)
+    assert lowest[1] == 0 and (lowest[[0, 2, 3, 4]] > 3).all()  # the stiff one diverges from its start
+    np.testing.assert_array_equal(found, visited[lowest, np.arange(crystals)])
+    few, nothing = toys.template(1)  # the same crystal alone
+    alone = jax.tree.map(lambda leaf: leaf[:1], noise)
+    gradient_guidance(base, energy, **settings).decode({}, jax.random.key(1), alone, few, nothing)
+    np.testing.assert_allclose(np.asarray(points[1][2]), found[:1], rtol=1e-6)
+
+
+def test_sites_of_one_crystal_move_together(toys):
+    """A crystal of two sites wins or loses as a whole: `choose` and the prior go by the owner of a site."""
+    pack, condition = toys.template(3)
+    pack = pack._replace(owner=jnp.array([0, 0, 1], jnp.int32))
+    seen = []
+
+    def spy(f, choose, key, x):
+        mixed = choose(jnp.array([True, False, False]), {"frac": x["frac"] * 0 + 9}, {"frac": x["frac"]})
+        seen.append((f(x), mixed["frac"]))
+        return x
+
+    noise = toys.generator().noise(jax.random.key(0), pack)
+    settings = dict(minimise=spy, gaussian=("frac",), flat=())
+    flat = gradient_guidance(toys.generator(), lambda pack: jnp.zeros(3), **settings)
+    flat.decode({}, jax.random.key(1), noise, pack, condition)
+    square = np.square(np.asarray(noise.frac)).sum(-1)
+    np.testing.assert_allclose(seen[0][0], [(square[0] + square[1]) / 2, square[2] / 2, 0], rtol=1e-6)
+    np.testing.assert_array_equal(seen[0][1][:2], 9)
+    np.testing.assert_array_equal(seen[0][1][2], noise.frac[2])
+
+
+def test_few_small_langevin_steps_have_hardly_left_the_generators_law(toys):
+    """After k moves a share (1 - h λ)^k of the way is left, as the module says: 4 evaluations at 0.02 are 3 moves."""
+    energy = lambda pack: 0.5 * 3 * ((toys.log_volume(pack) - 5.0) / toys.VOLUME_STD) ** 2  # noqa: E731
+    steered = gradient_guidance(
+        toys.generator(), energy, minimise=last(sgld(step_size=0.02), 4), gaussian=("lattice",), flat=()
+    )
+    volume = draw(toys, steered)[:, 0]
+    goal = (toys.VOLUME_MEAN + 3 * 5.0) / 4  # of the exact tilt; U has λ = 1 + 3 in noise coordinates
+    expected = goal + (1 - 0.02 * 4) ** 3 * (toys.VOLUME_MEAN - goal)
+    assert abs(volume.mean() - expected) < 4 * toys.VOLUME_STD / np.sqrt(COUNT)
+    assert abs(volume.mean() - goal) > 0.5  # far from the tilt
+
+
+def test_a_choice_inside_the_decoder_keeps_its_share_and_each_is_tilted_by_itself(toys):
+    """Two alternatives drawn evenly, one of which costs 2: the tilt has it in 1 / (1 + e^2), as resampling finds."""
+    base = toys.generator()
+
+    def decode(params, key, noise, template, condition):
+        pack = base.decode(params, key, noise, template, condition)
+        second = jax.random.bernoulli(key, 0.5, (len(pack.lattice),))
+        z = jnp.where(second, 8, 6)
+        return pack._replace(occupancy=jax.nn.one_hot(z - 1, pack.occupancy.shape[1]))
+
+    def sample(params, key, template, condition):
+        first, rest = jax.random.split(key)
+        return decode(params, rest, base.noise(first, template), template, condition)
+
+    def energy(pack):
+        return 6 * (toys.log_volume(pack) - 4.5) ** 2 + 2 * pack.occupancy[:, 7]
+
+    pack, condition = toys.template(COUNT)
+    chosen = base._replace(decode=decode, sample=sample)
+    walk = gradient_guidance(chosen, energy, minimise=last(sgld(step_size=0.1), 64), gaussian=("lattice",), flat=())
+    found = jax.jit(walk.sample)({}, jax.random.key(0), pack, condition)
+    second = np.asarray(found.occupancy[:, 7]) > 0
+    assert abs(second.mean() - 0.5) < 4 * 0.5 / np.sqrt(COUNT)
+    precision = toys.VOLUME_STD**-2 + 12
+    mean = (toys.VOLUME_MEAN * toys.VOLUME_STD**-2 + 12 * 4.5) / precision
+    for part in (second, ~second):
+        volume = np.asarray(toys.log_volume(found))[part]
+        assert abs(volume.mean() - mean) < 4 / np.sqrt(precision * part.sum()) + 0.01
+    tilted = jax.jit(resample(chosen, energy, particles=64).sample)({}, jax.random.key(0), pack, condition)
+    share = 1 / (1 + np.exp(2))
+    assert abs(float(tilted.occupancy[:, 7].mean()) - share) < 4 * np.sqrt(share / COUNT) + 2 / 64

@@ -85,6 +85,33 @@ def test_chains_are_independent_of_being_vmapped():
     np.testing.assert_allclose(together.x["a"][1], alone.x["a"], rtol=1e-5)
 
 
+def test_with_choose_each_part_of_a_point_has_its_own_best():
+    """Three parts under one strategy, whose sum is lowest at another step than any of them; the middle one is NaN."""
+
+    def f(x):
+        value = (x - jnp.array([1.0, 0.0, -1.0])) ** 2
+        return jnp.where(jnp.arange(3) == 1, jnp.nan, value)
+
+    def choose(won, new, old):
+        return jnp.where(won, new, old)
+
+    best, trace = run(
+        random_walk(), f, jax.random.key(4), jnp.zeros(3), 40, record=lambda x: x, choose=choose
+    )  # fmt: skip
+    lowest = np.asarray(trace.value).argmin(0)
+    assert lowest[0] != lowest[2] and not trace.finite[:, 1].any()
+    for part in (0, 2):
+        assert best.x[part] == trace.record[lowest[part], part] and best.value[part] == trace.value[:, part].min()
+    assert best.x[1] == 0 and best.value[1] == np.inf
+
+
+def test_with_choose_a_part_that_is_not_finite_stops_no_other():
+    f = lambda x: jnp.where(x > 5, jnp.nan, 1.0) * (x - 1) ** 2  # noqa: E731
+    start, choose = jnp.array([9.0, 0.0]), lambda won, new, old: jnp.where(won, new, old)
+    best, _ = run(gradient(optax.sgd(0.4)), f, jax.random.key(0), start, 40, choose=choose)
+    np.testing.assert_allclose(best.x, [9.0, 1.0], atol=1e-5)
+
+
 def test_steps_must_be_positive():
     with pytest.raises(ValueError, match="steps is 0"):
         run(random_walk(), jnp.sum, jax.random.key(0), jnp.zeros(2), 0)

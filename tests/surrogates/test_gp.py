@@ -7,6 +7,7 @@ import pytest
 
 from crysjax.surrogates import acquisition
 from crysjax.surrogates import gp as module
+from crysjax.surrogates.chains import sound, trouble
 from crysjax.surrogates.gp import Hyper, Observations, condition, gp, predict
 from crysjax.surrogates.observations import observe, pad
 
@@ -195,6 +196,7 @@ def test_sampled_hyper_parameters_agree_with_quadrature(inference):
     deviation = np.sqrt(((logs - mean[:, None]) ** 2) @ weight)
     surrogate = gp(kernel="rbf", inference=inference, samples=300, warmup=200, steps=500)
     posterior = surrogate.fit(jax.random.key(7), x, y)
+    assert trouble(posterior.diagnostics) == "" and bool(surrogate.predict(posterior, x).valid.all())
     got = np.stack([np.log(posterior.hyper.length[:, 0]), np.log(posterior.hyper.noise)])
     # NUTS: effective sample size at least 60 of 300, and the same for the weights: 5 standard errors
     # AutoNormal is an approximation by itself: half a posterior std
@@ -208,3 +210,20 @@ def evidence(hyper: Hyper, data: Observations):
     k = module.gram(module.rbf, hyper, data.x, data.x)
     k = k + (hyper.noise**2 + 1e-5 * hyper.amplitude**2) * jnp.eye(len(data.y))
     return -0.5 * data.y @ jnp.linalg.solve(k, data.y) - 0.5 * jnp.linalg.slogdet(k)[1]
+
+
+def test_chains_that_have_not_converged_make_no_valid_prediction():
+    """One step of warm-up leaves steps of the first guess: the posterior says so, and its predictions are not valid."""
+    x, y, q = (jnp.asarray(a, jnp.float32) for a in problem(8))
+    surrogate = gp(kernel="rbf", inference="nuts", warmup=1, samples=8)
+    posterior = surrogate.fit(jax.random.key(0), x, y)
+    estimate = surrogate.predict(posterior, q)
+    assert posterior.hyper.noise.shape == (8,)
+    assert not bool(sound(posterior.diagnostics)) and not bool(estimate.valid.any())
+    assert np.isfinite(estimate.value).all() and np.isfinite(estimate.std).all()
+    assert "have not converged" in trouble(posterior.diagnostics)
+
+
+def test_one_chain_is_refused():
+    with pytest.raises(ValueError, match="chains is 1; expected at least 2"):
+        gp(inference="nuts", chains=1)

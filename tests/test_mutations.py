@@ -1,0 +1,51 @@
+"""The table of mutations still fits the source: every wrong formula can be made, and is spelled as Python."""
+
+import ast
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).with_name("mutations.py")
+spec = importlib.util.spec_from_file_location("mutations", PATH)
+mutations = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(mutations)
+TABLE = mutations.table()
+ROOMS = {
+    "geometry", "data", "nets", "generators", "potentials", "properties", "training", "guidance", "surrogates",
+    "search", "oracles", "evaluation", "campaign",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mutation", TABLE, ids=lambda m: f"{m.file}: {m.wrong}")
+def test_it_applies_once_and_is_python(mutation):
+    text = mutations.mutated(mutation)
+    original = (mutations.ROOT / "crysjax" / mutation.file).read_text()
+    assert ast.dump(ast.parse(text)) != ast.dump(ast.parse(original))  # more than a comment changes
+    files = mutations.test_files(mutation)
+    assert files and all((mutations.ROOT / "tests" / name).exists() for name in files)
+    for part in mutation.tests:
+        if "::" in part:  # a test that is named exists
+            name, function = part.partition("[")[0].split("::")
+            assert f"def {function}(" in (mutations.ROOT / "tests" / name).read_text()
+
+
+def test_fifty_or_more_in_every_room():
+    count = Counter(mutation.room for mutation in TABLE)
+    assert len(TABLE) >= 50 and set(count) == ROOMS and min(count.values()) >= 2
+
+
+def test_old_text_that_is_missing_or_comes_twice_is_refused():
+    one = TABLE[0]
+    with pytest.raises(ValueError, match="occurs 0 times; expected once"):
+        mutations.mutated(one._replace(old="no such formula"))
+    with pytest.raises(ValueError, match=r"occurs \d+ times; expected once"):
+        mutations.mutated(one._replace(old="return"))
+    with pytest.raises(ValueError, match="is not changed"):
+        mutations.mutated(one._replace(new=one.old))
+
+
+def test_the_share_counts_what_was_caught_alone():
+    rows = [{"file": "nets/a.py", "answer": a} for a in ("caught", "caught", "survived", "error")]
+    assert mutations.summary(rows) == {"mutations": 4, "caught": 2, "share": 0.5, "rooms": {"nets": "2/4"}}
