@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crysjax.data import limits
+from crysjax.data import limits, reading
 
 ANGLE, INTENSITY = "two_theta_degree", "intensity"
 ANGLES = {"twothetadegree", "twotheta", "2theta", "2thetadegree", "2thetadeg", "2th", "2t", "tth", "angle", "2θ",
@@ -57,7 +57,7 @@ class _Layout(NamedTuple):
 def read(path: str | Path) -> Pattern:
     """The pattern of a text file; anything that cannot be read for certain is an error of one line."""
     try:
-        return parse(limits.text(limits.contents(Path(path))))
+        return parse(limits.text(reading.contents(Path(path))))
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from None
 
