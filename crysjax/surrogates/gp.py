@@ -48,6 +48,7 @@ def gp(
     jitter: float = 1e-5,
     observed: bool = False,
     standardize: bool = True,
+    unit_prior: bool = False,
 ) -> Surrogate:
     """A Gaussian process as a `Surrogate`.
 
@@ -58,6 +59,7 @@ def gp(
 
     `inference`: "map" is SVI with AutoDelta, "normal" SVI with AutoNormal (`steps` of Adam; `samples` draws), "nuts"
     is Hamiltonian Monte Carlo (`warmup` steps, `samples` draws). `ard`: one length-scale a feature.
+    `unit_prior`: y is given in units of its known prior std, so it is not standardised and the amplitude is 1.
     Priors: length LogNormal(log sqrt(d), 1), amplitude LogNormal(0, 0.5), noise LogNormal(log noise_scale, 1).
     """
     kernel_fn = {"rbf": rbf, "matern52": matern52}[kernel]
@@ -65,12 +67,12 @@ def gp(
     draws = 1 if inference == "map" else samples
 
     def model(data: Observations):
-        hyper = _prior(data.x.shape[-1] if ard else 1, data.x.shape[-1], noise_scale)
+        hyper = _prior(data.x.shape[-1] if ard else 1, data.x.shape[-1], noise_scale, unit_prior)
         _observe(kernel_fn, hyper, data, jitter)
 
     @jax.jit
     def fit_padded(key: Array, x: Array, y: Array) -> Posterior:
-        data = observe(x, y, standardize)
+        data = observe(x, y, standardize, not unit_prior)
         hyper = infer(
             key, model, data, draws, steps=steps, warmup=warmup, rate=learning_rate, normal=inference == "normal"
         )
@@ -138,13 +140,13 @@ def _covariance(kernel_fn, hyper: Hyper, data: Observations, jitter: float) -> A
     return gram(kernel_fn, hyper, data.x, data.x) * both + jnp.diag(jnp.where(data.mask > 0, nugget, 1))
 
 
-def _prior(lengths: int, features: int, noise_scale: float) -> Hyper:
+def _prior(lengths: int, features: int, noise_scale: float, unit: bool = False) -> Hyper:
     import numpyro
     from numpyro.distributions import LogNormal
 
     length = numpyro.sample("length", LogNormal(0.5 * jnp.log(1.0 * features), 1.0).expand([lengths]).to_event(1))
-    return Hyper(length, numpyro.sample("amplitude", LogNormal(0.0, 0.5)),
-                 numpyro.sample("noise", LogNormal(jnp.log(noise_scale), 1.0)))  # fmt: skip
+    amplitude = jnp.ones(()) if unit else numpyro.sample("amplitude", LogNormal(0.0, 0.5))
+    return Hyper(length, amplitude, numpyro.sample("noise", LogNormal(jnp.log(noise_scale), 1.0)))  # fmt: skip
 
 
 def _observe(kernel_fn, hyper: Hyper, data: Observations, jitter: float) -> None:
@@ -167,7 +169,8 @@ def _svi(key, model, data, draws, *, steps, warmup, rate, normal) -> Hyper:
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         svi = SVI(model, guide, optax.adam(rate), Trace_ELBO(num_particles=4 if normal else 1))
         params = svi.run(key_fit, steps, data, progress_bar=False).params
-        return Hyper(**guide.sample_posterior(key_draw, params, sample_shape=(draws,)))
+        drawn = guide.sample_posterior(key_draw, params, sample_shape=(draws,))
+        return Hyper(**{"amplitude": jnp.ones(draws)} | drawn)  # 1 where it is not learned
 
 
 def _nuts(key, model, data, draws, *, steps, warmup, rate, normal) -> Hyper:
@@ -178,4 +181,4 @@ def _nuts(key, model, data, draws, *, steps, warmup, rate, normal) -> Hyper:
         kernel = NUTS(model, init_strategy=init_to_median, max_tree_depth=6)
         mcmc = MCMC(kernel, num_warmup=warmup, num_samples=draws, progress_bar=False)
         mcmc.run(key, data)
-        return Hyper(**mcmc.get_samples())
+        return Hyper(**{"amplitude": jnp.ones(draws)} | mcmc.get_samples())

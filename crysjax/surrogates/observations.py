@@ -30,8 +30,11 @@ def pad(x: Array, y: Array, capacity: int | None) -> tuple[Array, Array]:
     return jnp.pad(x, ((0, extra), (0, 0))), jnp.pad(y, (0, extra), constant_values=jnp.nan)
 
 
-def observe(x: Array, y: Array, standardize: bool = True) -> Observations:
-    """Mask rows whose y (or any feature) is not finite, and standardise the rest by their own mean and std."""
+def observe(x: Array, y: Array, standardize: bool = True, standardize_y: bool = True) -> Observations:
+    """Mask rows whose y (or any feature) is not finite, and standardise the rest by their own mean and std.
+
+    Without `standardize` nothing is standardised, without `standardize_y` the features alone.
+    """
     mask = (jnp.isfinite(y) & jnp.isfinite(x).all(-1)).astype(x.dtype)
     x, y = jnp.where(mask[:, None] > 0, x, 0), jnp.where(mask > 0, y, 0)
     x_mean, x_std = _moments(x, mask[:, None])
@@ -39,6 +42,8 @@ def observe(x: Array, y: Array, standardize: bool = True) -> Observations:
     if not standardize:
         x_mean, x_std, y_mean, y_std = (f(a) for f, a in zip((jnp.zeros_like, jnp.ones_like) * 2,
                                                              (x_mean, x_std, y_mean, y_std)))  # fmt: skip
+    elif not standardize_y:
+        y_mean, y_std = jnp.zeros_like(y_mean), jnp.ones_like(y_std)
     scaled_x = (x - x_mean[None, :]) / x_std[None, :] * mask[:, None]
     return Observations(scaled_x, (y - y_mean) / y_std * mask, mask, x_mean, x_std, y_mean, y_std)
 
