@@ -263,8 +263,10 @@ def _judged(plan: Plan, drawn: Dataset, train: Dataset, reference: Dataset, fold
 
 SHOWN = (
     "validity", "structure validity (CDVAE)", "composition validity (CDVAE)", "uniqueness", "novelty", "stability",
-    "S.U.N.", "MSUN", "COV-R (CDVAE)", "COV-P (CDVAE)", "P1 share", "density_g_per_cm3", "num_elements",
-    "formation_energy_ev_per_atom", "diversity",
+    "stability, expected", "S.U.N.", "S.U.N., expected", "MSUN", "MSUN, expected",
+    "COV-R (CDVAE)", "COV-P (CDVAE)", "P1 share", "no space group found",
+    "distance of density_g_per_cm3", "distance of num_elements", "distance of formation_energy_ev_per_atom",
+    "diversity",
 )  # fmt: skip
 
 

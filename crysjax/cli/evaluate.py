@@ -29,7 +29,7 @@ def evaluate(
     samples: list[Path] = typer.Argument(None, help="Sets of crystals to judge; left out, only floors are computed."),
     match: str = typer.Option("", help="PATH[:SPLIT] of the true structures, row by row: structure prediction."),
     train: str = typer.Option("", help="PATH[:SPLIT] of the training data: for novelty, and for the floors."),
-    reference: str = typer.Option("", help="PATH[:SPLIT] of held-out crystals: distributions, rediscovery, ceiling."),
+    reference: str = typer.Option("", help="PATH[:SPLIT] of held-out crystals, to compare with; --match if not given."),
     known: list[str] = typer.Option([], help="PATH[:SPLIT] of further crystals that a new one may not equal."),
     hull: list[str] = typer.Option([], help="Entries of a convex hull: data set, MatterGen cache, CSV or JSON table."),
     potential: str = typer.Option("", help="Relax with it, for energies above --hull; such as student."),
@@ -39,6 +39,7 @@ def evaluate(
     target: Path | None = typer.Option(None, help="A plan of `design`: are its windows met, by its heads?"),
     synthesizability: str = typer.Option("", help="A model of kind synthesizability."),
     floors: bool = typer.Option(True, help="Compute the no-learning floors of --match from --train."),
+    match_only: bool = typer.Option(False, "--match-only", help="Only the match rate of --match, with its floors."),
     ceiling: bool = typer.Option(True, help="Judge one half of the real crystals against the other as well."),
     seed: int = typer.Option(0, help="Of the floors that draw, and of the ceiling's halves."),
     processes: int = typer.Option(2, min=1, help="For StructureMatcher and spglib."),
@@ -47,23 +48,39 @@ def evaluate(
     """Judge sets of crystals in stages, side by side; with --match, match rate and RMSE beside the floors."""
     if not samples and not (match and train):
         raise ValueError("evaluate: nothing to do; give SAMPLES, or --match and --train for the floors")
+    if match_only and not match:
+        raise ValueError("--match-only: expected --match, the true structures")
     from crysjax.cli import oracles
 
-    given = {part: read_part(text) if text else None for part, text in (("train", train), ("match", match))}
+    parts = (("train", train), ("match", match), ("reference", reference))
+    given = {part: read_part(text) if text else None for part, text in parts}
     with TemporaryDirectory() as spare:  # without --out nothing is kept
         sets = {name: oracles.read_samples(path) for name, path in _names(samples or []).items()}
         try:
-            if sets:
+            if given["match"] is not None:
+                found = {name: crystals for name, (crystals, _) in sets.items()}
+                _structure_prediction(found, given["match"], given["train"] if floors else None, seed, processes, out)
+            if sets and not match_only:
                 questions = oracles.questions(
-                    given["train"], read_part(reference) if reference else None, {k: read_part(k) for k in known},
-                    hull, potential, dft, level, margin, target, synthesizability, processes, out or Path(spare),
+                    given["train"], _held_out(given), {k: read_part(k) for k in known}, hull, potential, dft, level,
+                    margin, target, synthesizability, processes, out or Path(spare),
                 )  # fmt: skip
                 _judge(sets, questions, given, ceiling, seed, out)
-            if given["match"] is not None:
-                first = next(iter(sets.values()))[0] if sets else None
-                _structure_prediction(first, given["match"], given["train"] if floors else None, seed, processes, out)
         except KeyboardInterrupt:
             raise Stopped(f"finished stages are kept in {out}; the same command goes on" if out else "") from None
+
+
+def _held_out(given: dict) -> Dataset | None:
+    """What samples are compared with, apart from the training data: the reference, else the true structures."""
+    from crysjax.evaluation import kept
+
+    name = "reference" if given["reference"] is not None else "match"
+    if given[name] is None or given["train"] is None or kept.digest(given[name]) != kept.digest(given["train"]):
+        return given[name]
+    _progress(
+        f"--{name}: the same crystals as --train, so nothing is held out: no leakage or calibration is looked for"
+    )
+    return None
 
 
 def _names(paths: list[Path]) -> dict[str, Path]:
@@ -89,7 +106,8 @@ def _judge(sets: dict, ask: Any, given: dict, with_ceiling: bool, seed: int, out
         found[name] = totals.totals(judged[-1], real, None if drawn is None else drawn.space_group)
         if drawn is not None:
             _progress(f"{name}: detectors")
-            warned[name] = findings.findings(judged[-1], drawn, given["train"], ask.predict)
+            apart = ask.reference is not None
+            warned[name] = findings.findings(judged[-1], drawn, given["train"], ask.predict, held_out=apart)
         _write_rows(out, judged[-1])
     if with_ceiling and real is not None and given["match"] is None and len(real) > 3:
         ceiling, other = _ceiling(real, given["train"], ask, len(judged[0].samples), seed)
@@ -202,32 +220,35 @@ def _finite(value: Any) -> Any:
 
 
 def _structure_prediction(
-    found: Dataset | None, truth: Dataset, known: Dataset | None, seed: int, processes: int, out: Path | None
+    sets: dict[str, Dataset], truth: Dataset, known: Dataset | None, seed: int, processes: int, out: Path | None
 ) -> None:
-    """Match rate and RMSE beside the floors."""
+    """Match rate and RMSE of each set beside the floors."""
     from crysjax.data import files
     from crysjax.evaluation.matching import CDVAE
     from crysjax.evaluation.stages import said
 
-    lines = {} if found is None else {"samples": _match(found, truth, processes, out)}
+    lines = {}
+    for name, found in sets.items():
+        folder = out and (out if len(sets) == 1 else out / name)
+        lines["samples" if len(sets) == 1 else name] = _match(name, found, truth, processes, folder)
     if known is not None:
         lines |= {f"floor: {name}": value for name, value in _floors(known, truth, seed, processes)}
     typer.echo(f"{said(CDVAE)}\n  {'one try a row':36s}{'match':>9s}{'RMSE':>8s}{'offered':>9s}")
     for name, value in lines.items():
         offered = f"{value['offered']:>9.1%}" if "offered" in value else ""
         typer.echo(f"  {name:36s}{value['rate']:>9.1%}{value['rmse']:>8.3f}{offered}")
-    if found is not None and known is None:
+    if sets and known is None:
         typer.echo("  no floors beside this match rate: give --train to see what no learning would reach")
     if out is not None:
         files.write(out / "match.json", json.dumps(_finite({"tolerances": said(CDVAE), **lines}), indent=1))
 
 
-def _match(found: Dataset, truth: Dataset, processes: int, out: Path | None) -> dict[str, float]:
+def _match(name: str, found: Dataset, truth: Dataset, processes: int, out: Path | None) -> dict[str, float]:
     from crysjax.data import files
     from crysjax.evaluation import matching
 
     if len(found) != len(truth):
-        raise ValueError(f"--match: {len(found)} samples, but {len(truth)} true structures; expected one each")
+        raise ValueError(f"--match: {name}: {len(found)} samples, but {len(truth)} true structures; expected one each")
     result = matching.match_pairs(truth, found, processes=processes)
     if out is not None:
         rows = [f"{name},{'' if rms != rms else f'{rms:.6g}'}" for name, rms in zip(truth.ids, result.best)]

@@ -141,7 +141,7 @@ def read_energies(path: str) -> Callable:
     def energies(samples: Dataset, worth: np.ndarray) -> tuple:
         value = np.array([known.get(name, np.nan) for name in samples.ids.tolist()])
         known_here = int(np.isfinite(value).sum())
-        return value, np.inf, np.full(len(samples), ""), {}, f"DFT energies of {Path(path).name}", known_here
+        return value, None, np.full(len(samples), ""), {}, f"DFT energies of {Path(path).name}", known_here
 
     return energies
 

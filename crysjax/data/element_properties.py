@@ -33,10 +33,10 @@ def cell_masses_amu(dataset: Dataset) -> np.ndarray:
 @lru_cache(maxsize=1)
 def covalent_radii_angstrom() -> np.ndarray:
     """Covalent radii of Cordero et al. 2008, ASE's table; NaN beyond curium, where there are none: (NUM_SPECIES,)."""
-    from ase.data import covalent_radii, missing
+    from ase.data import covalent_radii
 
     radii = np.array(covalent_radii[1 : NUM_SPECIES + 1], float)
-    return np.where(radii == missing, np.nan, radii)
+    return np.where(np.arange(NUM_SPECIES) >= NUMBERS["Cm"], np.nan, radii)  # ASE's stand-in is protactinium's 2.00 Å
 
 
 @lru_cache(maxsize=1)

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from crysjax.base import NUM_SPECIES
-from crysjax.data import batching
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.elements import formula
 from crysjax.data.fingerprints import fingerprint
-from crysjax.evaluation.gates import shortest
+from crysjax.evaluation import contacts
 
 
 def closeness(dataset: Dataset) -> np.ndarray:
     """Shortest distance over the sum of the two covalent radii of each crystal, own images included: (m,)."""
-    from ase.data import covalent_radii
-
-    radii = jnp.asarray(covalent_radii[1 : NUM_SPECIES + 1], jnp.float32)
-    batch = batching.pack_dataset(dataset, batching.capacity(dataset.num_atoms))
-    measure = jax.jit(lambda pack: shortest(pack, pack.occupancy @ radii)[1])
-    packs = (jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack) for t in range(len(batch.index)))
-    found, used = np.stack([np.asarray(measure(pack)) for pack in packs]), batch.index >= 0
-    return found[used][np.argsort(batch.index[used])]
+    return contacts.contacts(dataset).closeness
 
 
 def compositions(dataset: Dataset) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""Eight ways in which inverse design fails, each a test that says so.
+"""Nine ways in which inverse design fails, each a test that says so.
 
 The modes are those of the map of failures in "Towards Automated Discovery: A Review of Generative Models, Multimodal
 Learning and Closed-Loop Workflows in Inverse Materials Design" (section 6, figure 4), from the cheap to the costly:
-of validity (`clash`, `chemical_implausibility`, `symmetry_breaking`), of optimisation (`reward_hacking`,
-`diversity_collapse`) and of evidence (`hidden_shift`, `leakage`, `miscalibration`).
+of validity (`clash`, `chemical_implausibility`, `crowded_composition`, `symmetry_breaking`), of optimisation
+(`reward_hacking`, `diversity_collapse`) and of evidence (`hidden_shift`, `leakage`, `miscalibration`).
 
 Each compares host arrays of samples with a reference and answers a `Finding`. `level` is the chance of a false alarm
-where nothing is wrong, by default one in a thousand, so that all eight run on a hundred campaigns raise about one.
+where nothing is wrong, by default one in a thousand, so that all of them run on a hundred campaigns raise about one.
 Shares are compared by Fisher's exact test, sets by permutation; both keep the level at every size, given independent
 samples, and both are silent where the samples are too few to tell. `detector_inputs` makes the arrays out of crystals.
 """
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crysjax.evaluation import calibration, permutation
+from crysjax.evaluation.contacts import MIN_CLOSENESS
 
 LEVEL = 0.001
 DRAWS = 1999  # permutations; the smallest level that so many can reach is 1/2000
@@ -40,14 +41,15 @@ def clash(
     closeness: np.ndarray,
     reference: np.ndarray,
     *,
-    min_closeness: float = 0.5,
+    min_closeness: float = MIN_CLOSENESS,
     level: float = LEVEL,
     show: int = 10,
 ) -> Finding:
     """Atoms inside each other: more crystals with a shortest distance below `min_closeness` than real ones have.
 
     `closeness` (m,), and (r,) of the reference: shortest distance over the sum of the two covalent radii
-    (`detector_inputs.closeness`). Half a bond length is closer than any bond: below it cores overlap. NaN is a clash.
+    (`detector_inputs.closeness`). The bound is that of `contacts`, below which hardly any real
+    crystal is. NaN is a clash.
     """
     closeness, reference = np.asarray(closeness, np.float64), np.asarray(reference, np.float64)
     bad = ~(closeness >= min_closeness)
@@ -76,11 +78,29 @@ def symmetry_breaking(
     """Symmetry lost: more crystals in P1 than the reference has.
 
     Space group numbers (m,), (r,), found at one tolerance in both; the share depends on the tolerance, its excess
-    over real crystals much less.
+    over real crystals much less. Crystals without a group (0) are left out.
     """
-    bad, usual = np.asarray(space_group) == 1, np.asarray(reference) == 1
-    what = "have no symmetry but translation (P1)"
-    return _more_often("symmetry breaking", bad, usual, level, what, np.flatnonzero(bad)[:show])
+    space_group, reference = np.asarray(space_group), np.asarray(reference)
+    known, bad = space_group > 0, space_group == 1
+    what = "with a space group have no symmetry but translation (P1)"
+    usual = reference[reference > 0] == 1
+    return _more_often("symmetry breaking", bad[known], usual, level, what, np.flatnonzero(bad)[:show])
+
+
+def crowded_composition(
+    num_elements: np.ndarray, reference: np.ndarray, *, level: float = LEVEL, show: int = 10
+) -> Finding:
+    """Too many elements in one crystal: more crystals than the reference has exceed what 99 % of it have.
+
+    Numbers of different elements (m,), (r,). Free samples of an undertrained model mix elements at random.
+    """
+    counts, usual = np.asarray(num_elements, int), np.asarray(reference, int)
+    most = int(np.quantile(usual, 0.99, method="higher"))
+    bad = counts > most
+    medians = f"(medians {np.median(counts):g} and {np.median(usual):g})"
+    what = f"have more than {most} elements {medians}"
+    worst = np.argsort(-counts, kind="stable")[: min(show, bad.sum())]
+    return _more_often("crowded composition", bad, usual > most, level, what, worst)
 
 
 def reward_hacking(

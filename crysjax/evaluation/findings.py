@@ -1,4 +1,4 @@
-"""Which of the eight detectors a judged set has the data for, and what they say of it."""
+"""Which of the detectors a judged set has the data for, and what they say of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from crysjax.data.datasets import Dataset, take
 from crysjax.evaluation import detector_inputs, detectors, stages
 from crysjax.evaluation.descriptors import descriptors
 from crysjax.evaluation.detectors import Finding
+from crysjax.evaluation.distributions import num_elements
 from crysjax.evaluation.totals import Judged
 
 ENERGY = "formation_energy_ev_per_atom"
@@ -18,8 +19,9 @@ BEST = 0.1  # the share of samples with the lowest predicted energy: whom a sear
 
 
 def findings(
-    judged: Judged, reference: Judged, train: Dataset | None, predict: Callable[[Dataset], dict] | None = None
-) -> list[Finding]:
+    judged: Judged, reference: Judged, train: Dataset | None, predict: Callable[[Dataset], dict] | None = None,
+    *, held_out: bool = True,
+) -> list[Finding]:  # fmt: skip
     """The detectors that apply, in the order of `detectors`.
 
     Args:
@@ -27,13 +29,16 @@ def findings(
         reference: real crystals that samples should be like.
         train: what models were trained on; without it neither leakage nor shift can be told.
         predict: data set -> {property: (value, std)} of the heads, for their calibration on the reference.
+        held_out: whether the reference is apart from the training data; if not, nothing is said of leakage and of
+            calibration, which would compare the training data with itself.
     """
     valid = stages.valid(reference.samples).columns["composition_valid"]
     close = [closeness(s.samples) for s in (judged, reference)]
     found = [
         detectors.clash(*close),
         detectors.chemical_implausibility(judged.verdicts["valid"].columns["composition_valid"], valid),
-        detectors.symmetry_breaking(judged.space_group, reference.space_group),
+        detectors.crowded_composition(*(num_elements(s.samples) for s in (judged, reference))),
+        *broken_symmetry(judged.space_group, reference.space_group),
         *reward_hacking(judged),
     ]
     size = min(len(judged.features), len(reference.features))
@@ -41,8 +46,14 @@ def findings(
         found.append(detectors.diversity_collapse(judged.features[:size], reference.features))
     if train is not None:
         found += [shift(judged, train)] if len(judged.features) >= FEWEST else []
+    if train is not None and held_out:
         found.append(detectors.leakage(detector_inputs.seen_structures(reference.samples, train)))
-    return found + (calibration_of(reference.samples, predict) if predict is not None else [])
+    return found + (calibration_of(reference.samples, predict) if predict is not None and held_out else [])
+
+
+def broken_symmetry(found: np.ndarray, reference: np.ndarray) -> list[Finding]:
+    """`detectors.symmetry_breaking`, if both have crystals with a space group."""
+    return [detectors.symmetry_breaking(found, reference)] if (found > 0).any() and (reference > 0).any() else []
 
 
 def closeness(samples: Dataset) -> np.ndarray:

@@ -6,7 +6,7 @@ a candidate failed. The composition gate is `validity.smact_valid`, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -14,26 +14,38 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crysjax.base import NUM_SPECIES, Pack, num_sites, site_mask, sum_by_crystal
-from crysjax.evaluation.validity import IMAGES, MIN_DISTANCE_ANGSTROM, oxidation_table
+from crysjax.base import Pack, num_sites, sum_by_crystal
+from crysjax.data.datasets import Dataset
+from crysjax.evaluation import contacts
+from crysjax.evaluation.contacts import Contact
+from crysjax.evaluation.validity import oxidation_table
 from crysjax.geometry import lattice as lattices
 
 
 class Gated(NamedTuple):
     """What the gates found, a row a crystal."""
 
-    distance_angstrom: Array  # (b,) the shortest distance, periodic images of a site itself included
-    closeness: Array  # (b,) the shortest distance over the sum of the two covalent radii
+    contact: Contact  # the closest two atoms, (b,) each
     volume_per_atom: Array  # (b,) Å^3
-    apart: Array  # (b,) bool
+    apart: Array  # (b,) bool: no two atoms closer than the radii of the pair allow
     dense: Array  # (b,) bool: neither a gas nor a collapse
     neutral: Array  # (b,) bool: SMACT's test
     passed: Array  # (b,) bool: all of them
 
+    @property
+    def distance_angstrom(self) -> Array:
+        """The shortest distance, periodic images of a site itself included: (b,)."""
+        return self.contact.shortest_angstrom
+
+    @property
+    def closeness(self) -> Array:
+        """The shortest distance over the sum of the two covalent radii: (b,)."""
+        return self.contact.closeness
+
 
 REASONS = ("apart", "dense", "neutral")
 SAID = {
-    "apart": "sites too close",
+    "apart": contacts.TOO_CLOSE,
     "dense": "volume per atom out of range",
     "neutral": "composition fails SMACT's charge and electronegativity test",
 }
@@ -42,32 +54,42 @@ SAID = {
 def gates(
     *,
     max_atoms: int,
-    min_closeness: float = 0.6,
     min_volume_per_atom: float = 4.0,
     max_volume_per_atom: float = 80.0,
 ) -> Callable[[Pack], Gated]:
-    """All gates as one function of a pack.
+    """All gates as one function of a pack, for crystals as they are drawn and again for what relaxation made of them.
 
     Args:
         max_atoms: of the largest crystal.
-        min_closeness: shortest distance over the sum of covalent radii; 0.5 Å is asked for in any case.
         min_volume_per_atom, max_volume_per_atom: in Å^3.
     """
-    from ase.data import covalent_radii
-
-    radii = jnp.asarray(covalent_radii[1 : NUM_SPECIES + 1], jnp.float32)
     neutral_one = smact_gate(max_atoms=max_atoms)
 
     def gate(pack: Pack) -> Gated:
-        distance, closeness = shortest(pack, pack.occupancy @ radii)
+        contact = contacts.closest(pack)
         volume = lattices.volume(pack.lattice) / jnp.maximum(num_sites(pack), 1)
         used = (num_sites(pack) > 0) & _finite(pack)
-        apart = (distance >= MIN_DISTANCE_ANGSTROM) & (closeness >= min_closeness) & used
+        apart = contacts.apart(contact) & used
         dense = (volume >= min_volume_per_atom) & (volume <= max_volume_per_atom) & used
         neutral = jax.vmap(neutral_one)(sum_by_crystal(pack.occupancy, pack)) & used
-        return Gated(distance, closeness, volume, apart, dense, neutral, apart & dense & neutral)
+        return Gated(contact, volume, apart, dense, neutral, apart & dense & neutral)
 
     return gate
+
+
+def why(gated: Gated, rows: Iterable[int]) -> list[str]:
+    """The first gate that each of these crystals fails, with its numbers; "" for those that pass."""
+    said = []
+    for row in rows:
+        failed = next((name for name in REASONS if not getattr(gated, name)[row]), None)
+        more = f": {contacts.said(gated.contact, row)}" if failed == "apart" else ""
+        said.append(f"{SAID[failed]}{more}" if failed else "")
+    return said
+
+
+def of_dataset(gate: Callable[[Pack], Gated], dataset: Dataset) -> Gated:
+    """The gates of every crystal of a data set, such as relaxed ones: rows (m,) of NumPy arrays in its order."""
+    return contacts.by_crystal(gate, dataset)
 
 
 def _finite(pack: Pack) -> Array:
@@ -75,32 +97,6 @@ def _finite(pack: Pack) -> Array:
     broken = (~jnp.isfinite(pack.frac).all(-1)).astype(jnp.float32)
     sites = jax.ops.segment_sum(broken, pack.owner, pack.lattice.shape[0])
     return (sites == 0) & jnp.isfinite(pack.lattice).all((1, 2))
-
-
-def shortest(pack: Pack, radius: Array) -> tuple[Array, Array]:
-    """Shortest distance in Å, and over the sum of the radii (n,), of each crystal: (b,) twice.
-
-    Over the 27 nearest cells, with a site's own images; infinite for an unused slot, undefined where not finite.
-    """
-    images = jnp.asarray(IMAGES, pack.frac.dtype)
-    own = jnp.asarray(IMAGES[IMAGES.any(-1)], pack.frac.dtype)
-    i, j = pack.pairs[:, 0], pack.pairs[:, 1]
-    difference = pack.frac[i] - pack.frac[j]
-    difference = difference - jnp.round(difference)
-    of_pair = _least(difference[:, None, :] + images[None], pack.lattice[pack.owner[i]])
-    of_pair = jnp.where(pack.pair_mask > 0, of_pair, jnp.inf)
-    of_site = jax.vmap(lambda cell: jnp.sqrt(jnp.square(own @ cell).sum(-1).min()))(pack.lattice)[pack.owner]
-    of_site = jnp.where(site_mask(pack.occupancy) > 0, of_site, jnp.inf)
-    distance = jnp.concatenate([of_pair, of_site])
-    total = jnp.concatenate([radius[i] + radius[j], 2 * radius])
-    owner, crystals = jnp.concatenate([pack.owner[i], pack.owner]), pack.lattice.shape[0]
-    ratio = jnp.where(jnp.isinf(distance), jnp.inf, distance / jnp.maximum(total, 1e-3))
-    return jax.ops.segment_min(distance, owner, crystals), jax.ops.segment_min(ratio, owner, crystals)
-
-
-def _least(shifted: Array, lattice: Array) -> Array:
-    """Length in Å of the shortest of several fractional vectors: (p, m, 3), (p, 3, 3) -> (p,)."""
-    return jnp.sqrt(jnp.square(jnp.einsum("pmi,pij->pmj", shifted, lattice)).sum(-1).min(-1))
 
 
 def smact_gate(*, max_atoms: int, max_elements: int = 8) -> Callable[[Array], Array]:

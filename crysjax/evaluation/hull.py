@@ -190,6 +190,16 @@ def _competing(system: tuple[int, ...], hull: Hull) -> np.ndarray:
     return np.concatenate(inside)
 
 
+def compounds_around(compositions: np.ndarray, hull: Hull) -> np.ndarray:
+    """Entries of the hull in the chemical system of each composition or below it, pure elements left out: (m,) int."""
+    fractions, count = _fractions(compositions, "compounds_around"), {}
+    systems = [tuple(np.flatnonzero(row).tolist()) for row in fractions]
+    for system in set(systems):
+        inside = [rows for parts, rows in hull.systems.items() if len(parts) > 1 and set(parts) <= set(system)]
+        count[system] = len(hull.systems.get(system, ())) if len(system) == 1 else sum(map(len, inside))
+    return np.array([count[system] for system in systems], int)
+
+
 def is_stable(above: np.ndarray, *, margin_ev_per_atom: float = METASTABLE_EV_PER_ATOM) -> np.ndarray:
     """Whether each energy above the hull (m,) is within the margin; NaN is not. Strict stability has the margin 0."""
     return np.asarray(above) <= margin_ev_per_atom + ROUNDING_EV_PER_ATOM

@@ -70,11 +70,14 @@ def render(
     return filled("set_report.html", values)
 
 
+TILES = ("validity", "uniqueness", "novelty", "S.U.N.", "S.U.N., expected")
+
+
 def tiles(found: dict[str, Any]) -> str:
     """The few numbers that matter most, of the first set."""
     metrics, last = found["metrics"], found["ledger"][-1]
     items = [(str(found["crystals"]), "crystals read"), (str(found["not_read"]), "could not be read")]
-    items += [(percent(metrics[n]), n) for n in ("validity", "uniqueness", "novelty", "S.U.N.") if n in metrics]
+    items += [(percent(metrics[n]), n) for n in TILES if n in metrics]
     items += [(str(last["passed"]), "passed every stage")]
     return "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in items)
 
@@ -124,7 +127,7 @@ def metric_table(names: Sequence[str], found: Mapping[str, dict], part: str) -> 
     return table(["distance to the reference" if part == "distances" else "metric", *names], body, left=1)
 
 
-NOT_SHARES = ("cRMSE", "diversity", "Vendi score", "synthesizability", "continuous")
+NOT_SHARES = (totals.DISTANCE, "cRMSE", "diversity", "Vendi score", "synthesizability", "continuous")
 
 
 def number(metric: str, interval: Mapping[str, float] | None) -> str:

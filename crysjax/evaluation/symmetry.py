@@ -113,22 +113,27 @@ def crystal_system_shares(number: np.ndarray) -> dict[str, Interval]:
 
 
 def p1_share(number: np.ndarray) -> Interval:
-    """The share of crystals without any symmetry but translations, among space group numbers (m,).
+    """The share of crystals without any symmetry but translations, among those of (m,) numbers that have a group.
 
-    Those without a group (0) are counted as not P1 but stay in the total; `crystal_system_shares` names their share.
-    MatterGen counts them as P1.
+    Those without a group (0) are not counted; `no_group_share` is theirs. MatterGen counts them as P1.
     """
-    return interval(np.asarray(number) == 1)
+    number = np.asarray(number)
+    return interval(number[number > 0] == 1)
+
+
+def no_group_share(number: np.ndarray) -> Interval:
+    """The share of crystals in which no space group was found, among space group numbers (m,)."""
+    return interval(np.asarray(number) == 0)
 
 
 def summary(found: SpaceGroups) -> list[str]:
     """A line a tolerance: share of P1, of no group, and the number of different groups."""
     lines = []
     for tolerance, number in zip(found.tolerance_angstrom, found.number.T):
-        p1, none = p1_share(number), interval(number == 0)
+        p1, none = p1_share(number), no_group_share(number)
         kinds = len(set(number.tolist()) - {0})
         lines.append(
             f"symmetry tolerance {tolerance:g} Å: P1 {p1.value:.1%} [{p1.low:.1%}, {p1.high:.1%}], "
-            f"no group {none.value:.1%}, {kinds} space groups among {p1.count} crystals"
+            f"no group {none.value:.1%}, {kinds} space groups among {none.count} crystals"
         )
     return lines

@@ -16,12 +16,13 @@ import numpy as np
 
 from crysjax.base import Estimate
 from crysjax.data.datasets import Dataset
-from crysjax.evaluation import continuous, distributions, families, stages, symmetry
+from crysjax.evaluation import contacts, continuous, distributions, families, stability, stages, symmetry
 from crysjax.evaluation.coverage import Coverage
 from crysjax.evaluation.distributions import Interval, interval
 from crysjax.evaluation.stages import Verdict
 
 MARGINS_EV_PER_ATOM = {"S.U.N.": 0.0, "MSUN": 0.1}
+DISTANCE = "distance of "  # of a distribution to the reference's, such as "distance of num_elements"
 MOST_OF_VENDI = 1000  # the kernel's eigenvalues take m^3
 SCALE = 0.5  # of descriptors of order one: the typical distance of two MP-20 crystals is 2, of two relatives 0.3
 NOT_MEASURED = {
@@ -56,13 +57,14 @@ def totals(
     found: dict[str, Any] = {"crystals": len(judged.samples), "not_read": len(judged.skipped)}
     found["ledger"] = ledger(judged)
     found["metrics"] = {name: value._asdict() for name, value in metrics(judged).items()}
-    found["not_measured"] = {name: need for name, need in NOT_MEASURED.items() if name not in found["metrics"]}
+    found["not_measured"] = {name: need for name, need in NOT_MEASURED.items()
+                             if not any(m.startswith(name) for m in found["metrics"])}  # fmt: skip
     found["space_groups"] = {str(n): int(c) for n, c in zip(*np.unique(judged.space_group, return_counts=True))}
     if reference is not None:
         apart = distributions.property_distances(_with_energies(judged), reference)
         if reference_group is not None:
             apart["space group (total variation)"] = _groups_apart(judged.space_group, reference_group)
-        found["distances"] = {name: value._asdict() for name, value in apart.items()}
+        found["distances"] = {f"{DISTANCE}{name}": value._asdict() for name, value in apart.items()}
     found["cost"] = cost(judged)
     return found
 
@@ -88,7 +90,7 @@ def ledger(judged: Judged) -> list[dict[str, Any]]:
     before = np.ones(read, bool)
     for name, alive in stages.passed_so_far(judged.verdicts).items():
         said = judged.verdicts[name]
-        why = np.where(said.asked, said.reason, "not asked, as it failed before")
+        why = np.where(said.asked | (said.reason != ""), said.reason, "not asked, as it failed before")
         rows.append({"stage": name, "entered": int(before.sum()), "passed": int(alive.sum()), "level": said.level,
                      "reasons": _counted(why[before & ~alive])})  # fmt: skip
         before = alive
@@ -105,6 +107,10 @@ def _counted(reasons: np.ndarray, most: int = 6) -> dict[str, int]:
 def _kind(reason: str) -> str:
     if reason.startswith("equals ") and "crystal of" not in reason:
         return "equals another sample"
+    if reason.startswith(contacts.TOO_CLOSE):
+        return contacts.TOO_CLOSE
+    if reason.startswith("cannot tell") and "probability" in reason:
+        return "cannot tell: the error of the energy exceeds the margin"
     if reason.endswith("above the hull"):
         return "above the hull"
     return "too far below the hull to be believed" if reason.endswith("not believed") else reason
@@ -134,6 +140,7 @@ def metrics(judged: Judged) -> dict[str, Interval]:
     if judged.coverage is not None:
         found |= {"COV-R (CDVAE)": judged.coverage.recall, "COV-P (CDVAE)": judged.coverage.precision}
     found["P1 share"] = symmetry.p1_share(judged.space_group)
+    found["no space group found"] = symmetry.no_group_share(judged.space_group)
     if len(judged.samples) > 1:
         found["diversity"] = _one(distributions.diversity(judged.features), len(judged.samples))
     found["Vendi score"] = _one(vendi(judged.features), min(len(judged.samples), MOST_OF_VENDI))
@@ -171,14 +178,34 @@ def _product(found: Mapping[str, Interval], count: int) -> Interval:
     return Interval(*(float(np.prod([part[k] for part in parts])) for k in range(3)), count, 0)
 
 
+EXPECTED = ", expected"  # of a metric that sums probabilities, as the energies are less accurate than the margin
+
+
 def _stability(verdicts: Mapping[str, Verdict]) -> dict[str, Interval]:
+    """Shares of the crystals that were judged; expected ones where the error of the energies exceeds the margin."""
     said = verdicts["stable"]
-    above = np.where(said.asked & said.columns["believed"], said.columns["e_above_hull_ev_per_atom"], np.inf)
-    found = {"stability": interval(said.passed[said.asked])}
+    columns, looked_at = said.columns, said.asked | (said.reason != "")
+    unknown = looked_at & np.char.startswith(said.reason.astype(str), "cannot tell") & ~said.asked
+    error = columns["energy_std_ev_per_atom"]
+    std = float(error[0]) if len(error) and np.isfinite(error[0]) else None
+    above = columns["e_above_hull_ev_per_atom"]
+    off = unknown & np.isnan(columns["probability_stable"])  # the hull cannot judge them
+    chance = np.where(looked_at & ~off, np.nan_to_num(columns["probability_stable"]), np.nan)
+    vague = bool((unknown & ~off).any())
+    name = f"stability{EXPECTED}" if vague else "stability"
+    found = {name: stability.expected(chance)} if vague else {name: interval(said.passed[said.asked])}
     if "novel" in verdicts:
         new = verdicts["unique"].passed & verdicts["novel"].passed
-        found |= {name: interval(new & (above <= margin)) for name, margin in MARGINS_EV_PER_ATOM.items()}
-    return found
+        for name, margin in MARGINS_EV_PER_ATOM.items():
+            share = np.nan_to_num(stability.probability(above, margin, std))
+            share = np.where(off, np.nan, np.where(looked_at & columns["believed"], share, 0.0) * new)
+            if stability.cannot_tell(margin, std):
+                found[f"{name}{EXPECTED}"] = stability.expected(share)
+            else:
+                found[name] = interval((share >= 0.5)[~off])
+    found["stability unknown"] = interval(unknown[looked_at])
+    far = {"far below the hull (holes?)": "far_below_hull", "far above the hull": "far_above_hull"}
+    return found | {title: interval(columns[column][looked_at]) for title, column in far.items()}
 
 
 def _one(value: float, count: int) -> Interval:

@@ -21,11 +21,11 @@ import numpy as np
 from crysjax.base import NUM_SPECIES
 from crysjax.data import elements
 from crysjax.data.datasets import Dataset, offsets
+from crysjax.evaluation.contacts import IMAGES
 
 MIN_DISTANCE_ANGSTROM = 0.5
 MIN_VOLUME_ANGSTROM3 = 0.1
 MAX_STATES = 16
-IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
 class OxidationTable(NamedTuple):

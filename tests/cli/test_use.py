@@ -179,7 +179,7 @@ def test_energies_that_changed_are_noticed_and_levels_may_not_differ(crysjax, wo
         found = json.loads((tmp_path / "out" / "metrics.json").read_text())[like_test.name.split(".")[0]]
         return found["metrics"]["stability"]["value"]
 
-    assert (stable(-20.0), stable(5.0)) == (1.0, 0.0)
+    assert (stable(-20.0), stable(5.0)) == (0.0, 0.0)  # so far below that the hull must have holes
     other = stable(5.0, "--level", "another functional")
     assert other.code == 2 and "another functional" in other.err
 
@@ -199,3 +199,46 @@ def test_questions_that_lack_something_are_refused_in_one_line(crysjax, world, l
     named = {"TRAIN": f"{world.data}:train", "TABLE": table}
     answer = crysjax("evaluate", like_test, *[named.get(option, option) for option in options])
     assert answer.code == 2 and said in answer.err and len(answer.err.strip().splitlines()) == 1
+
+
+def test_training_data_is_never_compared_with_itself(crysjax, world, like_test, tmp_path):
+    train = f"{world.data}:train"
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(world.plan()))
+    options = ["--train", train, "--target", plan, "--no-ceiling", "--processes", 1]
+    answer = crysjax("evaluate", like_test, *options)
+    assert answer.code == 0 and "clash:" in answer.out, answer.err
+    assert "leakage" not in answer.out and "miscalibration" not in answer.out
+    same = crysjax("evaluate", like_test, *options, "--reference", train)
+    assert "leakage:" not in same.out and "--reference: the same crystals as --train" in same.err
+    apart = crysjax("evaluate", like_test, *options, "--reference", f"{world.data}:test")
+    assert "leakage: 0.00% of the test crystals" in apart.out
+
+
+def test_the_match_rate_comes_first_and_alone_if_asked(crysjax, world, like_test, tmp_path):
+    truth, train = f"{world.data}:test", f"{world.data}:train"
+    options = ["--match", truth, "--train", train, "--processes", 1]
+    answer = crysjax("evaluate", like_test, *options)
+    assert answer.out.index("StructureMatcher") < answer.out.index("crystals, 0 could not be read")
+    assert "rediscovery" in answer.out and "leakage: 0.00%" in answer.out  # the true structures are the reference
+    alone = crysjax("evaluate", like_test, *options, "--match-only", "--no-floors")
+    assert alone.code == 0 and "valid" not in alone.out and alone.err == ""
+    rate = next(line for line in alone.out.splitlines() if line.split()[:1] == ["samples"])
+    assert rate in answer.out
+    other = tmp_path / "other.npz"
+    datasets.save(datasets.where_split(datasets.load(world.data), "test"), other)
+    two = crysjax("evaluate", like_test, other, *options, "--match-only", "--no-floors", "--out", tmp_path / "out")
+    assert two.code == 0 and "other" in two.out and "100.0%" in two.out
+    assert (tmp_path / "out" / "other" / "match.csv").exists()
+    missing = crysjax("evaluate", like_test, "--match-only")
+    assert missing.code == 2 and "expected --match" in missing.err
+
+
+def test_distances_of_distributions_are_named_so(crysjax, world, like_test):
+    answer = crysjax("evaluate", like_test, "--reference", f"{world.data}:test", "--no-ceiling", "--processes", 1)
+    names = ("density_g_per_cm3", "num_elements", "space group (total variation)")
+    lines = [line.strip() for line in answer.out.splitlines()]
+    for name in names:
+        assert any(line.startswith(f"distance of {name}") for line in lines)
+        assert not any(line.startswith(name) for line in lines)
+    assert any(line.startswith("no space group found") for line in lines)

@@ -277,6 +277,9 @@ def clean(name, seed, **settings):
     return {
         "clash": lambda: detectors.clash(*(np.where(bad, 0.3, 0.9) for bad in share(0.05)), **settings),
         "implausible": lambda: detectors.chemical_implausibility(*share(0.9), **settings),
+        "crowded": lambda: detectors.crowded_composition(
+            *(np.where(bad, 6, 1 + np.arange(len(bad)) % 4) for bad in share(0.01)), **settings
+        ),
         "symmetry": lambda: detectors.symmetry_breaking(*(np.where(bad, 1, 62) for bad in share(0.1)), **settings),
         "hacking": lambda: detectors.reward_hacking(*optimised(seed, others=150, selected=15), **_no_draws(settings)),
         "collapse, labels": lambda: detectors.diversity_collapse(*_labels(draw), **settings),
@@ -363,3 +366,22 @@ def test_sums_within_by_hand():
 def test_bad_input_is_one_line(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+# --- crowded composition ---
+
+
+def test_crystals_of_too_many_elements_are_found(real):
+    usual = np.array([len(set(row.numbers.tolist())) for row in datasets.entries(rows(real, 0, 1000))])
+    mixed = np.where(np.arange(200) < 60, 9, usual[:200])  # a third mixes nine elements
+    found = detectors.crowded_composition(mixed, usual[200:])
+    assert found.detected and found.value >= 0.3 and set(found.worst.tolist()) <= set(range(60))
+    assert "have more than 5 elements (medians" in found.explanation
+    assert not detectors.crowded_composition(usual[:200], usual[200:]).detected
+
+
+def test_crystals_without_a_space_group_are_neither_p1_nor_not():
+    known, reference = np.array([1] * 30 + [62] * 70), np.full(500, 62)
+    found = detectors.symmetry_breaking(known, reference)
+    more = detectors.symmetry_breaking(np.concatenate([np.zeros(900, int), known]), reference)
+    assert found.value == more.value == 0.3 and more.worst.min() == 900

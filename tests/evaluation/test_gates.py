@@ -8,7 +8,7 @@ import pytest
 from crysjax.base import NUM_SPECIES
 from crysjax.data import batching
 from crysjax.data.datasets import Entry, from_entries
-from crysjax.evaluation import gates, validity
+from crysjax.evaluation import contacts, gates, validity
 
 
 def random_compositions(count):
@@ -59,13 +59,16 @@ def test_shortest_distances_equal_pymatgen():
         count = draw.integers(1, 5)
         entries.append(Entry("", draw.integers(1, 90, count), draw.random((count, 3)), 3 * np.eye(3) + draw.normal(0, 0.7, (3, 3)), {}))  # fmt: skip # noqa: E501
     pack = pack_of(entries)
-    ones = jnp.full(pack.frac.shape[0], 0.5)
-    distance, ratio = jax.jit(gates.shortest)(pack, ones)
-    for entry, found in zip(entries, np.asarray(distance)):
+    found = jax.jit(contacts.closest)(pack)
+    distance = found.shortest_angstrom
+    for entry, shortest in zip(entries, np.asarray(distance)):
         crystal = structures.Structure(entry.lattice, entry.numbers, entry.frac)
         neighbours = crystal.get_neighbor_list(8.0)[3]
-        assert found == pytest.approx(neighbours.min(), rel=2e-5)
-    np.testing.assert_allclose(distance, ratio, rtol=1e-6)
+        assert shortest == pytest.approx(neighbours.min(), rel=2e-5)
+    radii = contacts.radii_angstrom()[np.stack([found.first, found.second])[:, : len(entries)] - 1].sum(0)
+    np.testing.assert_allclose(
+        found.distance_angstrom[: len(entries)], found.closeness[: len(entries)] * radii, rtol=1e-6
+    )
     assert np.isinf(distance[len(entries) :]).all()
 
 

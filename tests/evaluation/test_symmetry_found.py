@@ -103,7 +103,8 @@ def test_shares_and_summary():
         "triclinic": 0.5, "orthorhombic": 0.1, "hexagonal": 0.1, "cubic": 0.2, "none": 0.1,
     }  # fmt: skip
     p1 = symmetry.p1_share(number)
-    assert p1.value == 0.4 and p1.low < 0.4 < p1.high
+    assert p1.value == pytest.approx(4 / 9) and p1.low < 4 / 9 < p1.high and p1.count == 9
+    assert symmetry.no_group_share(number).value == 0.1
     found = symmetry.SpaceGroups(np.array([0.1]), number[:, None], np.full((10, 1), ""))
     (line,) = symmetry.summary(found)
-    assert line.startswith("symmetry tolerance 0.1 Å: P1 40.0% [") and "6 space groups among 10" in line
+    assert line.startswith("symmetry tolerance 0.1 Å: P1 44.4% [") and "6 space groups among 10" in line
