@@ -9,13 +9,10 @@ import jax
 import numpy as np
 
 from crysjax.base import Pack
-from crysjax.campaign.validate import by_crystal
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
-from crysjax.evaluation import gates
+from crysjax.evaluation import contacts, gates
 from crysjax.evaluation.gates import Gated
-
-AFTER = ("apart", "dense")  # what a relaxation can change; the composition stays
 
 
 class Inspected(NamedTuple):
@@ -26,21 +23,15 @@ class Inspected(NamedTuple):
 
 
 def inspector(gate: Callable[[Pack], Gated], shape: Capacity) -> Callable[[Dataset], Inspected]:
-    """`relaxed crystals -> Inspected`, by the gate that screened them before."""
-
-    @jax.jit
-    def measure(pack: Pack) -> dict:
-        found = gate(pack)
-        return {name: getattr(found, name) for name in (*AFTER, "distance_angstrom", "closeness")}
+    """`relaxed crystals -> Inspected`, by the gates that screened them before; compiled once."""
+    compiled = jax.jit(gate)
 
     def inspect(crystals: Dataset) -> Inspected:
-        reason = np.full(len(crystals), "", "<U80")
         if not len(crystals):
-            return Inspected(reason, {})
-        found = by_crystal(measure, crystals, shape)
-        for name in reversed(AFTER):
-            reason[~found[name]] = f"{gates.SAID[name]} after relaxation"
-        shortest = {"shortest_distance_angstrom": found["distance_angstrom"], "closeness": found["closeness"]}
-        return Inspected(reason, shortest)
+            return Inspected(np.zeros(0, "<U120"), {})
+        found = contacts.by_crystal(compiled, crystals, shape)
+        why = [f"{said.rstrip()} (after relaxation)" if said else "" for said in gates.why(found, range(len(crystals)))]
+        measured = {"closeness": found.closeness, "shortest_distance_angstrom": found.distance_angstrom}
+        return Inspected(np.array(why, "<U120"), measured)
 
     return inspect

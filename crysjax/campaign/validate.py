@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from crysjax.base import Estimate, Pack, Params, PyTree
+from crysjax.base import Estimate, Pack, Params
 from crysjax.campaign.goals import Goals, in_range
 from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.campaign.propose import Predictor
-from crysjax.data import batching, datasets
+from crysjax.data import datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
+from crysjax.evaluation import contacts
 from crysjax.evaluation.hull import FORMATION_ENERGY
 from crysjax.potentials.mlip import Potential
 from crysjax.potentials.relax_dataset import relax_dataset
@@ -104,17 +104,7 @@ def estimate(
 ) -> Estimate:
     """What heads say of a data set: host arrays (m, k)."""
     predict = jax.jit(predict)
-    return by_crystal(lambda pack: predict(params, pack), crystals, shape)
-
-
-def by_crystal(ask: Callable[[Pack], PyTree], crystals: Dataset, shape: Capacity) -> PyTree:
-    """What a function of packs, leaves (b, ...), says of a data set: host arrays (m, ...) in its order."""
-    batch = batching.pack_dataset(crystals, shape)
-    packs = [jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack) for t in range(len(batch.index))]
-    said = [jax.tree.map(np.asarray, ask(pack)) for pack in packs]
-    used = batch.index >= 0
-    order = np.argsort(batch.index[used])
-    return jax.tree.map(lambda *leaves: np.stack(leaves)[used][order], *said)
+    return contacts.by_crystal(lambda pack: predict(params, pack), crystals, shape)
 
 
 def element_energy(crystals: Dataset, reference: Reference) -> np.ndarray:

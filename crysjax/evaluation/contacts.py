@@ -20,6 +20,7 @@ from jax import Array
 
 from crysjax.base import Pack, numbers, site_mask
 from crysjax.data import batching
+from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.data.element_properties import covalent_radii_angstrom
 from crysjax.data.elements import SYMBOLS
@@ -88,14 +89,17 @@ def _least(shifted: Array, lattice: Array) -> Array:
 
 def contacts(dataset: Dataset) -> Contact:
     """The same of every crystal of a data set, as NumPy arrays (m,); all have to be finite and have a volume."""
-    return by_crystal(closest, dataset)
+    return by_crystal(jax.jit(closest), dataset)
 
 
-def by_crystal(function: Callable[[Pack], Any], dataset: Dataset) -> Any:
-    """What a traced function says of packs (b, ...), as NumPy arrays of every crystal in order: (m, ...)."""
-    batch, traced = batching.pack_dataset(dataset, batching.capacity(dataset.num_atoms)), jax.jit(function)
+def by_crystal(compiled: Callable[[Pack], Any], dataset: Dataset, shape: Capacity | None = None) -> Any:
+    """What a compiled function says of packs (b, ...), as NumPy arrays of every crystal in order: (m, ...).
+
+    With the same `shape` of packs it is compiled once for data sets of any size; left out, the shape fits this one.
+    """
+    batch = batching.pack_dataset(dataset, shape or batching.capacity(dataset.num_atoms))
     packs = (jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack) for t in range(len(batch.index)))
-    found = jax.tree.map(lambda *leaves: np.stack(leaves), *map(traced, packs))
+    found = jax.tree.map(lambda *leaves: np.stack(leaves), *map(compiled, packs))
     used = batch.index >= 0
     return jax.tree.map(lambda leaf: leaf[used][np.argsort(batch.index[used])], found)
 

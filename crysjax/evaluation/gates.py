@@ -89,7 +89,7 @@ def why(gated: Gated, rows: Iterable[int]) -> list[str]:
 
 def of_dataset(gate: Callable[[Pack], Gated], dataset: Dataset) -> Gated:
     """The gates of every crystal of a data set, such as relaxed ones: rows (m,) of NumPy arrays in its order."""
-    return contacts.by_crystal(gate, dataset)
+    return contacts.by_crystal(jax.jit(gate), dataset)
 
 
 def _finite(pack: Pack) -> Array:

@@ -19,6 +19,7 @@ from crysjax.campaign.validate import Judged, Relaxed
 from crysjax.data import batching, datasets
 from crysjax.data.elements import formula
 from crysjax.evaluation import ledger
+from crysjax.evaluation.contacts import Contact
 from crysjax.evaluation.gates import Gated
 
 GOALS = targets.goals({"gap": Goal("window", 1.0, 2.0), "energy": Goal("minimise")}, ("energy", "gap"), (0.5, 2.0))
@@ -26,6 +27,9 @@ PLAN = plans.plan(
     target={"gap": [1, 2], "energy": "minimise"}, elements=["O", "Mg", "Ca", "Ti", "Sr"], max_atoms=3, rounds=3,
     candidates=12, validations=7, relax_steps=9,
 )  # fmt: skip
+
+
+PARTICLES = np.array([1.0, 1.5, 2.0], np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +56,8 @@ def proposal(rng: np.random.Generator, template) -> Proposal:
     fine, yes = cell > 3.5, np.ones(b, bool)
     said = Estimate(rng.random((b, 2), np.float32), np.full((b, 2), 0.1, np.float32), yes)
     worth = np.where(fine, 10 - cell, -np.inf).astype(np.float32)
-    gated = Gated(cell, cell / 3, cell**3, fine, yes, yes, fine)
-    effective = np.linspace(1, 2, b, dtype=np.float32)
+    gated = Gated(Contact(cell / 3, cell, yes, yes, cell), cell**3, fine, yes, yes, fine)
+    effective = PARTICLES[np.arange(b) % len(PARTICLES)]
     return Proposal(pack, gated, said, said, rng.normal(0, 9, (b, 4)).astype(np.float32), worth, effective)
 
 
@@ -160,6 +164,28 @@ def test_failures_after_relaxation_are_in_the_ledger_and_nowhere_else(tmp_path):
     assert [known[i].value for i in outcomes.crystals.ids] == outcomes.energy.tolist()
     for row in validated:
         assert row.value == pytest.approx(sum(targets.misses(GOALS, values(row))) + values(row)[1] / 0.5, rel=1e-5)
+
+
+def test_what_a_relaxation_broke_is_named_and_is_no_candidate(tmp_path):
+    plan = PLAN._replace(validations=36, rounds=3, elements=(8, 12))
+    outcomes = World().run(tmp_path, plan)
+    rows = ledger.read(tmp_path / "ledger.jsonl")
+    fused = [row for row in at(rows, "validated") if row.reason == "sites too close after relaxation"]
+    assert fused and all(row.p_hit is None and row.notes["closeness"] == 0.4 for row in fused)
+    assert not {row.candidate for row in fused} & set(outcomes.crystals.ids.tolist())
+    assert all(set(entry.numbers.tolist()) != {12} for entry in datasets.entries(outcomes.crystals))
+
+
+def test_rows_carry_the_probability_of_a_hit(tmp_path):
+    World().run(tmp_path)
+    rows = ledger.read(tmp_path / "ledger.jsonl")
+    for row in at(rows, "scored") + at(rows, "validated"):
+        if row.valid:
+            found = targets.hit_probability(GOALS, values(row), np.array([row.properties[n][1] for n in GOALS.names]))
+            assert row.p_hit == pytest.approx(float(found), abs=1e-5)
+    assert all(0 <= row.notes["p_hit_by_heads"] <= 1 for row in at(rows, "scored"))
+    assert {row.notes["effective_particles"] for row in at(rows, "sampled")} <= {float(f"{n:.7g}") for n in PARTICLES}
+    assert all(row.p_hit is None for row in rows if row.stage not in ("scored", "validated"))
 
 
 def values(row) -> np.ndarray:
