@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from crysjax.base import Pack
 from crysjax.data.batching import Capacity
-from crysjax.data.datasets import Dataset
+from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.evaluation import contacts, gates
 from crysjax.evaluation.gates import Gated
 
@@ -19,11 +19,16 @@ class Inspected(NamedTuple):
     """A row a crystal."""
 
     reason: np.ndarray  # (m,) str, "" for a possible crystal
-    notes: dict[str, np.ndarray]  # name -> (m,): what was measured, for the ledger
+    notes: dict[str, np.ndarray]  # name -> (m,): what was measured and flagged, for the ledger
 
 
-def inspector(gate: Callable[[Pack], Gated], shape: Capacity) -> Callable[[Dataset], Inspected]:
-    """`relaxed crystals -> Inspected`, by the gates that screened them before; compiled once."""
+def inspector(
+    gate: Callable[[Pack], Gated], shape: Capacity, flags: Mapping[str, Callable[[Entry], str]] | None = None
+) -> Callable[[Dataset], Inspected]:
+    """`relaxed crystals -> Inspected`, by the gates that screened them before; compiled once.
+
+    `flags`: what a chemist would stop at though it is not impossible, by name: crystal -> words, "" for nothing.
+    """
     compiled = jax.jit(gate)
 
     def inspect(crystals: Dataset) -> Inspected:
@@ -32,6 +37,7 @@ def inspector(gate: Callable[[Pack], Gated], shape: Capacity) -> Callable[[Datas
         found = contacts.by_crystal(compiled, crystals, shape)
         why = [f"{said.rstrip()} (after relaxation)" if said else "" for said in gates.why(found, range(len(crystals)))]
         measured = {"closeness": found.closeness, "shortest_distance_angstrom": found.distance_angstrom}
-        return Inspected(np.array(why, "<U120"), measured)
+        said = {k: np.array([flag(entry) for entry in entries(crystals)]) for k, flag in (flags or {}).items()}
+        return Inspected(np.array(why, "<U120"), measured | {f"{name}_flag": words for name, words in said.items()})
 
     return inspect

@@ -35,7 +35,8 @@ def write(
     """
     rows = ledger.read(folder / "ledger.jsonl")
     order = best_first(outcomes, goals)
-    candidates = [shown(outcomes, goals, row, place, len(order)) for place, row in enumerate(order)]
+    flags = flagged(rows)
+    candidates = [shown(outcomes, goals, row, place, len(order), flags) for place, row in enumerate(order)]
     structures(folder, outcomes, goals, order)
     wary = warnings(outcomes, goals)
     summary = summarise(plan, outcomes, rows, candidates, models)
@@ -91,7 +92,15 @@ def file_name(entry: Entry, place: int, count: int) -> str:
     return f"{place + 1:0{len(str(count))}d}_{entry.id}_{formula(entry.numbers)}.cif"
 
 
-def shown(outcomes: Outcomes, goals: Goals, row: int, place: int, count: int) -> Shown:
+def flagged(rows: list[ledger.Row]) -> dict[str, str]:
+    """Candidate -> what was unusual about the relaxed crystal, in words."""
+    notes = {row.candidate: row.notes for row in rows if row.stage == "validated"}
+    return {name: "; ".join(v for k, v in found.items() if k.endswith("_flag") and v) for name, found in notes.items()}
+
+
+def shown(
+    outcomes: Outcomes, goals: Goals, row: int, place: int, count: int, flags: dict[str, str]
+) -> Shown:  # fmt: skip
     """A candidate as the report shows it."""
     (entry,) = entries(datasets.take(outcomes.crystals, np.array([row])))
 
@@ -105,7 +114,7 @@ def shown(outcomes: Outcomes, goals: Goals, row: int, place: int, count: int) ->
         float(objective(goals, outcomes.validated[row])), bool(meets(goals, outcomes.validated[row])),
         float(hit_probability(goals, outcomes.validated[row], outcomes.validated_std[row])),
         pairs(outcomes.predicted, outcomes.predicted_std), pairs(outcomes.validated, outcomes.validated_std),
-        float(outcomes.energy[row]),
+        float(outcomes.energy[row]), flags.get(entry.id, ""),
     )  # fmt: skip
 
 
@@ -169,7 +178,14 @@ def summarise(
         "candidates": len(candidates),
         "nothing": "" if candidates else nothing(rows),
         "best": [
-            {"id": c.id, "formula": c.formula, "objective": c.objective, "p_hit": _plain(c.p_hit), "file": c.file}
+            {
+                "id": c.id,
+                "formula": c.formula,
+                "objective": c.objective,
+                "p_hit": _plain(c.p_hit),
+                "flags": c.flags,
+                "file": c.file,
+            }
             for c in candidates[:5]
         ],
         "oracle_calls": calls,

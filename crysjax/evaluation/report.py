@@ -38,6 +38,7 @@ class Shown(NamedTuple):
     predicted: dict[str, tuple[float, float]]
     validated: dict[str, tuple[float, float]]
     energy_ev_per_atom: float
+    flags: str = ""  # what a chemist would stop at
 
 
 def quantity(name: str) -> tuple[str, str]:
@@ -165,13 +166,13 @@ def ranking(candidates: Sequence[Shown], names: Sequence[str]) -> str:
     labels = [f"{quantity(n)[0]} ({quantity(n)[1]})" if quantity(n)[1] else quantity(n)[0] for n in names]
     head = ["", "formula", "id", "space group", "p(hit)", "value inside", "objective"]
     head += [f"{x}, predicted" for x in labels] + [f"{x}, validated" for x in labels]
-    head += ["potential energy (eV/atom)", "file"]
+    head += ["potential energy (eV/atom)", "unusual", "file"]
     nothing = (math.nan, math.nan)
     body = [
         [str(i), _formula(s.formula), html.escape(s.id), html.escape(s.space_group), _share(s.p_hit),
-         "yes" if s.meets else "no",
-         f"{s.objective:.3f}", *(_value(s.predicted.get(n, nothing)) for n in names),
-         *(_value(s.validated.get(n, nothing)) for n in names), f"{s.energy_ev_per_atom:.3f}", _link(s)]
+         "yes" if s.meets else "no", f"{s.objective:.3f}", *(_value(s.predicted.get(n, nothing)) for n in names),
+         *(_value(s.validated.get(n, nothing)) for n in names), f"{s.energy_ev_per_atom:.3f}",
+         html.escape(s.flags), _link(s)]
         for i, s in enumerate(candidates, start=1)
     ]  # fmt: skip
     return table(head, body, left=(1, 2, 3, 4), escaped=True)

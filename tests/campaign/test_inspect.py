@@ -38,6 +38,14 @@ def test_fused_and_blown_up_crystals_are_named(inspect):
     assert found.notes["closeness"][1] == pytest.approx(distance[1] / (1.28 + 1.60), rel=1e-3)
 
 
+def test_what_is_unusual_is_noted_and_passes():
+    flags = {"oxidation": lambda entry: "Ti(I)" if 22 in entry.numbers else ""}
+    found = inspector(gates(max_atoms=4), SHAPE, flags)(
+        datasets.from_entries([rock_salt("MgO", [12, 8], 2.1), rock_salt("TiCl", [22, 17], 2.6)])
+    )
+    assert found.reason.tolist() == ["", ""] and found.notes["oxidation_flag"].tolist() == ["", "Ti(I)"]
+
+
 def test_no_crystal_no_answer(inspect):
     empty = datasets.take(datasets.from_entries([rock_salt("MgO", [12, 8], 2.1)]), np.zeros(0, int))
     assert inspect(empty).reason.tolist() == []

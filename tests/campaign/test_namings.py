@@ -33,7 +33,7 @@ def crystals() -> list[Entry]:
     rng, rows = np.random.default_rng(0), []
     for i in range(CRYSTALS):
         n = 2 + i % 3
-        cell = 2.4 * n ** (1 / 3) * (np.eye(3) + 0.15 * rng.normal(size=(3, 3))) * (4 if i == CRYSTALS - 1 else 1)
+        cell = 3.0 * n ** (1 / 3) * (np.eye(3) + 0.15 * rng.normal(size=(3, 3))) * (4 if i == CRYSTALS - 1 else 1)
         frac = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0, 0.5, 0.5]])[:n] + 0.05 * rng.normal(size=(n, 3))
         if i == CRYSTALS - 2:
             frac[1] = frac[0] + 0.15
@@ -79,7 +79,7 @@ def ask():
 def test_no_naming_of_the_axes_changes_a_verdict(ask):
     value, std, reason, p_hit = ask(named(crystals(), *NAMINGS[0]))
     assert np.ptp(value[:, 0]) > 0.1 and np.ptp(p_hit) > 0.03, "verdicts that are all alike show nothing"
-    assert reason[-2].startswith("sites too close") and reason[-1].startswith("volume") and reason.count("") >= 6
+    assert reason[-2].startswith("sites too close") and reason[-1].startswith("volume") and reason.count("") >= 4
     for order, sign in NAMINGS[1:]:
         again = ask(named(crystals(), order, sign))
         np.testing.assert_allclose(again[0], value, atol=1e-4)

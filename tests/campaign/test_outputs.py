@@ -48,7 +48,11 @@ def book(folder):
     for stage in ledger.STAGES:
         bad = {"2-0009": "sites too close"} if stage == "screened" else {}
         living = [i for i in ids if stage in ledger.STAGES[:2] or i != "2-0009"]
-        notes = {"sampled": {"effective_particles": 3.0}, "scored": {"p_hit_by_heads": 0.2}}.get(stage, {})
+        notes = {
+            "sampled": {"effective_particles": 3.0},
+            "scored": {"p_hit_by_heads": 0.2},
+            "validated": {"closeness": 0.9, "oxidation_flag": "Zr(II)", "coordination_flag": ""},
+        }.get(stage, {})
         rows = [Row(i, stage, 0, 0, "q", 1.0, 0.1, "u", i not in bad, 0.5, bad.get(i, ""), notes=notes) for i in living]
         passed = ledger.append(folder / "ledger.jsonl", rows, passed)
 
@@ -108,7 +112,9 @@ def test_hits_are_probabilities_beside_what_chance_gives(tmp_path):
     assert said["at_random_among_screened"]["expected"] == pytest.approx(0.2 * 5) and said["validations"] == 5
     assert [best["p_hit"] for best in summary["best"]] == pytest.approx([1, norm.cdf(2), 0.5, 0], abs=1e-3)
     assert summary["resampling"] == {"effective_particles": 3.0, "lowest_tenth": 3.0}
+    assert {best["flags"] for best in summary["best"]} == {"Zr(II)"}
     page = (tmp_path / "report.html").read_text()
+    assert page.count("Zr(II)") == 4
     for words in (
         "2.5 (2 to 3) of 5",
         "1.0 (0 to 3) of 5",

@@ -96,7 +96,7 @@ def test_it_says_what_happened():
         "6",
         "3 (50 %)",
         "1 of 3",
-        "1.3 (0 to 3) of 3",
+        "1.3 (0 to 2) of 3",
         "0.6 (0 to 2) of 3",
         "20.0 %",
         "0.84",
