@@ -154,6 +154,9 @@ def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
             typer.echo(f"  {row['stage']:10s}{row['passed']:>7d} of {row['entered']:<7d} {row['level']}")
         for metric, value in (totals["metrics"] | totals.get("distances", {})).items():
             typer.echo(f"  {metric:36s}{number(metric, value)}")
+        for kind, names in totals["flags"].items():
+            said = ", ".join(f"{what} {count}" for what, count in names.items())
+            typer.echo(f"  unusual {kind}: {said}")
         if warned.get(name):
             typer.echo(detectors.text(warned[name]))
         if totals["not_measured"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import constraints, pull, registry, space_groups
+from crysjax.cli import constraints, drawing, pull, registry, space_groups
 from crysjax.cli.data import read_part
 from crysjax.cli.show import bar
 
@@ -42,6 +42,7 @@ def sample(
     want: list[str] = typer.Option([], "--property", help="NAME=VALUE, or NAME=LOW:HIGH: a value a crystal."),
     steps: int | None = typer.Option(None, min=1, help="Steps of the sampler."),
     guidance: str = typer.Option("", help="Weight of guidance; or NAME=WEIGHT,..., one a --property."),
+    temperature: float | None = typer.Option(None, help="Of its choices: below 1 sharper, above 1 more varied."),
     seed: int = typer.Option(0, help="Of all draws."),
 ) -> None:
     """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""
@@ -51,7 +52,10 @@ def sample(
     from crysjax.campaign import prediction, sampling
     from crysjax.data import datasets, io
 
-    config = registry.read_config(registry.model_path(model), "generator")
+    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"--temperature {temperature}: expected a number above 0")
+    path = registry.model_path(model)
+    config = registry.read_config(path, "generator")
     names, known = [*config["properties"], "space_group"], config["elements"]
     changed = {"generator.steps": steps, "generator.guidance": _weights(guidance, names, want) if guidance else None}
     options = constraints.Options(
@@ -70,6 +74,7 @@ def sample(
         sizes = constraints.sizes(limits, {int(n): c for n, c in config["sizes"].items()}, known)
         templates = sampling.blank(sampling.draw_sizes(seed, sizes, count, max_atoms))
     changed = {k: v for k, v in changed.items() if v is not None}
+    changed |= drawing.settings(path, config, model, temperature, bool(like))
     ready = constraints.ready(model, changed, limits, templates, seed=seed)
     asked = _asked(want, names, len(templates), seed)
     if space_group and space_groups.told_group(config):
@@ -77,8 +82,8 @@ def sample(
     view = prediction.retrieved(read_part(templates_from), templates, config)[0] if looks_up else None
     key = jax.random.key(seed)
 
-    def draw(rows: np.ndarray, again: int) -> Dataset:
-        blank, own = ready.start(rows, again)
+    def draw(rows: np.ndarray, again: int, ready: constraints.Ready = ready, start: Any = None) -> Dataset:
+        blank, own = ready.start(rows if start is None else start, again)
         with bar("sample") as advance:
             return sampling.sample(
                 ready.generator, ready.params, jax.random.fold_in(key, again) if again else key, blank,
@@ -86,9 +91,16 @@ def sample(
                 space_group=np.nan_to_num(asked[rows, -1]).astype(np.int32),
             )  # fmt: skip
 
+    def resize(rows: np.ndarray, again: int) -> Dataset:
+        other = sampling.blank(sampling.draw_sizes(seed + 1000 * again, sizes, len(rows), max_atoms))
+        made = constraints.ready(model, changed, limits, other, seed=seed + 1000 * again)
+        return draw(rows, again, made, np.arange(len(rows)))
+
     everyone = np.arange(len(templates))
-    drawn = space_groups.in_exact_group(draw, len(templates), space_group) if space_group else draw(everyone, 0)
+    drawn = space_groups.in_exact_group(draw, resize, everyone, space_group) if space_group else draw(everyone, 0)
     drawn = constraints.kept(limits, drawn)
+    if not like:
+        drawing.warn_of_crowds(drawn)
     datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)
     typer.echo(f"{out}: {len(drawn)} crystals")
 

@@ -37,28 +37,46 @@ def kept_by_orbits(loaded: Any, native: bool, limits: Constraints, templates: Da
 ROUNDS = 5
 """How often samples are drawn whose group contains the one asked for and is larger."""
 
+SIZE_ROUNDS = 3
+"""How often those that remain are drawn in cells of other sizes: small ones often cannot have so little symmetry."""
 
-def in_exact_group(draw: Callable[[np.ndarray, int], Dataset], count: int, group: int) -> Dataset:
-    """Samples `draw(rows, again)` of a group; those of a larger one are drawn again, and told if they remain."""
-    import numpy as np
+Draw = Callable[["np.ndarray", int], "Dataset"]
 
+
+def in_exact_group(draw: Draw, resize: Draw, rows: np.ndarray, group: int) -> Dataset:
+    """Samples `draw(rows, again)` of a group; those of a larger one are drawn again, at last in other sizes.
+
+    How many have another size than was drawn first, and how many remain in a larger group, is said.
+    """
     from crysjax.data import datasets, splits
 
-    rows, drawn = np.arange(count), None
-    for again in range(ROUNDS):
-        new = draw(rows, again)
-        if drawn is None:
-            drawn = new
-        else:
-            order = np.arange(count)
-            order[rows] = count + np.arange(len(rows))
-            ids, drawn = drawn.ids, datasets.take(datasets.concatenate([drawn, new]), order)
-            drawn = replace(drawn, ids=ids)
-        rows = rows[splits.space_groups(datasets.take(drawn, rows)) != group]
-        if not len(rows):
-            return drawn
-    typer.echo(f"crysjax: {len(rows)} of {count} samples have a larger group that contains {group}", err=True)
+    count, drawn, first_size, left = len(rows), None, None, rows
+    for again in range(ROUNDS + SIZE_ROUNDS):
+        new = (draw if again < ROUNDS else resize)(left, again)
+        drawn = new if drawn is None else _replaced(drawn, left, new)
+        first_size = drawn.num_atoms if first_size is None else first_size
+        left = left[splits.space_groups(datasets.take(drawn, left)) != group]
+        if not len(left):
+            break
+    resized = int((drawn.num_atoms != first_size).sum())
+    if resized:
+        typer.echo(
+            f"crysjax: {resized} of {count} samples have other sizes than drawn first, for group {group}", err=True
+        )
+    if len(left):
+        typer.echo(f"crysjax: {len(left)} of {count} samples have a larger group that contains {group}", err=True)
     return drawn
+
+
+def _replaced(drawn: Dataset, rows: np.ndarray, new: Dataset) -> Dataset:
+    """The data set with these rows replaced by new crystals, under their old ids."""
+    import numpy as np
+
+    from crysjax.data import datasets
+
+    order = np.arange(len(drawn))
+    order[rows] = len(drawn) + np.arange(len(rows))
+    return replace(datasets.take(datasets.concatenate([drawn, new]), order), ids=drawn.ids)
 
 
 def by_construction(config: dict) -> bool:

@@ -12,11 +12,12 @@ import numpy as np
 from crysjax import __version__
 from crysjax.base import Estimate
 from crysjax.data.datasets import Dataset, concatenate, take
-from crysjax.evaluation import continuous, coverage, families, kept, matching, stages, symmetry
+from crysjax.evaluation import chemistry, continuous, coverage, families, kept, matching, stages, symmetry
 from crysjax.evaluation.descriptors import SIZE, descriptors
 from crysjax.evaluation.stages import Verdict
 from crysjax.evaluation.totals import Judged
 
+ASIDE = ("chemistry", "families", "continuous")  # verdicts that are no stage: nobody fails them
 MOST_OF_FAMILIES = 300  # a tenth of a second each
 
 Ask = Callable[[Dataset, np.ndarray], tuple[Verdict, int]]
@@ -56,6 +57,7 @@ def judge(
     def of_sane(make: Callable[[Dataset], Verdict]) -> Callable[[], tuple[Verdict, int]]:
         return lambda: (stages.among(samples, worth, make), 0)
 
+    stage("chemistry", lambda: (chemical(samples, worth), 0))
     known, processes = (*ask.known, *ask.known.values()), ask.processes
     stage("unique", of_sane(lambda sane: stages.unique(sane, processes=processes)))
     if ask.known:
@@ -77,7 +79,7 @@ def judge(
     if ask.synthesizability is not None and worth.any():
         index, said = np.flatnonzero(worth), ask.synthesizability(take(samples, worth))
         made = Estimate(*(stages.spread(np.asarray(leaf).reshape(-1), index, len(samples)) for leaf in said))
-    told = {title: said for title, said in verdicts.items() if title in (*stages.ORDER, "families", "continuous")}
+    told = {title: said for title, said in verdicts.items() if title in (*stages.ORDER, *ASIDE)}
     group, features = np.zeros(len(samples), int), np.zeros((len(samples), SIZE), np.float32)
     if worth.any():
         group, features = np.maximum(about["space_group"], 0), about["features"].copy()
@@ -100,6 +102,13 @@ def described(samples: Dataset, processes: int = 2) -> Verdict:
     columns = {"space_group": groups.number[:, 0], "features": descriptors(samples)}
     everyone = np.ones(len(samples), bool)
     return stages.verdict(everyone, [""] * len(samples), f"spglib at {groups.tolerance_angstrom[0]:g} Å", columns)
+
+
+def chemical(samples: Dataset, worth: np.ndarray) -> Verdict:
+    """Oxidation states and coordination: flags, which nobody fails."""
+    everyone, nothing = np.ones(len(samples), bool), [""] * len(samples)
+    level = "common oxidation states (pymatgen); coordination as in all but 5 % of MP-20's training crystals"
+    return stages.verdict(everyone, nothing, level, chemistry.flags(samples, worth))
 
 
 def families_of(samples: Dataset, verdicts: Mapping[str, Verdict], ask: Questions) -> Verdict:

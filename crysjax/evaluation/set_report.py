@@ -55,7 +55,7 @@ def render(
         "legend": set_charts.legend([judged.name for judged in drawn]),
         "ledger": ledger(names, found),
         "funnels": "".join(funnel(name, found[name]) for name in names),
-        "levels": levels(names, found),
+        "levels": levels(names, found) + flags(names, found),
         "metrics": metric_table(names, found, "metrics") + missing(names, found),
         "distances": metric_table(names, found, "distances"),
         "findings": findings_table({name: findings.get(name, ()) for name in names}),
@@ -116,6 +116,16 @@ def levels(names: Sequence[str], found: Mapping[str, dict]) -> str:
             why = "; ".join(f"{n} × {reason}" for reason, n in row["reasons"].items())
             rows.append([name, row["stage"], row["level"], why])
     return table(["set", "stage", "measured by", "failed because"], rows, left=4, wrap=(2, 3))
+
+
+def flags(names: Sequence[str], found: Mapping[str, dict]) -> str:
+    """What is unusual about the chemistry of each set; flags, which nobody fails."""
+    rows = [
+        [name, f"unusual {kind}", "; ".join(f"{n} × {what}" for what, n in unusual.items())]
+        for name in names
+        for kind, unusual in found[name].get("flags", {}).items()
+    ]
+    return table(["set", "flag", "commonest"], rows, left=3, wrap=(2,)) if rows else ""
 
 
 def metric_table(names: Sequence[str], found: Mapping[str, dict], part: str) -> str:

@@ -23,6 +23,7 @@ from crysjax.evaluation.stages import Verdict
 
 MARGINS_EV_PER_ATOM = {"S.U.N.": 0.0, "MSUN": 0.1}
 DISTANCE = "distance of "  # of a distribution to the reference's, such as "distance of num_elements"
+FLAGS = ("oxidation", "coordination")
 MOST_OF_VENDI = 1000  # the kernel's eigenvalues take m^3
 SCALE = 0.5  # of descriptors of order one: the typical distance of two MP-20 crystals is 2, of two relatives 0.3
 NOT_MEASURED = {
@@ -56,6 +57,7 @@ def totals(
     """Everything about one set that fits in a table; intervals are 95 % (`distributions.interval`)."""
     found: dict[str, Any] = {"crystals": len(judged.samples), "not_read": len(judged.skipped)}
     found["ledger"] = ledger(judged)
+    found["flags"] = flagged(judged)
     found["metrics"] = {name: value._asdict() for name, value in metrics(judged).items()}
     found["not_measured"] = {name: need for name, need in NOT_MEASURED.items()
                              if not any(m.startswith(name) for m in found["metrics"])}  # fmt: skip
@@ -122,6 +124,7 @@ def metrics(judged: Judged) -> dict[str, Interval]:
     found = {"validity": interval(verdicts["valid"].passed), "uniqueness": interval(verdicts["unique"].passed)}
     columns = verdicts["valid"].columns
     found |= {f"{kind} validity (CDVAE)": interval(columns[f"{kind}_valid"]) for kind in ("structure", "composition")}
+    found |= _chemistry(verdicts["chemistry"]) if "chemistry" in verdicts else {}
     if "novel" in verdicts:
         found["novelty"] = interval(verdicts["novel"].passed)
         new = verdicts["novel"].columns.get("new_composition", np.zeros(len(judged.samples), bool))
@@ -145,6 +148,24 @@ def metrics(judged: Judged) -> dict[str, Interval]:
         found["diversity"] = _one(distributions.diversity(judged.features), len(judged.samples))
     found["Vendi score"] = _one(vendi(judged.features), min(len(judged.samples), MOST_OF_VENDI))
     return found
+
+
+def _chemistry(said: Verdict) -> dict[str, Interval]:
+    """Shares of crystals with nothing that a chemist would stop at; real ones have less than 100 % too."""
+    return {f"usual {kind.replace('_', ' ')}": interval(said.columns[f"unusual_{kind}"] == "") for kind in FLAGS}
+
+
+def flagged(judged: Judged, most: int = 6) -> dict[str, dict[str, int]]:
+    """Kind of flag -> what was unusual -> crystals, the commonest first; no kind without a flag."""
+    if "chemistry" not in judged.verdicts:
+        return {}
+    found = {}
+    for kind in FLAGS:
+        texts = judged.verdicts["chemistry"].columns[f"unusual_{kind}"]
+        names, count = np.unique(texts[texts != ""], return_counts=True)
+        order = np.argsort(-count, kind="stable")[:most]
+        found[kind] = {str(names[i]): int(count[i]) for i in order}
+    return {kind: names for kind, names in found.items() if names}
 
 
 def _families(said: Verdict) -> dict[str, Interval]:

@@ -1,0 +1,63 @@
+"""Settings of `crysjax sample` beyond constraints: temperature, defaults of shipped models, a last warning."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from crysjax.cli import families
+
+if TYPE_CHECKING:
+    from crysjax.data.datasets import Dataset
+
+MOST_ELEMENTS = 5  # 99 % of MP-20's crystals have no more
+CROWDED = 0.1  # share of samples with more, from which on it is said
+
+
+def temperature_key(config: Mapping[str, Any], model: str) -> str:
+    """The setting that sharpens a model's draws: of all choices of a family that has it, else of species."""
+    settings = config["settings"]
+    if "temperature" in inspect.signature(families.factory(families.named(settings))).parameters:
+        return "generator.temperature"
+    if settings.get("species") == "discrete":
+        return "species.temperature"
+    raise ValueError(f"--temperature: {model} draws nothing whose temperature can be set")
+
+
+def settings(path: Path, config: Mapping[str, Any], model: str, temperature: float | None, like: bool) -> dict:
+    """Changed settings of the sampler: `temperature` if given, else what `sampling.json` beside the model says."""
+    if temperature is not None:
+        return {temperature_key(config, model): temperature}
+    file = path.with_name("sampling.json")
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text())["like" if like else "free"]
+        given = {str(key): float(value) for key, value in found.items()}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: expected free and like, with settings and numbers ({error})") from None
+    for key, value in given.items():
+        typer.echo(f"crysjax: {key} {value:g}, as measured for {model}; --temperature changes it", err=True)
+    return given
+
+
+def warn_of_crowds(drawn: Dataset) -> None:
+    """Say so if many samples mix more elements than real crystals do."""
+    import numpy as np
+
+    from crysjax.evaluation.distributions import num_elements
+
+    counts = num_elements(drawn)
+    many = counts > MOST_ELEMENTS
+    if many.mean() > CROWDED:
+        typer.echo(
+            f"crysjax: {many.sum()} of {len(drawn)} samples have more than {MOST_ELEMENTS} elements (median "
+            f"{np.median(counts):g}), as one in a hundred real crystals does; --num-elements 1:{MOST_ELEMENTS} or a "
+            "lower --temperature keeps to fewer",
+            err=True,
+        )
