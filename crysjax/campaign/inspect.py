@@ -27,7 +27,7 @@ def inspector(
 ) -> Callable[[Dataset], Inspected]:
     """`relaxed crystals -> Inspected`, by the gates that screened them before; compiled once.
 
-    `flags`: what a chemist would stop at though it is not impossible, by name: crystal -> words, "" for nothing.
+    `flags`: by name, what a chemist would stop at: crystal that passed the gates -> words, "" for nothing.
     """
     compiled = jax.jit(gate)
 
@@ -37,7 +37,10 @@ def inspector(
         found = contacts.by_crystal(compiled, crystals, shape)
         why = [f"{said.rstrip()} (after relaxation)" if said else "" for said in gates.why(found, range(len(crystals)))]
         measured = {"closeness": found.closeness, "shortest_distance_angstrom": found.distance_angstrom}
-        said = {k: np.array([flag(entry) for entry in entries(crystals)]) for k, flag in (flags or {}).items()}
-        return Inspected(np.array(why, "<U120"), measured | {f"{name}_flag": words for name, words in said.items()})
+        unusual = {
+            f"{name}_flag": np.array(["" if lost else flag(entry) for entry, lost in zip(entries(crystals), why)])
+            for name, flag in (flags or {}).items()
+        }
+        return Inspected(np.array(why, "<U120"), measured | unusual)
 
     return inspect

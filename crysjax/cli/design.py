@@ -72,6 +72,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     from crysjax.campaign.validate import judge, judge_error, relaxer
     from crysjax.data.datasets import entries
     from crysjax.data.elements import formula
+    from crysjax.evaluation.chemistry import coordination_flag, oxidation_flag
     from crysjax.evaluation.gates import gates
     from crysjax.surrogates.gp import gp
 
@@ -97,13 +98,14 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     with _naming("novel_to"):
         known = read_part(plan.novel_to) if plan.novel_to else None
     reference, gate = read_reference(path), gates(max_atoms=plan.max_atoms)
+    flags = {"oxidation": lambda entry: oxidation_flag(entry.numbers), "coordination": coordination_flag}
     tools = Tools(
         goals=goals,
         propose=proposer(guide(model.build, plan), predictor, goals, gate, surrogate, exploration=plan.exploration,
                          judge_error=judge_error(goals, reference)),
         generator=model.params, predictor=predictor, surrogate=surrogate, sizes=sizes,
         condition=targets.wanted(goals, model.config["properties"], centre, scale),
-        relax=relaxer(potential, params, steps=plan.relax_steps), inspect=inspector(gate, pack_shape(sizes)),
+        relax=relaxer(potential, params, steps=plan.relax_steps), inspect=inspector(gate, pack_shape(sizes), flags),
         judge=judge(goals, predictor, pack_shape(sizes), reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
         draws=draws(plan),

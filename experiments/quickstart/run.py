@@ -69,10 +69,13 @@ def at_random(propose: Callable[..., Proposal]) -> Callable[..., Proposal]:
     return proposed
 
 
-def assembled(arm: str, plan: Plan) -> tuple[Tools, dict[str, Any]]:
-    """The tools of an arm: they serve all seeds, so that each arm is compiled once."""
-    tools, about = assemble(plan_of(arm, plan))
-    return (tools._replace(propose=at_random(tools.propose)) if arm.endswith("random") else tools), about
+def assembled(arm: str, tools: dict[str, tuple[Tools, dict[str, Any]]], plan: Plan) -> tuple[Tools, dict[str, Any]]:
+    """The tools of an arm; those of one guidance serve all arms and seeds, so that each is compiled once."""
+    own = plan_of(arm, plan)
+    if own.guidance not in tools:
+        tools[own.guidance] = assemble(own)
+    found, about = tools[own.guidance]
+    return (found._replace(propose=at_random(found.propose)) if arm.endswith("random") else found), about
 
 
 def campaign(arm: str, plan: Plan, tools: Tools, about: dict[str, Any], folder: Path, ask: Callable | None) -> dict:
@@ -174,9 +177,9 @@ def main() -> None:
         say.add_argument(f"--{name}", type=int, help="another number than the plan's")
     a = say.parse_args()
     plan = read_plan(a.plan, candidates=a.candidates, validations=a.validations, rounds=a.rounds)
-    ask, rows = opinion(a.opinion, plan.relax_steps), []
+    ask, rows, made = opinion(a.opinion, plan.relax_steps), [], {}
     for arm in ARMS:
-        tools, about = assembled(arm, plan)
+        tools, about = assembled(arm, made, plan)
         for seed in range(a.seeds):
             folder = a.runs / arm.replace(", ", "_").replace(" ", "_") / str(seed)
             rows.append(campaign(arm, plan._replace(seed=seed), tools, about, folder, ask))

@@ -6,6 +6,7 @@ import pytest
 from crysjax.campaign.inspect import inspector
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Entry
+from crysjax.evaluation.chemistry import oxidation_flag
 from crysjax.evaluation.gates import gates
 
 SHAPE = batching.Capacity(sites=12, pairs=24, crystals=3)
@@ -39,11 +40,11 @@ def test_fused_and_blown_up_crystals_are_named(inspect):
 
 
 def test_what_is_unusual_is_noted_and_passes():
-    flags = {"oxidation": lambda entry: "Ti(I)" if 22 in entry.numbers else ""}
+    flags = {"oxidation": lambda entry: oxidation_flag(entry.numbers)}  # as `cli/design.py` gives it
     found = inspector(gates(max_atoms=4), SHAPE, flags)(
         datasets.from_entries([rock_salt("MgO", [12, 8], 2.1), rock_salt("TiCl", [22, 17], 2.6)])
     )
-    assert found.reason.tolist() == ["", ""] and found.notes["oxidation_flag"].tolist() == ["", "Ti(I)"]
+    assert found.reason.tolist() == ["", ""] and found.notes["oxidation_flag"].tolist() == ["", "Ti(I)"], found.notes
 
 
 def test_no_crystal_no_answer(inspect):
