@@ -27,7 +27,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"state\.npz: not the state of a campaign"):
         store.load_state(path)
     np.savez(path, meta=np.frombuffer(b'{"format": 99}', np.uint8))
-    with pytest.raises(ValueError, match="state format 99, this version reads format 1"):
+    with pytest.raises(ValueError, match="state format 99, this version reads format 2"):
         store.load_state(path)
 
 
