@@ -94,8 +94,8 @@ def campaign(arm: str, plan: Plan, tools: Tools, about: dict[str, Any], folder: 
         "base_rate": hits["base_rate_among_screened"], "seconds": summary["seconds"],
         "p_hit": hit_probability(goals, value, std).round(4).tolist(),
         "formula": [formula(entry.numbers) for entry in entries(best(outcomes, order))] if len(order) else [],
-        "values": {name: value[:, k].round(4).tolist() for k, name in enumerate(goals.names)},
-        "std": {name: std[:, k].round(4).tolist() for k, name in enumerate(goals.names)},
+        "values": {name: value[:, k].astype(float).round(4).tolist() for k, name in enumerate(goals.names)},
+        "std": {name: std[:, k].astype(float).round(4).tolist() for k, name in enumerate(goals.names)},
     }  # fmt: skip
     return row | energies(outcomes, order, row["values"].get(FORMATION_ENERGY), ask)
 
@@ -110,7 +110,7 @@ def energies(outcomes: Outcomes, order: np.ndarray, formation: list[float] | Non
     apart = after - outcomes.energy[order]
     found |= {
         "opinion_relaxes_ev_per_atom": float(np.nanmean(before - after)),
-        "opinion_less_potential": apart.tolist(),
+        "opinion_less_potential": apart.astype(float).round(4).tolist(),
     }
     if formation is not None:
         found["opinion_ev_per_atom"] = float(np.nanmean(np.array(formation) + apart))
