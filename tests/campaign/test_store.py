@@ -14,7 +14,7 @@ ARRAYS = {"frac": np.arange(6, dtype=np.float32).reshape(2, 3), "id": np.array([
 def test_state_comes_back(tmp_path):
     path = store.save_state(tmp_path / "state.npz", ARRAYS, {"rounds": 2, "plan": {"seed": 3}})
     arrays, meta = store.load_state(path)
-    assert meta == {"format": 1, "rounds": 2, "plan": {"seed": 3}}
+    assert meta == {"format": 2, "rounds": 2, "plan": {"seed": 3}}
     assert arrays.keys() == ARRAYS.keys()
     for name, value in ARRAYS.items():
         np.testing.assert_array_equal(arrays[name], value)
