@@ -11,6 +11,7 @@ from jax import Array
 
 from crysjax.base import Estimate
 from crysjax.campaign.plan import Goal
+from crysjax.properties import ranges
 from crysjax.surrogates import acquisition
 
 
@@ -23,6 +24,7 @@ class Goals(NamedTuple):
     high: np.ndarray
     sign: np.ndarray  # (k,) +1 minimise, -1 maximise, 0 window
     scale: np.ndarray  # (k,) the spread of each property in the heads' training data
+    least: np.ndarray  # (k,) the least value that a property can take; -inf where there is none
 
 
 def goals(target: dict[str, Goal], names: Sequence[str], scale: Sequence[float]) -> Goals:
@@ -34,7 +36,19 @@ def goals(target: dict[str, Goal], names: Sequence[str], scale: Sequence[float])
     sign = {"window": 0.0, "minimise": 1.0, "maximise": -1.0}
     fields = zip(*((goal.low, goal.high, sign[goal.kind]) for goal in target.values()))
     low, high, signs = (np.array(values, np.float32) for values in fields)
-    return Goals(tuple(target), column, low, high, signs, np.asarray(scale, np.float32)[column])
+    least = np.array([ranges.least(name) for name in target], np.float32)
+    return Goals(tuple(target), column, low, high, signs, np.asarray(scale, np.float32)[column], least)
+
+
+def in_range(goals: Goals, values: Array) -> Array:
+    """Values (..., k) no lower than a property can be."""
+    xp = np if isinstance(values, np.ndarray) else jnp
+    return xp.maximum(values, goals.least.reshape((1,) * (values.ndim - 1) + (-1,)))
+
+
+def lower_ends(goals: Goals) -> np.ndarray:
+    """Lower ends (k,) of the windows for a Gaussian that is censored at the least value: open where that is inside."""
+    return np.where(goals.low <= goals.least, -np.inf, goals.low).astype(np.float32)
 
 
 def misses(goals: Goals, values: Array) -> Array:
@@ -60,15 +74,34 @@ def meets(goals: Goals, values: np.ndarray) -> np.ndarray:
     return (misses(goals, values) == 0).all(-1)
 
 
+def hit_probability(goals: Goals, values: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Probability (...) that uncertain values (..., k) lie inside every window; NaN where the target has no window.
+
+    Properties are independent Gaussians, censored at the least value that each can take. A std that is 0 or unknown
+    makes a certain value.
+    """
+    from scipy.special import ndtr
+
+    window = goals.sign == 0
+    if not window.any():
+        return np.full(values.shape[:-1], np.nan)
+    value, certain = np.asarray(in_range(goals, values), np.float64), ~(np.asarray(std) > 0)
+    spread = np.where(certain, 1.0, std)
+    inside = ndtr((goals.high - value) / spread) - ndtr((lower_ends(goals) - value) / spread)
+    exact = (value >= goals.low) & (value <= goals.high)
+    inside = np.where(goals.high < goals.least, 0.0, np.where(certain, exact, inside))
+    return np.where(window, inside, 1.0).prod(-1)
+
+
 def worth(goals: Goals, estimate: Estimate, best: Array, exploration: Array) -> Array:
     """Log-acquisition of uncertain values (b, k): higher is better.
 
-    The log-probability of every window (independent Gaussians), plus the log-expected improvement of the sum of what
-    is minimised or maximised over `best` (in units of the scale). Standard deviations count `exploration` times;
-    `exploration` -> 0 is greedy.
+    The log-probability of every window (independent Gaussians, censored at the least value), plus the log-expected
+    improvement of the sum of what is minimised or maximised over `best` (in units of the scale). Standard deviations
+    count `exploration` times; `exploration` -> 0 is greedy.
     """
     std = jnp.maximum(estimate.std * exploration, 1e-3 * goals.scale[None])
-    inside = acquisition.log_window_probability(estimate.value, std, goals.low[None], goals.high[None])
+    inside = acquisition.log_window_probability(estimate.value, std, lower_ends(goals)[None], goals.high[None])
     windowed = jnp.where(goals.sign[None] == 0, inside, 0.0).sum(-1)
     slope = jnp.asarray(goals.sign / goals.scale)[None]
     mean, spread = (slope * estimate.value).sum(-1), jnp.sqrt(jnp.square(slope * std).sum(-1))

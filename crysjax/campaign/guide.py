@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
-from crysjax.base import Generator, Pack, PyTree, Search
+from crysjax.base import Condition, Generator, Pack, Params, PyTree, Search
 from crysjax.campaign.plan import Plan
-from crysjax.campaign.propose import Guide
+from crysjax.campaign.propose import Guide, Steered
 from crysjax.guidance.gradient import gradient_guidance
-from crysjax.guidance.resample import resample
+from crysjax.guidance.resample import resample, weighed
 from crysjax.search.gradient import gradient
 from crysjax.search.langevin import psgld, sgld
 from crysjax.search.run import run
@@ -27,17 +28,28 @@ def guide(generator: Generator, plan: Plan) -> Guide:
     holds); "gradient" descends instead and keeps each crystal's best point, which narrows the law to its modes.
     """
 
-    def steered(energy: Callable[[Pack], Array]) -> Generator:
+    def steered(energy: Callable[[Pack], Array]) -> Steered:
         def scaled(pack: Pack) -> Array:
             return plan.guidance_strength * energy(pack)
 
         if plan.guidance == "none":
-            return generator
+            return _unweighed(generator)
         if plan.guidance == "resample":
-            return resample(generator, scaled, particles=plan.guidance_steps)
-        return gradient_guidance(generator, scaled, minimise=_minimise(plan))
+            settings = {"particles": plan.guidance_steps}
+            return Steered(resample(generator, scaled, **settings).sample, weighed(generator, scaled, **settings))
+        return _unweighed(gradient_guidance(generator, scaled, minimise=_minimise(plan)))
 
     return steered
+
+
+def _unweighed(generator: Generator) -> Steered:
+    """A generator that draws each crystal once: it has no effective number of particles."""
+
+    def drawn(params: Params, key: Array, template: Pack, condition: Condition) -> tuple[Pack, Array]:
+        pack = generator.sample(params, key, template, condition)
+        return pack, jnp.full(pack.lattice.shape[0], jnp.nan, pack.lattice.dtype)
+
+    return Steered(generator.sample, drawn)
 
 
 def draws(plan: Plan) -> int:

@@ -23,8 +23,9 @@ class Outcomes(NamedTuple):
     seconds: dict[str, float]  # part -> wall time
     crystals: Dataset | None  # relaxed; None: not one yet
     features: np.ndarray  # (m, d) before relaxation
-    raw: np.ndarray  # (m, k) what the heads said
-    predicted: np.ndarray  # (m, k) that, corrected by the surrogate
+    raw: np.ndarray  # (m, k) what the heads said: the prior of the predictive law
+    raw_std: np.ndarray  # (m, k)
+    predicted: np.ndarray  # (m, k) the predictive law of `validated`, at the time of the choice
     predicted_std: np.ndarray  # (m, k)
     validated: np.ndarray  # (m, k)
     validated_std: np.ndarray  # (m, k)
@@ -32,13 +33,15 @@ class Outcomes(NamedTuple):
     max_force: np.ndarray  # (m,) eV/Å
 
 
-COLUMNS = ("features", "raw", "predicted", "predicted_std", "validated", "validated_std", "energy", "max_force")
+COLUMNS = (
+    "features", "raw", "raw_std", "predicted", "predicted_std", "validated", "validated_std", "energy", "max_force",
+)  # fmt: skip
 
 
 def empty(targets: int, features: int) -> Outcomes:
     """Before the first round."""
     table, none = np.zeros((0, targets), np.float32), np.zeros(0, np.float32)
-    return Outcomes(0, {}, {}, None, np.zeros((0, features), np.float32), *[table] * 5, none, none)
+    return Outcomes(0, {}, {}, None, np.zeros((0, features), np.float32), *[table] * 6, none, none)
 
 
 def extend(outcomes: Outcomes, crystals: Dataset, **columns: np.ndarray) -> Outcomes:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.campaign.goals import Goals, meets, objective
+from crysjax.campaign.goals import Goals, hit_probability, meets, objective
 from crysjax.campaign.outcomes import Outcomes, ranked
 from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.warnings import warnings
 from crysjax.data import datasets, files, io, symmetry_finder
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.elements import formula
-from crysjax.evaluation import ledger, matching, report
+from crysjax.evaluation import hits, ledger, matching, report
 from crysjax.evaluation.report import Shown
 
 CAVEAT = (
@@ -25,14 +25,23 @@ CAVEAT = (
 )
 
 
-def write(folder: Path, plan: Plan, goals: Goals, outcomes: Outcomes, *, models: dict[str, str], judges: str) -> dict:
-    """Write all outputs and return the summary. Everything but the ledger is made anew from the outcomes."""
+def write(
+    folder: Path, plan: Plan, goals: Goals, outcomes: Outcomes, *, models: dict[str, str], judges: str,
+    opinions: dict[str, str],
+) -> dict:  # fmt: skip
+    """Write all outputs and return the summary. Everything but the ledger is made anew from the outcomes.
+
+    `opinions` says of each target property who judged it and who else could.
+    """
     rows = ledger.read(folder / "ledger.jsonl")
     order = best_first(outcomes, goals)
-    candidates = [shown(outcomes, goals, row, place, len(order)) for place, row in enumerate(order)]
+    flags = flagged(rows)
+    candidates = [shown(outcomes, goals, row, place, len(order), flags) for place, row in enumerate(order)]
     structures(folder, outcomes, goals, order)
     wary = warnings(outcomes, goals)
     summary = summarise(plan, outcomes, rows, candidates, models)
+    summary["hits"] = hit_summary(goals, outcomes, order, rows, opinions)
+    summary["resampling"] = resampling(rows)
     summary["warnings"] = [f._replace(worst=[str(outcomes.crystals.ids[i]) for i in f.worst])._asdict() for f in wary]
     files.write(folder / "summary.json", json.dumps(summary, indent=1))
     page = report.render(
@@ -83,7 +92,15 @@ def file_name(entry: Entry, place: int, count: int) -> str:
     return f"{place + 1:0{len(str(count))}d}_{entry.id}_{formula(entry.numbers)}.cif"
 
 
-def shown(outcomes: Outcomes, goals: Goals, row: int, place: int, count: int) -> Shown:
+def flagged(rows: list[ledger.Row]) -> dict[str, str]:
+    """Candidate -> what was unusual about the relaxed crystal, in words."""
+    notes = {row.candidate: row.notes for row in rows if row.stage == "validated"}
+    return {name: "; ".join(v for k, v in found.items() if k.endswith("_flag") and v) for name, found in notes.items()}
+
+
+def shown(
+    outcomes: Outcomes, goals: Goals, row: int, place: int, count: int, flags: dict[str, str]
+) -> Shown:  # fmt: skip
     """A candidate as the report shows it."""
     (entry,) = entries(datasets.take(outcomes.crystals, np.array([row])))
 
@@ -95,8 +112,9 @@ def shown(outcomes: Outcomes, goals: Goals, row: int, place: int, count: int) ->
         entry.id, report.usual_formula(entry.numbers), space_group(entry), file,
         entry.numbers, entry.frac, entry.lattice,
         float(objective(goals, outcomes.validated[row])), bool(meets(goals, outcomes.validated[row])),
+        float(hit_probability(goals, outcomes.validated[row], outcomes.validated_std[row])),
         pairs(outcomes.predicted, outcomes.predicted_std), pairs(outcomes.validated, outcomes.validated_std),
-        float(outcomes.energy[row]),
+        float(outcomes.energy[row]), flags.get(entry.id, ""),
     )  # fmt: skip
 
 
@@ -105,6 +123,33 @@ def space_group(entry: Entry, symprec_angstrom: float = 0.1) -> str:
     cell = entry.lattice, entry.frac, entry.numbers
     found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, symprec_angstrom)
     return "P1 (1)" if found is None else f"{found.international} ({found.number})"
+
+
+def hit_summary(
+    goals: Goals, outcomes: Outcomes, order: np.ndarray, rows: list[ledger.Row], opinions: dict[str, str]
+) -> dict[str, Any]:
+    """Hits as probabilities, beside what the same number of validations at random among the screened would give."""
+    validated = hit_probability(goals, outcomes.validated[order], outcomes.validated_std[order])
+    scored = [row.notes.get("p_hit_by_heads") for row in rows if row.stage == "scored" and row.valid]
+    screened = np.array([p for p in scored if p is not None], float)
+    return hits.summary(
+        validated,
+        screened,
+        windowed=bool((goals.sign == 0).any()),
+        validations=ledger.counts(rows)["relaxed"]["entered"],
+        means_inside=int(meets(goals, outcomes.validated[order]).sum()),
+        opinions=opinions,
+    )
+
+
+def resampling(rows: list[ledger.Row]) -> dict[str, float] | None:
+    """Effective number of particles over all candidates: mean and lowest tenth. None where nothing was resampled."""
+    found = [row.notes.get("effective_particles") for row in rows if row.stage == "sampled"]
+    known = np.array([n for n in found if n is not None])
+    if not len(known):
+        return None
+    tenth = float(np.quantile(known, 0.1))
+    return {"effective_particles": round(float(known.mean()), 2), "lowest_tenth": round(tenth, 2)}
 
 
 def nothing(rows: list[ledger.Row]) -> str:
@@ -131,8 +176,17 @@ def summarise(
         "reasons": ledger.reasons(rows),
         "candidates": len(candidates),
         "nothing": "" if candidates else nothing(rows),
-        "meet_the_target": sum(c.meets for c in candidates),
-        "best": [{"id": c.id, "formula": c.formula, "objective": c.objective, "file": c.file} for c in candidates[:5]],
+        "best": [
+            {
+                "id": c.id,
+                "formula": c.formula,
+                "objective": c.objective,
+                "p_hit": _plain(c.p_hit),
+                "flags": c.flags,
+                "file": c.file,
+            }
+            for c in candidates[:5]
+        ],
         "oracle_calls": calls,
         "seconds": round(sum(outcomes.seconds.values()), 2),
         "seconds_by_part": {k: round(v, 2) for k, v in outcomes.seconds.items()},
@@ -140,3 +194,7 @@ def summarise(
         "versions": report.installed_versions(),
         "plan": as_settings(plan),
     }
+
+
+def _plain(value: float) -> float | None:
+    return float(f"{value:.4g}") if np.isfinite(value) else None

@@ -6,15 +6,16 @@ Shapes are fixed for a whole campaign, so it compiles once; a round runs it pack
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.base import Condition, Estimate, Generator, Pack, Params, Surrogate
+from crysjax.base import Condition, Estimate, Pack, Params, Surrogate
 from crysjax.campaign import goals as targets
 from crysjax.campaign.goals import Goals
+from crysjax.campaign.predictive import Learned, law, prior
 from crysjax.evaluation.gates import Gated
 
 
@@ -30,26 +31,26 @@ class Predictor(NamedTuple):
     params: Params
 
 
-class Learned(NamedTuple):
-    """What earlier rounds taught: how validated properties differ from predicted ones, and the best outcome."""
-
-    posterior: Any  # of the surrogate, one a target property, stacked
-    trust: Array  # () 0: nothing learned yet, 1: use the posterior
-    best: Array  # () lowest sum of what is minimised, in units of the scale
-
-
 class Proposal(NamedTuple):
     """A pack of candidates with everything known before validation; a row a crystal."""
 
     pack: Pack
     gated: Gated
-    raw: Estimate  # (b, k) target properties as the heads say
-    estimate: Estimate  # (b, k) corrected by the surrogate
+    raw: Estimate  # (b, k) target properties as the heads say: the prior of the predictive law
+    estimate: Estimate  # (b, k) the predictive law of the validated values
     features: Array  # (b, d)
     worth: Array  # (b,) log-acquisition, -inf where a gate failed
+    effective: Array  # (b,) effective number of particles behind each crystal; NaN: it was not resampled
 
 
-Guide = Callable[[Callable[[Pack], Array]], Generator]
+class Steered(NamedTuple):
+    """A generator steered down an energy; both draw the same crystals from the same key."""
+
+    sample: Callable[..., Pack]  # (params, key, template, condition) -> pack
+    weighed: Callable[..., tuple[Pack, Array]]  # the same -> (pack, effective number of particles (b,) or NaN)
+
+
+Guide = Callable[[Callable[[Pack], Array]], Steered]
 """An energy of packs (b,) -> the generator steered down that energy."""
 
 
@@ -71,36 +72,23 @@ def proposer(
     surrogate: Surrogate,
     *,
     exploration: float,
+    judge_error: tuple[float, ...] = (),
 ) -> Callable[..., Proposal]:
-    """`(generator params, heads params, key, template, condition, learned) -> Proposal`, compiled once."""
+    """`(generator params, heads params, key, template, condition, learned) -> Proposal`, compiled once.
+
+    `judge_error`: see `predictive.prior`, one number a target property; empty: the heads themselves validate.
+    """
+    error = jnp.asarray(judge_error or (0.0,) * len(goals.names), jnp.float32)
 
     @jax.jit
     def propose(params, heads, key: Array, template: Pack, condition: Condition, learned: Learned) -> Proposal:
-        pack = guide(energy(predictor, heads, goals)).sample(params, key, template, condition)
+        pack, effective = guide(energy(predictor, heads, goals)).weighed(params, key, template, condition)
         gated = gate(pack)
-        said = predictor.predict(heads, pack)
-        raw = Estimate(said.value[:, goals.column], said.std[:, goals.column], said.valid.all(-1))
+        raw = prior(goals, predictor.predict(heads, pack), error)
         features = predictor.features(heads, pack)
-        estimate = corrected(surrogate, learned, raw, features)
+        estimate = law(surrogate, learned, raw, features, goals)
         worth = targets.worth(goals, estimate, learned.best, jnp.asarray(exploration, features.dtype))
         usable = gated.passed & estimate.valid & jnp.isfinite(worth)
-        return Proposal(pack, gated, raw, estimate, features, jnp.where(usable, worth, -jnp.inf))
+        return Proposal(pack, gated, raw, estimate, features, jnp.where(usable, worth, -jnp.inf), effective)
 
     return propose
-
-
-def corrected(surrogate: Surrogate, learned: Learned, estimate: Estimate, features: Array) -> Estimate:
-    """The heads' answer plus what the surrogate expects validation to change; the variances add up."""
-    change = jax.vmap(surrogate.predict, (0, None), 1)(learned.posterior, features)
-    use = (learned.trust > 0) & change.valid
-    value = jnp.where(use, change.value, 0.0)
-    std = jnp.where(use, change.std, 0.0)
-    return Estimate(estimate.value + value, jnp.sqrt(jnp.square(estimate.std) + jnp.square(std)), estimate.valid)
-
-
-def learn(surrogate: Surrogate, key: Array, features: Array, change: Array, trust: float, best: float) -> Learned:
-    """Fit the surrogate to validated minus predicted values (m, k); rows of NaN do not count."""
-    keys = jax.random.split(key, change.shape[1])
-    fits = [surrogate.fit(k, features, column) for k, column in zip(keys, change.T)]
-    posterior = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
-    return Learned(posterior, jnp.asarray(trust, features.dtype), jnp.asarray(best, features.dtype))

@@ -22,11 +22,13 @@ import numpy as np
 from crysjax.base import Condition, Params, Surrogate
 from crysjax.campaign import goals as targets
 from crysjax.campaign import outcomes as memory
-from crysjax.campaign import propose, sampling
-from crysjax.campaign.goals import Goals
+from crysjax.campaign import predictive, sampling
+from crysjax.campaign.goals import Goals, hit_probability
+from crysjax.campaign.inspect import Inspected
 from crysjax.campaign.outcomes import Outcomes
 from crysjax.campaign.plan import Plan, as_settings
-from crysjax.campaign.propose import Learned, Predictor, Proposal
+from crysjax.campaign.predictive import Learned
+from crysjax.campaign.propose import Predictor, Proposal
 from crysjax.campaign.rows import of_goals, rows
 from crysjax.campaign.validate import Judged, Relaxed
 from crysjax.data import batching, datasets
@@ -54,6 +56,7 @@ class Tools(NamedTuple):
     sizes: dict[int, int]  # number of atoms -> crystals in the generator's data
     condition: np.ndarray  # (k,) what the generator is asked for; NaN = nothing
     relax: Callable[[Dataset, Progress], Relaxed]
+    inspect: Callable[[Dataset], Inspected]  # relaxed crystals -> whether they are possible still
     judge: Callable[[Dataset, np.ndarray], Judged]  # (relaxed crystals, eV/atom) -> target properties
     known: frozenset[str]  # reduced formulas that are not asked for
     draws: int  # network samples behind one candidate: a pool, or the steps of a search
@@ -99,12 +102,14 @@ def design_round(
     ids, said = drawn.crystals.ids, drawn.proposal
     clock("sample, guide and predict")
     finite = np.where(np.isfinite(said.gated.volume_per_atom), "", "not finite")
-    alive = record("sampled", ids, finite, quantity="atoms", unit="", value=drawn.crystals.num_atoms)
+    atoms = {"quantity": "atoms", "unit": "", "value": drawn.crystals.num_atoms}
+    alive = record("sampled", ids, finite, **atoms, notes={"effective_particles": said.effective})
     why = screen(drawn, alive, outcomes, tools.known)
     alive = alive[record("screened", ids[alive], why, **measured(said.gated, alive))]
     hopeless = np.where(np.isfinite(said.worth[alive]), "", "no prediction")
     estimate = of_goals(goals, said.estimate.value[alive], said.estimate.std[alive])
-    alive = alive[record("scored", ids[alive], hopeless, **estimate)]
+    by_heads = {"p_hit_by_heads": hit_probability(goals, said.raw.value[alive], said.raw.std[alive])}
+    alive = alive[record("scored", ids[alive], hopeless, **estimate, notes=by_heads)]
     chosen = select(plan, number, said, alive)
     budget = np.where(np.isin(alive, chosen), "", "outside the budget")
     record("selected", ids[alive], budget, quantity="log-acquisition", unit="", value=said.worth[alive])
@@ -117,14 +122,15 @@ def design_round(
         properties={"max_force_ev_per_angstrom": (relaxed.max_force, None)},
     )  # fmt: skip
     kept, source = datasets.take(relaxed.crystals, good), np.sort(chosen)[good]
-    judged = tools.judge(kept, relaxed.energy[good])
-    unknown = np.where(judged.valid, "", "no value")
-    true = record("validated", kept.ids, unknown, **of_goals(goals, judged.value, judged.std))
+    judged, inspected = tools.judge(kept, relaxed.energy[good]), tools.inspect(kept)
+    why = np.where(judged.valid | (inspected.reason != ""), inspected.reason, "no value")
+    said_now = of_goals(goals, judged.value, judged.std)
+    true = record("validated", kept.ids, why, **said_now, notes=inspected.notes)
     clock("validate")
     source, good = source[true], good[true]
     outcomes = memory.extend(
         outcomes, datasets.take(kept, true), features=said.features[source], raw=said.raw.value[source],
-        predicted=said.estimate.value[source], predicted_std=said.estimate.std[source],
+        raw_std=said.raw.std[source], predicted=said.estimate.value[source], predicted_std=said.estimate.std[source],
         validated=judged.value[true], validated_std=judged.std[true], energy=relaxed.energy[good],
         max_force=relaxed.max_force[good],
     )  # fmt: skip
@@ -136,17 +142,17 @@ def design_round(
 
 
 def learn(plan: Plan, tools: Tools, outcomes: Outcomes, key: jax.Array) -> Learned:
-    """The surrogate fitted to how validation changed predictions, and the best value reached so far."""
+    """The surrogate fitted to validated values in units of the heads' law, and the best value reached so far."""
     goals, room = tools.goals, plan.validations - len(outcomes.energy)
     features = np.pad(outcomes.features, ((0, room), (0, 0)))
-    change = np.pad(outcomes.validated - outcomes.raw, ((0, room), (0, 0)), constant_values=np.nan)
+    z = np.pad((outcomes.validated - outcomes.raw) / outcomes.raw_std, ((0, room), (0, 0)), constant_values=np.nan)
     slope = goals.sign / goals.scale
     inside = targets.meets(goals, outcomes.validated)
     reached = (outcomes.validated @ slope)[inside]
     center = np.asarray(tools.predictor.center, np.float32)[goals.column]
     best = float(reached.min()) if len(reached) else float(center @ slope)
     trust = float(len(outcomes.energy) >= LEAST_OUTCOMES)
-    return propose.learn(tools.surrogate, key, jnp.asarray(features), jnp.asarray(change), trust, best)
+    return predictive.learn(tools.surrogate, key, jnp.asarray(features), jnp.asarray(z), trust, best)
 
 
 def draw(plan: Plan, tools: Tools, key: jax.Array, number: int, learned: Learned, progress: Progress) -> Drawn:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.campaign.goals import Goals, objective
+from crysjax.campaign.goals import Goals, hit_probability, objective
 from crysjax.evaluation.ledger import Row
 
 PRICE = {"sampled": 0.02, "screened": 0.001, "scored": 0.002, "selected": 0.0, "relaxed": 0.002, "validated": 0.002}
@@ -27,14 +27,17 @@ def rows(
     std: np.ndarray | None = None,
     calls: np.ndarray | None = None,
     properties: dict[str, tuple[np.ndarray, np.ndarray | None]] | None = None,
+    p_hit: np.ndarray | None = None,
+    notes: dict[str, np.ndarray] | None = None,
 ) -> Iterator[Row]:
-    """Rows of one stage; an empty reason is a pass."""
+    """Rows of one stage; an empty reason is a pass. A candidate that failed has no `p_hit`: it is no hit."""
     for i, name in enumerate(ids):
         more = {k: [_number(v, i), _number(s, i)] for k, (v, s) in (properties or {}).items()}
         cost = PRICE[stage] * (1 if calls is None else int(calls[i]))
         yield Row(
             str(name), stage, number, seed, quantity, _number(value, i), _number(std, i), unit, not reason[i],
-            round(cost, 6), str(reason[i]), more,
+            round(cost, 6), str(reason[i]), more, None if reason[i] else _number(p_hit, i),
+            {k: _note(v, i) for k, v in (notes or {}).items()},
         )  # fmt: skip
 
 
@@ -42,9 +45,15 @@ def _number(values: np.ndarray | None, i: int) -> float | None:
     return None if values is None or not np.isfinite(values[i]) else float(f"{float(values[i]):.7g}")
 
 
+def _note(values: np.ndarray, i: int) -> float | bool | str | None:
+    value = values[i]
+    return value.item() if isinstance(value, np.bool_ | np.integer | np.str_) else _number(values, i)
+
+
 def of_goals(goals: Goals, value: np.ndarray, std: np.ndarray) -> dict[str, Any]:
-    """The objective with its standard deviation, and every target property: (m, k) twice."""
+    """The objective with its standard deviation, every target property, and the probability of a hit: (m, k) twice."""
     spread = np.sqrt(np.square(std / goals.scale).sum(-1))
     properties = {name: (value[:, k], std[:, k]) for k, name in enumerate(goals.names)}
     found = {"value": objective(goals, value), "std": spread, "properties": properties}
+    found["p_hit"] = hit_probability(goals, value, std)
     return {"quantity": "objective", "unit": "spreads of the training data"} | found

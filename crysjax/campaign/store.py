@@ -14,7 +14,7 @@ import numpy as np
 
 from crysjax.data import files, reading
 
-FORMAT = 1
+FORMAT = 2  # 2: with the std of what the heads said
 
 
 def save_state(path: str | Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Path:

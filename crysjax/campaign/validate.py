@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from crysjax.base import Estimate, Pack, Params
-from crysjax.campaign.goals import Goals
+from crysjax.campaign.goals import Goals, in_range
 from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.campaign.propose import Predictor
 from crysjax.data import batching, datasets
@@ -64,10 +64,16 @@ class Reference(NamedTuple):
     std_ev_per_atom: float  # root mean square error on held-out crystals
 
 
+def judge_error(goals: Goals, reference: Reference | None) -> tuple[float, ...]:
+    """Std of the error of what validates each target property in the heads' place; 0 where the heads do it."""
+    error = 0.0 if reference is None else reference.std_ev_per_atom
+    return tuple(error if name in (FORMATION_ENERGY, ABOVE_HULL) else 0.0 for name in goals.names)
+
+
 def judge(
     goals: Goals, predictor: Predictor, shape: Capacity, reference: Reference | None
 ) -> Callable[[Dataset, np.ndarray], Judged]:
-    """`(relaxed crystals, potential energy in eV/atom) -> Judged`.
+    """`(relaxed crystals, potential energy in eV/atom) -> Judged`, values within their physical range.
 
     Properties come from the heads, on the relaxed structure. A formation energy comes from the potential where its
     `reference` is known: it was not what candidates were steered and chosen by, so it is an independent opinion.
@@ -87,6 +93,7 @@ def judge(
                 if name in (FORMATION_ENERGY, ABOVE_HULL):  # the hull stays where it is
                     value[:, column] += moved
                     std[:, column] = reference.std_ev_per_atom
+        value = in_range(goals, value)
         return Judged(value, std, said.valid.all(-1) & np.isfinite(value).all(-1))
 
     return ask

@@ -15,12 +15,12 @@ FEWEST = 10  # validated candidates below which nothing can be told
 def warnings(outcomes: Outcomes, goals: Goals) -> list[Finding]:
     """Miscalibration of each target property among the validated candidates, which were chosen for their predictions.
 
-    Error is validated minus predicted; the std is that of both together where validation has one.
+    Error is validated minus predicted, the std that of the predictive law: it is the law of the validated value.
     """
     found = []
     for k, name in enumerate(goals.names):
         error = outcomes.validated[:, k] - outcomes.predicted[:, k]
-        std = np.hypot(outcomes.predicted_std[:, k], np.nan_to_num(outcomes.validated_std[:, k]))
+        std = outcomes.predicted_std[:, k]
         known = np.isfinite(error) & (std > 0)
         if known.sum() >= FEWEST:
             said = detectors.miscalibration(error[known], std[known])

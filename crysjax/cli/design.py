@@ -65,11 +65,13 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     from crysjax.campaign import goals as targets
     from crysjax.campaign.guide import draws, guide
     from crysjax.campaign.hull_distance import with_hull
+    from crysjax.campaign.inspect import inspector
     from crysjax.campaign.propose import proposer
     from crysjax.campaign.round import Tools, pack_shape
-    from crysjax.campaign.validate import judge, relaxer
+    from crysjax.campaign.validate import judge, judge_error, relaxer
     from crysjax.data.datasets import entries
     from crysjax.data.elements import formula
+    from crysjax.evaluation.chemistry import coordination_flag, oxidation_flag
     from crysjax.evaluation.gates import gates
     from crysjax.surrogates.gp import gp
 
@@ -91,17 +93,18 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     goals = targets.goals(plan.target, predictor.names, predictor.scale)
     settings = model.config["settings"]
     centre, scale = (settings[f"generator.property_{key}"] for key in ("center", "scale"))
-    surrogate = gp(ard=False, capacity=plan.validations)
+    surrogate = gp(ard=False, capacity=plan.validations, unit_prior=True, observed=True)  # see campaign/predictive.py
     with _naming("novel_to"):
         known = read_part(plan.novel_to) if plan.novel_to else None
-    reference = read_reference(path)
+    reference, gate = read_reference(path), gates(max_atoms=plan.max_atoms)
+    flags = {"oxidation": lambda entry: oxidation_flag(entry.numbers), "coordination": coordination_flag}
     tools = Tools(
         goals=goals,
-        propose=proposer(guide(model.build, plan), predictor, goals, gates(max_atoms=plan.max_atoms), surrogate,
-                         exploration=plan.exploration),
+        propose=proposer(guide(model.build, plan), predictor, goals, gate, surrogate, exploration=plan.exploration,
+                         judge_error=judge_error(goals, reference)),
         generator=model.params, predictor=predictor, surrogate=surrogate, sizes=sizes,
         condition=targets.wanted(goals, model.config["properties"], centre, scale),
-        relax=relaxer(potential, params, steps=plan.relax_steps),
+        relax=relaxer(potential, params, steps=plan.relax_steps), inspect=inspector(gate, pack_shape(sizes), flags),
         judge=judge(goals, predictor, pack_shape(sizes), reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
         draws=draws(plan),
@@ -110,7 +113,25 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     judges = f"the property heads {plan.heads}, which also steered the sampling"
     if reference is not None:
         judges += ", except the formation energy, which is that of the potential"
-    return tools, {"models": names, "judges": judges}
+    return tools, {"models": names, "judges": judges, "opinions": opinions(plan, goals.names, reference is not None)}
+
+
+def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str, str]:
+    """Of each target property, who judged it and who else could be asked."""
+    from importlib.util import find_spec
+
+    from crysjax.campaign.hull_distance import ABOVE_HULL
+    from crysjax.evaluation.hull import FORMATION_ENERGY
+
+    pulled = [n for n in registry.installed() if n.startswith("nequix")]
+    by = "chgnet" if find_spec("chgnet") else pulled[0] if pulled else ""
+    more = f"ask {by}, which is installed, by `crysjax judge`" if by else (
+        "none is installed: `pip install chgnet` or `crysjax models pull nequix-mp-1`, then `crysjax judge`"
+    )  # fmt: skip
+    heads = f"the heads {plan.heads}, which also steered"
+    judge = f"the potential {plan.potential}, which did not steer" if by_potential else heads
+    energies = (FORMATION_ENERGY, ABOVE_HULL)
+    return {n: f"{judge}. Another: {more}" if n in energies else f"{heads}. No other judge but DFT" for n in names}
 
 
 def read_table(plan: Plan) -> Any:
@@ -170,7 +191,17 @@ def _say(out: Path, summary: dict[str, Any]) -> None:
     typer.echo(stages)
     for rank, best in enumerate(summary["best"], start=1):
         typer.echo(f"  {rank}. {best['formula']:16s}{best['id']:10s}objective {best['objective']:.3f}")
-    met, total = summary["meet_the_target"], summary["candidates"]
-    if not total:
+    if not summary["candidates"]:
         typer.echo(summary["nothing"])
-    typer.echo(f"{met} of {total} meet the target; {summary['seconds']:.0f} s; {out}/report.html")
+    typer.echo(f"{_hits(summary['hits'])}; {summary['seconds']:.0f} s; {out}/report.html")
+
+
+def _hits(said: dict[str, Any]) -> str:
+    """The number of hits beside what chance gives, in a line."""
+    from crysjax.evaluation.hits import told
+
+    spent = said["validations"]
+    if said["found"] is None:
+        return f"{spent} validations; the target has no window, so no hits are counted"
+    at_random = f", {told(said['at_random_among_screened'])} at random" if said["at_random_among_screened"] else ""
+    return f"{told(said['found'])} hits expected of {spent} validations{at_random}"

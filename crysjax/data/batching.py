@@ -118,9 +118,12 @@ def pack_dataset(dataset: Dataset, shape: Capacity) -> Batch:
     return stack(dataset, groups, shape)
 
 
-def each_crystal(function: Callable[[Pack], Any], dataset: Dataset, shape: Capacity) -> Any:
-    """What a function of packs says of every crystal of a data set: leaves (b, ...) -> (m, ...), host arrays."""
-    batch = pack_dataset(dataset, shape)
+def each_crystal(function: Callable[[Pack], Any], dataset: Dataset, shape: Capacity | None = None) -> Any:
+    """What a compiled function of packs says of every crystal of a data set: leaves (b, ...) -> (m, ...), host arrays.
+
+    With the same `shape` of packs it is compiled once for data sets of any size; left out, the shape fits this one.
+    """
+    batch = pack_dataset(dataset, shape or capacity(dataset.num_atoms))
     said = [
         jax.tree.map(np.asarray, function(jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack)))
         for t in range(len(batch.index))

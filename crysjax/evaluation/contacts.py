@@ -9,9 +9,8 @@ serves them all (`experiments/soundness`). The test works on the reduced cell: h
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,16 +87,7 @@ def _least(shifted: Array, lattice: Array) -> Array:
 
 def contacts(dataset: Dataset) -> Contact:
     """The same of every crystal of a data set, as NumPy arrays (m,); all have to be finite and have a volume."""
-    return by_crystal(closest, dataset)
-
-
-def by_crystal(function: Callable[[Pack], Any], dataset: Dataset) -> Any:
-    """What a traced function says of packs (b, ...), as NumPy arrays of every crystal in order: (m, ...)."""
-    batch, traced = batching.pack_dataset(dataset, batching.capacity(dataset.num_atoms)), jax.jit(function)
-    packs = (jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack) for t in range(len(batch.index)))
-    found = jax.tree.map(lambda *leaves: np.stack(leaves), *map(traced, packs))
-    used = batch.index >= 0
-    return jax.tree.map(lambda leaf: leaf[used][np.argsort(batch.index[used])], found)
+    return batching.each_crystal(jax.jit(closest), dataset)
 
 
 def apart(contact: Contact) -> Array:

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Pack, num_sites, sum_by_crystal
+from crysjax.data import batching
 from crysjax.data.datasets import Dataset
 from crysjax.evaluation import contacts
 from crysjax.evaluation.contacts import Contact
@@ -89,7 +90,7 @@ def why(gated: Gated, rows: Iterable[int]) -> list[str]:
 
 def of_dataset(gate: Callable[[Pack], Gated], dataset: Dataset) -> Gated:
     """The gates of every crystal of a data set, such as relaxed ones: rows (m,) of NumPy arrays in its order."""
-    return contacts.by_crystal(gate, dataset)
+    return batching.each_crystal(jax.jit(gate), dataset)
 
 
 def _finite(pack: Pack) -> Array:

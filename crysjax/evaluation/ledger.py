@@ -38,6 +38,8 @@ class Row(NamedTuple):
     cost: float  # seconds of the oracle asked, by its price
     reason: str = ""  # why not valid
     properties: dict[str, list] = {}  # noqa: RUF012  # further quantities: name -> [value, std]; never written to
+    p_hit: float | None = None  # probability of lying in every window, by value and std; None: not asked, or no window
+    notes: dict[str, float | bool | str | None] = {}  # noqa: RUF012  # what else was found; never written to
 
 
 def line(row: Row) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crysjax.data.elements import SYMBOLS, counts
-from crysjax.evaluation import charts, ledger
+from crysjax.evaluation import charts, hits, ledger
 from crysjax.evaluation.detectors import Finding
 
 HERE = Path(__file__).parent
@@ -33,10 +33,12 @@ class Shown(NamedTuple):
     frac: np.ndarray  # (n, 3)
     lattice: np.ndarray  # (3, 3) Å
     objective: float  # lower is better
-    meets: bool  # inside every window after relaxation
+    meets: bool  # value inside every window after relaxation
+    p_hit: float  # probability of lying in every window after relaxation; NaN where the target has none
     predicted: dict[str, tuple[float, float]]
     validated: dict[str, tuple[float, float]]
     energy_ev_per_atom: float
+    flags: str = ""  # what a chemist would stop at
 
 
 def quantity(name: str) -> tuple[str, str]:
@@ -67,7 +69,8 @@ def render(
         rows: the whole ledger.
         candidates: validated ones, best first.
         history: objective of each validation in the order made, NaN where one failed.
-        summary: what `summary.json` holds: `seconds`, `oracle_calls`, `seed`, `models`, `versions`.
+        summary: what `summary.json` holds: `seconds`, `oracle_calls`, `seed`, `models`, `versions`, `hits`,
+            `resampling`.
         caveat: what "validated" means here and what it does not.
         warnings: what the failure detectors said.
     """
@@ -79,7 +82,9 @@ def render(
         "subtitle": f"rounds: {summary['rounds']}, seed {summary['seed']}, crysjax {summary['versions']['crysjax']}",
         "tiles": tiles(counts, candidates, summary),
         "caveat": html.escape(caveat),
+        "hits": table(["", "number", ""], hits.lines(summary["hits"]), left=(0, 2), wrap=(2,)),
         "funnel": charts.funnel(counts),
+        "resampling": resampling(summary["resampling"]),
         "reasons": reasons(rows),
         "charts": "".join(goals) + charts.progress_chart("objective (lower is better), and the best so far", history),
         "warnings": findings_table({"": warnings}),
@@ -104,16 +109,26 @@ def filled(page: str, values: dict[str, str]) -> str:
 
 def tiles(counts: dict[str, int], candidates: Sequence[Shown], summary: dict[str, Any]) -> str:
     """The few numbers that matter most."""
-    met = sum(shown.meets for shown in candidates)
     best = candidates[0].formula if candidates else "none"
     items = [
         (_formula(best), "best candidate"),
-        (f"{met} of {counts['validated']}", "validated candidates meet the target"),
+        (hits.told(summary["hits"]["found"]), f"hits expected of {summary['hits']['validations']} validations"),
         (str(counts["sampled"]), "crystals sampled"),
         (str(counts["relaxed"]), "relaxed"),
         (f"{summary['seconds']:.0f} s", "wall time"),
     ]
     return "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in items)
+
+
+def resampling(said: dict[str, float] | None) -> str:
+    """How much choice the guidance had."""
+    if said is None:
+        return ""
+    return (
+        f"Effective number of particles that a sample was picked from: {said['effective_particles']:.2f} in the mean, "
+        f"{said['lowest_tenth']:.2f} or less for a tenth of them. Where it is small, the samples are still far from "
+        "the tilted distribution that the guidance aims at."
+    )
 
 
 def goal(name: str, window: tuple[float, float], candidates: Sequence[Shown]) -> str:
@@ -149,13 +164,15 @@ def card(index: int, shown: Shown) -> str:
 def ranking(candidates: Sequence[Shown], names: Sequence[str]) -> str:
     """All validated candidates."""
     labels = [f"{quantity(n)[0]} ({quantity(n)[1]})" if quantity(n)[1] else quantity(n)[0] for n in names]
-    head = ["", "formula", "id", "space group", "in window", "objective", *(f"{x}, predicted" for x in labels)]
-    head += [f"{x}, validated" for x in labels] + ["potential energy (eV/atom)", "file"]
+    head = ["", "formula", "id", "space group", "p(hit)", "value inside", "objective"]
+    head += [f"{x}, predicted" for x in labels] + [f"{x}, validated" for x in labels]
+    head += ["potential energy (eV/atom)", "unusual", "file"]
     nothing = (math.nan, math.nan)
     body = [
-        [str(i), _formula(s.formula), html.escape(s.id), html.escape(s.space_group), "yes" if s.meets else "no",
-         f"{s.objective:.3f}", *(_value(s.predicted.get(n, nothing)) for n in names),
-         *(_value(s.validated.get(n, nothing)) for n in names), f"{s.energy_ev_per_atom:.3f}", _link(s)]
+        [str(i), _formula(s.formula), html.escape(s.id), html.escape(s.space_group), _share(s.p_hit),
+         "yes" if s.meets else "no", f"{s.objective:.3f}", *(_value(s.predicted.get(n, nothing)) for n in names),
+         *(_value(s.validated.get(n, nothing)) for n in names), f"{s.energy_ev_per_atom:.3f}",
+         html.escape(s.flags), _link(s)]
         for i, s in enumerate(candidates, start=1)
     ]  # fmt: skip
     return table(head, body, left=(1, 2, 3, 4), escaped=True)
@@ -270,6 +287,10 @@ def _value(pair: tuple[float, float]) -> str:
     if not math.isfinite(value):
         return "–"
     return f"{value:.3f} ± {std:.3f}" if math.isfinite(std) and std > 0 else f"{value:.3f}"
+
+
+def _share(p: float) -> str:
+    return f"{p:.2f}" if math.isfinite(p) else "–"
 
 
 def _link(shown: Shown) -> str:

@@ -9,6 +9,7 @@ needs nothing of the energy but its value, so every cheaper guidance is measured
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,17 @@ from jax import Array
 from crysjax.base import Condition, Generator, Pack, Params, PyTree
 
 
+class Resampled(NamedTuple):
+    """The picked crystals and how much choice there was."""
+
+    pack: Pack
+    effective: Array  # (b,) effective number of particles of each crystal, from 1 to the number drawn
+
+
 def resample(
     generator: Generator, energy: Callable[[Pack], Array], *, particles: int = 8, together: int = 1
 ) -> Generator:
-    """`generator` tilted by exp(-energy).
+    """`generator` tilted by exp(-energy); `decode` and `sample` are those of `weighed` without the effective numbers.
 
     Args:
         energy: pack -> (b,), dimensionless (multiply by the inverse temperature); every crystal is picked by its own.
@@ -31,13 +39,39 @@ def resample(
     The noise is that of all particles, stacked on a leading axis, so `sample` is still `decode` of `noise`. A gradient
     through `decode` follows the picked particle. `log_prob` is None: the normalisation Z is not known.
     """
+    drawn, picked = _noise_and_decode(generator, energy, particles, together)
+
+    def decode(params: Params, key: Array, noise: PyTree, template: Pack, condition: Condition) -> Pack:
+        return picked(params, key, noise, template, condition).pack
+
+    def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
+        return _sampled(drawn, picked, params, key, template, condition).pack
+
+    return generator._replace(noise=drawn, decode=decode, sample=sample, log_prob=None)
+
+
+def weighed(
+    generator: Generator, energy: Callable[[Pack], Array], *, particles: int = 8, together: int = 1
+) -> Callable[[Params, Array, Pack, Condition], Resampled]:
+    """`(params, key, template, condition) -> Resampled`: the crystals of `resample(...).sample`, and how they came."""
+    drawn, picked = _noise_and_decode(generator, energy, particles, together)
+    return lambda params, key, template, condition: _sampled(drawn, picked, params, key, template, condition)
+
+
+def _sampled(noise, decode, params: Params, key: Array, template: Pack, condition: Condition) -> Resampled:
+    key_noise, key_decode = jax.random.split(key)
+    return decode(params, key_decode, noise(key_noise, template), template, condition)
+
+
+def _noise_and_decode(generator: Generator, energy: Callable[[Pack], Array], particles: int, together: int):
+    """The noise of all particles, and the pick among what is decoded of it."""
     if particles < 1:
         raise ValueError(f"resample: particles is {particles}; expected at least 1")
 
     def noise(key: Array, template: Pack) -> PyTree:
         return jax.vmap(generator.noise, (0, None))(jax.random.split(key, particles), template)
 
-    def decode(params: Params, key: Array, noise: PyTree, template: Pack, condition: Condition) -> Pack:
+    def decode(params: Params, key: Array, noise: PyTree, template: Pack, condition: Condition) -> Resampled:
         def one(item):
             pack = generator.decode(params, item[0], item[1], template, condition)
             return (pack.occupancy, pack.frac, pack.lattice), energy(pack)
@@ -45,13 +79,9 @@ def resample(
         key_pick, key_decode = jax.random.split(key)
         keys = jax.random.split(key_decode, particles)
         fields, energies = jax.lax.map(one, (keys, noise), batch_size=together if together > 1 else None)
-        return _choose(fields, pick(key_pick, energies), template)
+        return Resampled(_choose(fields, pick(key_pick, energies), template), effective_particles(energies))
 
-    def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
-        key_noise, key_decode = jax.random.split(key)
-        return decode(params, key_decode, noise(key_noise, template), template, condition)
-
-    return generator._replace(noise=noise, decode=decode, sample=sample, log_prob=None)
+    return noise, decode
 
 
 def pick(key: Array, energies: Array) -> Array:

@@ -32,6 +32,41 @@ def test_objective_by_hand(xp):
     assert targets.meets(GOALS, np.asarray(values)).tolist() == [True, False, False]
 
 
+GAP = targets.goals({"band_gap_ev": Goal("window", 0.0, 1.0), "energy": Goal("minimise")},
+                    ("band_gap_ev", "energy"), (2.0, 0.5))  # fmt: skip
+
+
+def test_a_hit_is_the_probability_of_every_window_by_monte_carlo():
+    """Values below the least one count as the least one: a metal's gap is 0, and a window from 0 on holds it."""
+    goals = targets.goals({"band_gap_ev": Goal("window", 0.0, 1.0), "bulk_modulus_gpa": Goal("window", 50.0, 120.0)},
+                          ("band_gap_ev", "bulk_modulus_gpa"), (2.0, 50.0))  # fmt: skip
+    value = np.array([[0.2, 100.0], [0.0, 60.0], [1.4, 90.0]])
+    std = np.array([[0.5, 30.0], [0.4, 20.0], [0.3, 0.0]])
+    draws = np.maximum(np.random.default_rng(0).normal(value, std, (200_000, 3, 2)), 0)
+    inside = ((draws >= [0, 50]) & (draws <= [1, 120])).all(-1).mean(0)
+    found = targets.hit_probability(goals, value, std)
+    np.testing.assert_allclose(found, inside, atol=4 * np.sqrt(0.25 / 200_000))
+    assert found[1] > 0.6, "half of the gap's Gaussian lies below 0 and is a gap of 0"
+
+
+def test_a_wide_bar_is_no_certain_hit_and_no_bar_is():
+    probability = targets.hit_probability(GAP, np.array([[0.5, -1.0]] * 3), np.array([[3.0, 1], [0.0, 1], [np.nan, 1]]))
+    assert 0.3 < probability[0] < 0.6 and probability[1:].tolist() == [1, 1]
+    assert targets.hit_probability(GAP, np.array([[1.5, -9.0]]), np.array([[0.0, 1.0]])).tolist() == [0]
+
+
+def test_a_target_without_a_window_has_no_hits():
+    goals = targets.goals({"energy": Goal("minimise")}, NAMES, SCALE)
+    assert np.isnan(targets.hit_probability(goals, np.zeros((2, 1)), np.ones((2, 1)))).all()
+
+
+def test_worth_counts_what_is_below_the_least_value_too():
+    goals = targets.goals({"band_gap_ev": Goal("window", 0.0, 1.0)}, ("band_gap_ev",), (2.0,))
+    metal = Estimate(jnp.zeros((1, 1)), jnp.full((1, 1), 0.5), jnp.ones(1, bool))
+    worth = targets.worth(goals, metal, jnp.float32(0.0), jnp.float32(1.0))
+    assert float(worth[0]) == pytest.approx(np.log(0.9772499), abs=1e-5)  # all below 0, and up to two std above
+
+
 def test_half_open_windows():
     goals = targets.goals({"gap": Goal("window", -INF, 2.0)}, NAMES, SCALE)
     assert targets.objective(goals, np.array([[-50.0], [3.0]])).tolist() == [0.0, 0.5]

@@ -49,8 +49,8 @@ def energy(pack: Pack) -> Array:
     return 0.5 * jnp.square(jnp.diagonal(pack.lattice, axis1=1, axis2=2) - 3).sum(-1)
 
 
-def steered(guidance: str, **settings) -> tuple[np.ndarray, Pack, int]:
-    """The diagonal of each crystal's lattice, the pack, and the number of decodes."""
+def steered(guidance: str, *, weighed: bool = False, **settings) -> tuple[np.ndarray, Pack, int]:
+    """The diagonal of each crystal's lattice, the pack (with `weighed` also effective numbers), and the decodes."""
     settings = {"guidance": guidance, "guidance_strength": STRENGTH} | settings
     plan = plans.plan(target={"gap": "minimise"}, elements=["O"], **settings)
     generator, decoded = toy()
@@ -59,10 +59,27 @@ def steered(guidance: str, **settings) -> tuple[np.ndarray, Pack, int]:
         jnp.arange(CRYSTALS, dtype=jnp.int32), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1),
     )  # fmt: skip
     nothing = Condition(jnp.zeros((CRYSTALS, 0)), jnp.zeros(CRYSTALS, jnp.int32))
-    pack = jax.jit(guide(generator, plan)(energy).sample)(None, jax.random.key(0), template, nothing)
+    way = guide(generator, plan)(energy)
+    drawn = jax.jit(way.weighed if weighed else way.sample)(None, jax.random.key(0), template, nothing)
     jax.effects_barrier()
     assert len(decoded) == draws(plan)  # what the ledger counts as samples of the generator
-    return np.diagonal(pack.lattice, axis1=1, axis2=2), pack, len(decoded)
+    return np.diagonal((drawn[0] if weighed else drawn).lattice, axis1=1, axis2=2), drawn, len(decoded)
+
+
+@pytest.mark.parametrize("guidance", ["none", "resample", "sgld"])
+def test_effective_numbers_come_with_the_same_crystals(guidance):
+    settings = {"guidance_steps": 4} | ({"guidance_rate": 0.05} if guidance == "sgld" else {})
+    plain, _, _ = steered(guidance, **settings)
+    again, (_, effective), _ = steered(guidance, weighed=True, **settings)
+    np.testing.assert_array_equal(plain, again)
+    if guidance != "resample":
+        assert np.isnan(effective).all()
+        return
+    particles = np.random.default_rng(0).normal(size=(20_000, 4, 3))
+    weight = np.exp(-STRENGTH * 0.5 * np.square(particles - 3).sum(-1))
+    expected = np.square(weight.sum(1)) / np.square(weight).sum(1)
+    assert abs(effective.mean() - expected.mean()) < 5 * expected.std() / np.sqrt(CRYSTALS)
+    assert (effective >= 1).all() and (effective <= 4).all()
 
 
 def test_none_is_the_generator_itself():

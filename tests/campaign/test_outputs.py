@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase.io import read as ase_read
+from scipy.stats import norm
 
 from crysjax.campaign import goals as targets
 from crysjax.campaign import outcomes as memory
@@ -32,6 +33,7 @@ def outcomes():
     gap, energy = [4.0, 1.5, 1.2, 1.5, 2.0], [-9.0, -1.0, -2.0, -3.0, -0.5]
     validated = np.stack([gap, energy], -1).astype(np.float32)
     columns = dict(features=np.zeros((5, 2), np.float32), raw=validated - 1, predicted=validated - 0.5,
+                   raw_std=np.full((5, 2), 0.4, np.float32),
                    predicted_std=np.full((5, 2), 0.3, np.float32), validated=validated,
                    validated_std=np.full((5, 2), 0.1, np.float32), energy=np.arange(5, dtype=np.float32),
                    max_force=np.zeros(5, np.float32))  # fmt: skip
@@ -46,12 +48,18 @@ def book(folder):
     for stage in ledger.STAGES:
         bad = {"2-0009": "sites too close"} if stage == "screened" else {}
         living = [i for i in ids if stage in ledger.STAGES[:2] or i != "2-0009"]
-        rows = [Row(i, stage, 0, 0, "q", 1.0, 0.1, "u", i not in bad, 0.5, bad.get(i, "")) for i in living]
+        notes = {
+            "sampled": {"effective_particles": 3.0},
+            "scored": {"p_hit_by_heads": 0.2},
+            "validated": {"closeness": 0.9, "oxidation_flag": "Zr(II)", "coordination_flag": ""},
+        }.get(stage, {})
+        rows = [Row(i, stage, 0, 0, "q", 1.0, 0.1, "u", i not in bad, 0.5, bad.get(i, ""), notes=notes) for i in living]
         passed = ledger.append(folder / "ledger.jsonl", rows, passed)
 
 
 def write(folder, found=None):
-    return outputs.write(folder, PLAN, GOALS, outcomes() if found is None else found, models=MODELS, judges="heads")
+    about = {"models": MODELS, "judges": "heads", "opinions": {"band_gap_ev": "the heads, which also steered"}}
+    return outputs.write(folder, PLAN, GOALS, outcomes() if found is None else found, **about)
 
 
 def test_the_best_come_first_and_equal_crystals_once(tmp_path):
@@ -61,7 +69,7 @@ def test_the_best_come_first_and_equal_crystals_once(tmp_path):
     assert [best["id"] for best in summary["best"]] == ["1-0001", "1-0000", "2-0003", "0-0001"]
     assert [best["objective"] for best in summary["best"]] == pytest.approx([-6, -4, -1, -18 + 1])
     assert [best["formula"] for best in summary["best"]] == ["CaO", "MgO", "BeO", "SrO"]
-    assert (summary["candidates"], summary["meet_the_target"], summary["nothing"]) == (4, 3, "")
+    assert (summary["candidates"], summary["hits"]["means_inside"], summary["nothing"]) == (4, 3, "")
     assert summary["best"][0]["file"] == "candidates/1_1-0001_CaO.cif"
 
 
@@ -91,6 +99,30 @@ def test_the_summary_counts_what_the_ledger_holds(tmp_path):
     assert summary["seconds"] == 1.73 and summary["plan"]["target"]["band_gap_ev"] == [1, 2]
     page = (tmp_path / "report.html").read_text()
     assert "3 of 5" in page and "candidates/1_1-0001_CaO.cif" in page and "p, a machine-learned potential" in page
+
+
+def test_hits_are_probabilities_beside_what_chance_gives(tmp_path):
+    """Gaps of 1.5, 1.2, 2.0 and 4.0 eV within 0.1 eV of the window 1 to 2: one certain, one almost, a half, none."""
+    book(tmp_path)
+    summary = write(tmp_path)
+    said = summary["hits"]
+    assert said["found"]["expected"] == pytest.approx(1 + norm.cdf(2) + 0.5, abs=1e-5)
+    assert (said["found"]["low"], said["found"]["high"]) == (2, 3)
+    assert said["base_rate_among_screened"] == pytest.approx(0.2) and said["screened"] == 5
+    assert said["at_random_among_screened"]["expected"] == pytest.approx(0.2 * 5) and said["validations"] == 5
+    assert [best["p_hit"] for best in summary["best"]] == pytest.approx([1, norm.cdf(2), 0.5, 0], abs=1e-3)
+    assert summary["resampling"] == {"effective_particles": 3.0, "lowest_tenth": 3.0}
+    assert {best["flags"] for best in summary["best"]} == {"Zr(II)"}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("Zr(II)") == 4
+    for words in (
+        "2.5 (2 to 3) of 5",
+        "1.0 (0 to 3) of 5",
+        "20.0 %",
+        "the heads, which also steered",
+        "3.00 in the mean",
+    ):
+        assert words in page, words
 
 
 def test_without_a_candidate_it_says_why(tmp_path):
@@ -151,6 +183,6 @@ def test_predictions_that_were_not_kept_are_warned_of():
         )
 
     assert not any(f.detected for f in warnings(promised(0.1), GOALS))
-    proud = warnings(promised(0.5), GOALS)
+    proud = warnings(promised(0.5)._replace(validated_std=np.full((40, 2), 9.0)), GOALS)  # the law is that of the value
     assert all(f.detected for f in proud)
     assert [f.name for f in proud] == ["miscalibration of band_gap_ev", "miscalibration of energy_ev"]

@@ -103,4 +103,4 @@ def test_not_a_mapping(tmp_path):
 def test_the_quickstart_plan_is_good():
     plan = plans.read_plan(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
     assert plan.target == {"band_gap_ev": Goal("window", 1.0, 2.0), "formation_energy_ev_per_atom": Goal("minimise")}
-    assert (plan.rounds, plan.candidates, plan.validations) == (3, 256, 24)
+    assert (plan.rounds, plan.candidates, plan.validations) == (3, 112, 24)

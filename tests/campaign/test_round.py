@@ -12,12 +12,14 @@ from crysjax.campaign import goals as targets
 from crysjax.campaign import plan as plans
 from crysjax.campaign import round as rounds
 from crysjax.campaign import sampling, store
+from crysjax.campaign.inspect import Inspected
 from crysjax.campaign.plan import Goal
 from crysjax.campaign.propose import Predictor, Proposal
 from crysjax.campaign.validate import Judged, Relaxed
 from crysjax.data import batching, datasets
 from crysjax.data.elements import formula
 from crysjax.evaluation import ledger
+from crysjax.evaluation.contacts import Contact
 from crysjax.evaluation.gates import Gated
 
 GOALS = targets.goals({"gap": Goal("window", 1.0, 2.0), "energy": Goal("minimise")}, ("energy", "gap"), (0.5, 2.0))
@@ -25,6 +27,9 @@ PLAN = plans.plan(
     target={"gap": [1, 2], "energy": "minimise"}, elements=["O", "Mg", "Ca", "Ti", "Sr"], max_atoms=3, rounds=3,
     candidates=12, validations=7, relax_steps=9,
 )  # fmt: skip
+
+
+PARTICLES = np.array([1.0, 1.5, 2.0], np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +56,9 @@ def proposal(rng: np.random.Generator, template) -> Proposal:
     fine, yes = cell > 3.5, np.ones(b, bool)
     said = Estimate(rng.random((b, 2), np.float32), np.full((b, 2), 0.1, np.float32), yes)
     worth = np.where(fine, 10 - cell, -np.inf).astype(np.float32)
-    gated = Gated(cell, cell / 3, cell**3, fine, yes, yes, fine)
-    return Proposal(pack, gated, said, said, rng.normal(0, 9, (b, 4)).astype(np.float32), worth)
+    gated = Gated(Contact(cell / 3, cell, yes, yes, cell), cell**3, fine, yes, yes, fine)
+    effective = PARTICLES[np.arange(b) % len(PARTICLES)]
+    return Proposal(pack, gated, said, said, rng.normal(0, 9, (b, 4)).astype(np.float32), worth, effective)
 
 
 class World:
@@ -64,7 +70,7 @@ class World:
         predictor = Predictor(("energy", "gap"), (-1.0, 1.5), (0.5, 2.0), None, None, 4, None)
         self.tools = rounds.Tools(
             GOALS, self.propose, None, predictor, Surrogate(self.fit, None), {2: 1, 3: 2}, np.zeros(0, np.float32),
-            self.relax, self.judge, known, 2,
+            self.relax, self.inspect, self.judge, known, 2,
         )  # fmt: skip
 
     def fit(self, key, features, change):
@@ -85,6 +91,13 @@ class World:
         smaller = replace(crystals, lattice=crystals.lattice * np.float32(0.98))
         force = np.full(m, 0.01, np.float32)
         return Relaxed(smaller, np.arange(m, dtype=np.float32) - 5, force, np.full(m, 7), reason)
+
+    def inspect(self, crystals) -> Inspected:
+        """Crystals of magnesium alone fall in on themselves."""
+        fused = np.array([set(entry.numbers.tolist()) == {12} for entry in datasets.entries(crystals)], bool)
+        return Inspected(
+            np.where(fused, "sites too close after relaxation", ""), {"closeness": np.where(fused, 0.4, 1)}
+        )
 
     def judge(self, crystals, energy) -> Judged:
         value = true_values(crystals)
@@ -153,6 +166,28 @@ def test_failures_after_relaxation_are_in_the_ledger_and_nowhere_else(tmp_path):
         assert row.value == pytest.approx(sum(targets.misses(GOALS, values(row))) + values(row)[1] / 0.5, rel=1e-5)
 
 
+def test_what_a_relaxation_broke_is_named_and_is_no_candidate(tmp_path):
+    plan = PLAN._replace(validations=36, rounds=3, elements=(8, 12))
+    outcomes = World().run(tmp_path, plan)
+    rows = ledger.read(tmp_path / "ledger.jsonl")
+    fused = [row for row in at(rows, "validated") if row.reason == "sites too close after relaxation"]
+    assert fused and all(row.p_hit is None and row.notes["closeness"] == 0.4 for row in fused)
+    assert not {row.candidate for row in fused} & set(outcomes.crystals.ids.tolist())
+    assert all(set(entry.numbers.tolist()) != {12} for entry in datasets.entries(outcomes.crystals))
+
+
+def test_rows_carry_the_probability_of_a_hit(tmp_path):
+    World().run(tmp_path)
+    rows = ledger.read(tmp_path / "ledger.jsonl")
+    for row in at(rows, "scored") + at(rows, "validated"):
+        if row.valid:
+            found = targets.hit_probability(GOALS, values(row), np.array([row.properties[n][1] for n in GOALS.names]))
+            assert row.p_hit == pytest.approx(float(found), abs=1e-5)
+    assert all(0 <= row.notes["p_hit_by_heads"] <= 1 for row in at(rows, "scored"))
+    assert {row.notes["effective_particles"] for row in at(rows, "sampled")} <= {float(f"{n:.7g}") for n in PARTICLES}
+    assert all(row.p_hit is None for row in rows if row.stage not in ("scored", "validated"))
+
+
 def values(row) -> np.ndarray:
     return np.array([row.properties[name][0] for name in GOALS.names], np.float32)
 
@@ -165,7 +200,7 @@ def test_the_surrogate_learns_what_validation_changed(tmp_path):
     assert known[-1] >= 4 > known[1]
     fitted = np.stack(world.fitted).reshape(3, 2, 7)  # a round, a target, a row of the budget
     for k, m in enumerate(known):
-        expected = (outcomes.validated - outcomes.raw)[:m].T
+        expected = ((outcomes.validated - outcomes.raw) / np.float32(0.1))[:m].T  # in units of what the heads said
         np.testing.assert_array_equal(fitted[k, :, :m], expected)
         assert np.isnan(fitted[k, :, m:]).all()
     packs = len(world.learned) // 3

@@ -14,7 +14,7 @@ ARRAYS = {"frac": np.arange(6, dtype=np.float32).reshape(2, 3), "id": np.array([
 def test_state_comes_back(tmp_path):
     path = store.save_state(tmp_path / "state.npz", ARRAYS, {"rounds": 2, "plan": {"seed": 3}})
     arrays, meta = store.load_state(path)
-    assert meta == {"format": 1, "rounds": 2, "plan": {"seed": 3}}
+    assert meta == {"format": 2, "rounds": 2, "plan": {"seed": 3}}
     assert arrays.keys() == ARRAYS.keys()
     for name, value in ARRAYS.items():
         np.testing.assert_array_equal(arrays[name], value)
@@ -27,7 +27,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"state\.npz: not the state of a campaign"):
         store.load_state(path)
     np.savez(path, meta=np.frombuffer(b'{"format": 99}', np.uint8))
-    with pytest.raises(ValueError, match="state format 99, this version reads format 1"):
+    with pytest.raises(ValueError, match="state format 99, this version reads format 2"):
         store.load_state(path)
 
 

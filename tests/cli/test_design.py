@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ase.io import read as ase_read
 from pymatgen.core import Structure
+from scipy.stats import norm
 
 from crysjax.campaign import store
 from crysjax.data import datasets
@@ -45,7 +46,7 @@ def outputs(folder) -> Outputs:
     cifs = {path.name: path.read_bytes() for path in sorted((folder / "candidates").iterdir())}
     return Outputs(
         (folder / "ledger.jsonl").read_bytes(), (folder / "candidates.extxyz").read_bytes(), cifs,
-        [summary["best"], summary["meet_the_target"], summary["oracle_calls"]],
+        [summary["best"], summary["hits"], summary["resampling"], summary["oracle_calls"]],
         {"stages": summary["stages"], "reasons": summary["reasons"]}, state,
     )  # fmt: skip
 
@@ -100,6 +101,8 @@ def test_the_ledger_has_every_candidate_at_every_stage(designed, world):
         assert row.value is not None or not row.valid
         if row.stage in ("scored", "validated"):
             assert row.std > 0 and row.unit and row.properties.keys() == {ENERGY, GAP}
+            assert row.properties[GAP][0] >= 0 and (row.p_hit is None or 0 <= row.p_hit <= 1)
+            assert row.p_hit is not None or not row.valid
     assert any(not row.valid and row.stage == "screened" for row in rows)  # failures are there to be seen
 
 
@@ -114,6 +117,27 @@ def test_the_summary_agrees_with_the_ledger(designed):
     assert summary["oracle_calls"]["generator"]["calls"] == 3 * 16 * 2  # a pool of two for each candidate
     line = next(line for line in answer.out.splitlines() if line.startswith("sampled "))
     assert line == ", ".join(f"{stage} {count['passed']}" for stage, count in summary["stages"].items())
+
+
+def test_hits_are_added_up_from_the_ledger(designed):
+    folder, answer = designed
+    rows, summary = ledger.read(folder / "ledger.jsonl"), json.loads((folder / "summary.json").read_text())
+    said, kept = summary["hits"], {file.name.split("_")[1] for file in (folder / "candidates").iterdir()}
+    for row in rows:
+        if row.stage in ("scored", "validated") and row.valid:  # gap and its std tell the probability
+            gap, std = row.properties[GAP]
+            assert row.p_hit == pytest.approx(norm.cdf((2 - gap) / std) - norm.cdf((1 - gap) / std), abs=1e-4)
+    validated = [row.p_hit for row in rows if row.stage == "validated" and row.candidate in kept]
+    assert said["found"]["expected"] == pytest.approx(sum(validated), abs=1e-4)
+    assert said["validations"] == sum(row.stage == "relaxed" for row in rows)
+    by_heads = [row.notes["p_hit_by_heads"] for row in rows if row.stage == "scored" and row.valid]
+    assert said["screened"] == len(by_heads) > 0
+    assert said["base_rate_among_screened"] == pytest.approx(np.mean(by_heads), abs=1e-6)
+    effective = [row.notes["effective_particles"] for row in rows if row.stage == "sampled"]
+    assert len(effective) == 48 and all(1 <= n <= 2 for n in effective) and min(effective) < 1.99
+    assert summary["resampling"]["effective_particles"] == pytest.approx(np.mean(effective), abs=0.01)
+    assert f"hits expected of {said['validations']} validations, " in answer.out and "meet the target" not in answer.out
+    assert "No other judge but DFT" in said["judged_by"][GAP]
 
 
 def test_candidates_are_read_back_in_the_order_of_their_rank(designed):
@@ -232,7 +256,7 @@ def test_a_damaged_run_is_named(designed, crysjax, one_line, plan, damage, tmp_p
         message = r"state\.npz: not the state of a campaign \(the file is cut short or damaged\)"
     elif damage == "version":
         np.savez(state, meta=np.frombuffer(b'{"format": 99}', np.uint8))
-        message = r"state\.npz: state format 99, this version reads format 1"
+        message = r"state\.npz: state format 99, this version reads format 2"
     else:
         book.write_bytes(b"no row\n" + book.read_bytes())
         message = r"ledger\.jsonl: line 1 is not a row of a ledger"
@@ -263,7 +287,7 @@ def test_where_nothing_passes_the_report_says_so(crysjax, world, write, tmp_path
     assert summary["candidates"] == 0 and summary["stages"]["screened"]["passed"] == 0
     assert summary["stages"]["relaxed"]["entered"] == 0
     assert summary["nothing"].startswith("No candidate was validated: of 48 sampled, ")
-    assert summary["nothing"] in answer.out and "0 of 0 meet the target" in answer.out
+    assert summary["nothing"] in answer.out and "0.0 (0 to 0) hits expected of 0 validations;" in answer.out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "No candidate was validated: of 48 sampled, " in page and "Validated means" not in page
     assert (tmp_path / "out" / "candidates.extxyz").read_text() == ""

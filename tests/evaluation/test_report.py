@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from crysjax.evaluation import charts, report
+from crysjax.evaluation import charts, hits, report
 from crysjax.evaluation.ledger import STAGES, Row
 
 GAPS = {"a": (1.4, 1.5), "b": (1.8, 2.4), "c": (0.4, 0.2)}
@@ -21,7 +21,7 @@ def shown(name, rank):
     energies = {"formation_energy_ev_per_atom": (-2.0 + 0.1 * rank, 0.05)}
     return report.Shown(
         name, "NaCl", "Fm-3m (225)", f"candidates/{rank}_{name}.cif", np.repeat([11, 17], 4), frac,
-        5.64 * np.eye(3), float(rank), rank == 0, {"band_gap_ev": (predicted, 0.3), **energies},
+        5.64 * np.eye(3), float(rank), rank == 0, 0.84 - 0.4 * rank, {"band_gap_ev": (predicted, 0.3), **energies},
         {"band_gap_ev": (validated, 0.1), **energies}, -3.4,
     )  # fmt: skip
 
@@ -41,6 +41,9 @@ def page(names=tuple(GAPS)):
     summary = {
         "rounds": 1, "seed": 7, "seconds": 12.5, "models": {"generator": "mp_20 <v1>"},
         "oracle_calls": {"student": {"calls": 300, "seconds": 0.6}}, "versions": report.installed_versions(),
+        "resampling": {"effective_particles": 2.3, "lowest_tenth": 1.2},
+        "hits": hits.summary(np.array([0.84, 0.44, 0.04])[: len(names)], np.array([0.1, 0.3]), windowed=True,
+                             validations=3, means_inside=min(len(names), 1), opinions={"band_gap_ev": "heads <only>"}),
     }  # fmt: skip
     windows = {"band_gap_ev": (1.0, 2.0), "formation_energy_ev_per_atom": (-math.inf, math.inf)}
     return report.render(
@@ -78,13 +81,33 @@ def test_one_file_well_formed_and_escaped():
     assert not links.open
     assert set(links.addresses) == {"ledger.jsonl", *(f"candidates/{i}_{n}.cif" for i, n in enumerate(GAPS))}
     assert "http://" not in text and "https://" not in text and "@import" not in text
-    assert "&lt;plan&gt;" in text and "&lt;closer&gt;" in text and "mp_20 &lt;v1&gt;" in text
+    assert (
+        "heads &lt;only&gt;" in text
+        and "&lt;plan&gt;" in text
+        and "&lt;closer&gt;" in text
+        and "mp_20 &lt;v1&gt;" in text
+    )
     assert not re.search(r"\[\[[a-z]+\]\]", text)
 
 
 def test_it_says_what_happened():
     text = re.sub(r"<[^>]+>", "|", page())
-    words = ("6", "3 (50 %)", "1 of 3", "12 s", "1.500 ± 0.100", "student", "300", "A potential, not DFT.", "seed 7")
+    words = (
+        "6",
+        "3 (50 %)",
+        "1 of 3",
+        "1.3 (0 to 2) of 3",
+        "0.6 (0 to 2) of 3",
+        "20.0 %",
+        "0.84",
+        "2.30",
+        "12 s",
+        "1.500 ± 0.100",
+        "student",
+        "300",
+        "A potential, not DFT.",
+        "seed 7",
+    )
     for said in words:
         assert said in text, said
     assert "|3|atoms" in re.sub(r"\|+", "|", text)  # three failures with their reason

@@ -1,0 +1,119 @@
+"""How many particles does resampling need? Effective number and distance to the exact tilt, for the quickstart's plan.
+
+    python experiments/quickstart/particles.py --out experiments/quickstart/particles.json
+
+Particles of one size are draws of one law p, so all of them together give the exact tilt p exp(-s E) / Z. With K
+particles the picked one has the law p(x) r(x), r(x) = E[K w(x) / (w(x) + the other K - 1 weights)], w = exp(-s E). For
+each K: the effective number (1 / sum of squared normalized weights), the total variation distance
+½ E_p |r - w / Z|, and how far the mean objective has come from p (0) to the tilt (1). The same for a toy whose tilt is
+a Gaussian (mean 1, std 1 against a standard normal p, that is w = exp(x)). Both are exact up to the sampling error of
+the pool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crysjax.base import Condition
+from crysjax.campaign import goals as targets
+from crysjax.campaign import sampling
+from crysjax.campaign.plan import Plan, read_plan
+from crysjax.campaign.propose import energy
+from crysjax.campaign.round import pack_shape
+from crysjax.cli import registry
+from crysjax.cli.design import assemble
+from crysjax.data import batching
+
+COUNTS = (1, 2, 4, 8, 16, 32)
+DRAWS = 4000  # groups of K particles that an expectation is taken over
+
+
+def drawn_energies(plan: Plan, packs: int, particles: int) -> dict[int, np.ndarray]:
+    """Size -> the objectives (count,) of unguided particles of that size."""
+    tools, _ = assemble(plan)
+    model = registry.load_model(plan.generator, "generator", {"generator.steps": plan.sample_steps})
+    goals = targets.goals(plan.target, tools.predictor.names, tools.predictor.scale)
+    sizes = np.sort(sampling.draw_sizes(plan.seed, tools.sizes, plan.candidates))
+    batch = batching.pack_dataset(sampling.blank(sizes), pack_shape(tools.sizes))
+    templates, slots = sampling.restrict(batch.pack, plan.elements), batch.index.shape[1]
+    asked = Condition(
+        jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1)), jnp.zeros(slots, jnp.int32)
+    )
+
+    @jax.jit
+    def objectives(params: Any, heads: Any, key: jax.Array, template: Any) -> jax.Array:
+        value = energy(tools.predictor, heads, goals)
+        one = lambda k: value(model.build.sample(params, k, template, asked))  # noqa: E731
+        return jax.lax.map(one, jax.random.split(key, particles))
+
+    found: dict[int, list] = {}
+    for k in np.unique(np.linspace(0, len(batch.index) - 1, packs).astype(int)):
+        template = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), templates)
+        said = np.asarray(objectives(model.params, tools.predictor.params, jax.random.key(int(k)), template))
+        for slot, row in enumerate(batch.index[k]):
+            if row >= 0:
+                found.setdefault(int(sizes[row]), []).append(said[:, slot])
+    return {size: np.concatenate(parts) for size, parts in found.items()}
+
+
+def of_pool(energies: np.ndarray, strength: float, particles: int, rng: np.random.Generator) -> tuple:
+    """Effective number, total variation distance and share of the way, of one pool of exchangeable particles (m,)."""
+    weight = np.exp(-strength * (energies - energies.min()))
+    z = weight.mean()
+    others = weight[rng.integers(len(weight), size=(DRAWS, particles - 1))]
+    group = np.concatenate([weight[rng.integers(len(weight), size=DRAWS)][:, None], others], 1)
+    effective = (group.sum(1) ** 2 / (group**2).sum(1)).mean()
+    total = others.sum(1)
+    ratio = np.array([(particles * w / (w + total)).mean() for w in weight])
+    tilted = (weight / z * energies).mean()
+    way = (energies.mean() - (ratio * energies).mean()) / (energies.mean() - tilted)
+    return effective, 0.5 * np.abs(ratio - weight / z).mean(), way
+
+
+def table(pools: dict[Any, np.ndarray], strength: float) -> list[dict[str, float]]:
+    """One row for each number of particles: means over the pools, weighted by their size."""
+    rows, rng = [], np.random.default_rng(0)
+    size = np.array([len(pool) for pool in pools.values()], float)
+    for k in COUNTS:
+        found = np.array([of_pool(pool, strength, k, rng) for pool in pools.values()])
+        mean = (size @ found) / size.sum()
+        names = ("effective_particles", "total_variation", "share_of_the_way")
+        rows.append({"particles": k} | {name: round(float(v), 3) for name, v in zip(names, mean)})
+    return rows
+
+
+def main() -> None:
+    """Measure, write the raw result, print Markdown."""
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("--plan", default="configs/quickstart.yaml")
+    ask.add_argument("--packs", type=int, default=4, help="packs of candidates, spread over all sizes")
+    ask.add_argument("--particles", type=int, default=64, help="unguided samples of each candidate")
+    ask.add_argument("--out", type=Path, default=Path("experiments/quickstart/particles.json"))
+    a = ask.parse_args()
+    plan = read_plan(a.plan)
+    pools = {n: e for n, e in drawn_energies(plan, a.packs, a.particles).items() if len(e) >= 4 * a.particles}
+    toy = {"toy": -np.random.default_rng(0).normal(size=4000)}
+    result = {
+        "plan": a.plan, "guidance_strength": plan.guidance_strength, "heads": plan.heads,
+        "pool": {n: len(e) for n, e in pools.items()},
+        "objective": {"mean": float(np.mean(np.concatenate([*pools.values()]))),
+                      "std": float(np.std(np.concatenate([*pools.values()])))},
+        "quickstart": table(pools, plan.guidance_strength), "toy": table(toy, 1.0),
+    }  # fmt: skip
+    a.out.write_text(json.dumps(result, indent=1) + "\n")
+    for name in ("quickstart", "toy"):
+        print(f"\n| {name}: particles | effective number | distance to the tilt (0 to 1) | share of the way |")
+        print("| --- | --- | --- | --- |")
+        for row in result[name]:
+            print("| " + " | ".join(str(v) for v in row.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()

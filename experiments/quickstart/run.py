@@ -1,0 +1,192 @@
+"""Does the design do better than chance? The quickstart beside the same without guidance and at random, several seeds.
+
+    python experiments/quickstart/run.py --seeds 10 --out experiments/quickstart/result.json
+
+Every arm is a whole campaign with the same number of validations, judged by the same law:
+
+    guided, chosen            the plan as it is
+    unguided, chosen          sampled without guidance, chosen by the acquisition
+    unguided, as many samples the same with as many samples of the generator as guidance takes
+    guided, at random         sampled with guidance, validated at random among the screened candidates
+    unguided, at random       neither
+
+Hits are probabilities (`campaign/goals.hit_probability`) by the property heads, which also steered: an arm that steers
+by the judge pleases the judge. So the candidates are also shown to a potential that had no part, where one is installed
+(`crysjax models pull nequix-mp-1`, or --opinion PATH): it relaxes them, and its energies stand beside. For band gaps
+there is no other judge but DFT. Campaigns are kept in --runs; the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crysjax.campaign import outputs, round
+from crysjax.campaign.goals import hit_probability, meets
+from crysjax.campaign.outcomes import Outcomes, best
+from crysjax.campaign.plan import Plan, read_plan
+from crysjax.campaign.propose import Proposal
+from crysjax.campaign.round import Tools
+from crysjax.cli import registry
+from crysjax.cli.design import assemble
+from crysjax.data.datasets import entries
+from crysjax.data.elements import formula
+from crysjax.evaluation.hull import FORMATION_ENERGY
+from crysjax.potentials.relax_dataset import relax_dataset
+
+ARMS = ("guided, chosen", "unguided, chosen", "unguided, as many samples", "guided, at random", "unguided, at random")
+COLUMNS = {
+    "expected_hits": "hits expected", "means_inside": "values inside", "refused": "impossible after relaxation",
+    "base_rate": "base rate of screened", "formation_ev_per_atom": "formation energy, eV/atom",
+    "opinion_ev_per_atom": "the same by the other potential", "opinion_relaxes_ev_per_atom": "it still relaxes by",
+    "seconds": "seconds",
+}  # fmt: skip
+
+
+def plan_of(arm: str, plan: Plan) -> Plan:
+    """The plan of an arm; the generator's samples behind one candidate are `guidance_steps` where it resamples."""
+    if arm.startswith("guided"):
+        return plan
+    many = plan.guidance_steps if arm.endswith("as many samples") else 1
+    return plan._replace(guidance="none", candidates=plan.candidates * many)
+
+
+def at_random(propose: Callable[..., Proposal]) -> Callable[..., Proposal]:
+    """A proposer whose acquisition is a random number, so large that unlikeness hardly counts beside it."""
+
+    def proposed(params: Any, heads: Any, key: jax.Array, template: Any, condition: Any, learned: Any) -> Proposal:
+        found = propose(params, heads, key, template, condition, learned)
+        drawn = 1e3 * jax.random.uniform(jax.random.fold_in(key, 1), found.worth.shape)
+        return found._replace(worth=jnp.where(jnp.isfinite(found.worth), drawn, -jnp.inf))
+
+    return proposed
+
+
+def assembled(arm: str, tools: dict[str, tuple[Tools, dict[str, Any]]], plan: Plan) -> tuple[Tools, dict[str, Any]]:
+    """The tools of an arm; those of one guidance serve all arms and seeds, so that each is compiled once."""
+    own = plan_of(arm, plan)
+    if own.guidance not in tools:
+        tools[own.guidance] = assemble(own)
+    found, about = tools[own.guidance]
+    return (found._replace(propose=at_random(found.propose)) if arm.endswith("random") else found), about
+
+
+def campaign(arm: str, plan: Plan, tools: Tools, about: dict[str, Any], folder: Path, ask: Callable | None) -> dict:
+    """One campaign as a row of the result."""
+    own = plan_of(arm, plan)
+    outcomes = round.run(own, tools, folder, resume=True, progress=lambda *_: None)
+    summary = outputs.write(folder, own, tools.goals, outcomes, **about)
+    order, goals, hits = outputs.best_first(outcomes, tools.goals), tools.goals, summary["hits"]
+    value, std = outcomes.validated[order], outcomes.validated_std[order]
+    relaxed, validated = (summary["stages"][stage] for stage in ("relaxed", "validated"))
+    row = {
+        "arm": arm, "seed": plan.seed, "sampled": summary["stages"]["sampled"]["entered"],
+        "network_samples": summary["oracle_calls"]["generator"]["calls"], "screened": hits["screened"],
+        "validations": relaxed["entered"], "refused": validated["entered"] - validated["passed"],
+        "expected_hits": hits["found"]["expected"], "means_inside": int(meets(goals, value).sum()),
+        "base_rate": hits["base_rate_among_screened"], "seconds": summary["seconds"],
+        "p_hit": hit_probability(goals, value, std).round(4).tolist(),
+        "formula": [formula(entry.numbers) for entry in entries(best(outcomes, order))] if len(order) else [],
+        "values": {name: value[:, k].astype(float).round(4).tolist() for k, name in enumerate(goals.names)},
+        "std": {name: std[:, k].astype(float).round(4).tolist() for k, name in enumerate(goals.names)},
+    }  # fmt: skip
+    return row | energies(outcomes, order, row["values"].get(FORMATION_ENERGY), ask)
+
+
+def energies(outcomes: Outcomes, order: np.ndarray, formation: list[float] | None, ask: Callable | None) -> dict:
+    """Mean formation energy, and what the other potential says: its energy, and how far from its minimum they were."""
+    found = {} if formation is None or not len(order) else {"formation_ev_per_atom": float(np.mean(formation))}
+    if ask is None or not len(order):
+        return found
+    before, after = ask(best(outcomes, order))
+    # the potentials have energies of one level of theory, so their difference is one of formation energies too
+    apart = after - outcomes.energy[order]
+    found |= {
+        "opinion_relaxes_ev_per_atom": float(np.nanmean(before - after)),
+        "opinion_less_potential": apart.astype(float).round(4).tolist(),
+    }
+    if formation is not None:
+        found["opinion_ev_per_atom"] = float(np.nanmean(np.array(formation) + apart))
+    return found
+
+
+def opinion(name: str, steps: int) -> Callable | None:
+    """`crystals -> (energy as they are, energy relaxed)` in eV/atom by a potential; none where it is not installed."""
+    if not name:
+        pulled = [model for model in registry.installed() if model.startswith("nequix")]
+        if not pulled:
+            return None
+        name = pulled[0]
+    potential, params, _ = registry.load_potential(name)
+
+    def ask(crystals: Any) -> tuple[np.ndarray, np.ndarray]:
+        found = [
+            relax_dataset(potential.energy_forces_stress, params, crystals, max_steps=most,
+                          cutoff_angstrom=potential.cutoff_angstrom) for most in (1, steps)
+        ]  # fmt: skip
+        return tuple(np.where(one.valid, one.energy / crystals.num_atoms, np.nan) for one in found)
+
+    return ask
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean over seeds and half of its 95 % interval (Student's t); NaN for one seed."""
+    from scipy.stats import t
+
+    known = np.array(values, float)
+    half = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else np.nan
+    return float(known.mean()), float(half)
+
+
+def markdown(rows: list[dict]) -> str:
+    """A row an arm, and the guided arm less each other one, seed by seed."""
+    known = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
+    lines = [["mean over seeds ± 95 %", *(COLUMNS[name] for name in known)]]
+    lines.append(["---"] * len(lines[0]))
+    for arm in ARMS:
+        own = [row for row in rows if row["arm"] == arm]
+        cells = [[row[name] for row in own if row.get(name) is not None] for name in known]
+        lines += [[arm, *("{:.2f} ± {:.2f}".format(*interval(cell)) if cell else "" for cell in cells)]] if own else []
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    by = {(row["arm"], row["seed"]): row["expected_hits"] for row in rows}
+    for arm in ARMS[1:]:
+        pairs = [by[ARMS[0], seed] - by[arm, seed] for name, seed in by if name == arm and (ARMS[0], seed) in by]
+        if pairs:
+            text += "\n\nguided, chosen, less {}: {:+.2f} ± {:.2f} hits".format(arm, *interval(pairs))
+    return text
+
+
+def main() -> None:
+    """Run what is missing, write the raw result after each campaign, print Markdown."""
+    say = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    say.add_argument("--plan", default="configs/quickstart.yaml")
+    say.add_argument("--seeds", type=int, default=10)
+    say.add_argument("--runs", type=Path, default=Path("runs/experiments/quickstart"))
+    say.add_argument("--out", type=Path, default=Path("experiments/quickstart/result.json"))
+    say.add_argument(
+        "--opinion", default="", help="a potential by name or path; left out, a pulled Nequix if there is one"
+    )
+    for name in ("candidates", "validations", "rounds"):
+        say.add_argument(f"--{name}", type=int, help="another number than the plan's")
+    a = say.parse_args()
+    plan = read_plan(a.plan, candidates=a.candidates, validations=a.validations, rounds=a.rounds)
+    ask, rows, made = opinion(a.opinion, plan.relax_steps), [], {}
+    for arm in ARMS:
+        tools, about = assembled(arm, made, plan)
+        for seed in range(a.seeds):
+            folder = a.runs / arm.replace(", ", "_").replace(" ", "_") / str(seed)
+            rows.append(campaign(arm, plan._replace(seed=seed), tools, about, folder, ask))
+            a.out.write_text(json.dumps({"plan": a.plan, "models": about["models"], "rows": rows}, indent=1) + "\n")
+            print(f"{arm}, seed {seed}: {rows[-1]['expected_hits']:.2f} hits expected", flush=True)
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
