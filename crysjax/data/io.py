@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.data import archives, ase_files, cif, files, json_files, layouts, limits, torch_files
+from crysjax.data import archives, ase_files, cif, files, json_files, labels, layouts, limits, torch_files
 from crysjax.data.ase_database import read_ase_database
 from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are handed on)
     as_entry,
@@ -48,6 +48,7 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     `split` names every entry; a file that carries its own splits keeps them, and naming another is an error.
     Entries that cannot be read are an error with the first reason and the count; with `skip_bad` they are left out
     and listed in `provenance["skipped"]` as file, entry, reason. A file that holds nothing readable is `Damaged`.
+    What became of every column of labels stands in `provenance["columns"]`, see `labels.settle`.
     """
     path = Path(path)
     if not (path.is_file() or path.is_dir()):
@@ -58,9 +59,10 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
         format = format or detect(path)
         if format == "crysjax":
             return _load(path)
-        kept, splits, skipped = collect(path, FORMATS[format](path), split)
+        kept, splits, places, skipped = collect(path, FORMATS[format](path), split)
     except Exception as error:
         raise _damaged(path, error) from None
+    kept, columns = labels.settle(kept, places)
     if skipped and (not skip_bad or not kept):
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
         entry = f"entry {skipped[0]['entry']}: " if skipped[0]["entry"] else ""
@@ -68,6 +70,7 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     if not kept:
         raise Damaged(path, f"no crystal in it, read as {format}")
     provenance = {"file": path.name, "format": format, "entries": len(kept), "skipped": skipped} | _digest(path)
+    provenance |= {"columns": columns} if columns else {}
     return from_entries(kept, split=splits, provenance=provenance)
 
 
@@ -134,18 +137,21 @@ def _named(name: str) -> str | None:
 
 def prepare(
     inputs: list[tuple[str | Path, str]], out: str | Path | None = None, *, skip_bad: bool = False, note: str = "",
-    on_skip: Callable[[dict], None] = lambda row: None,
+    on_skip: Callable[[dict], None] = lambda row: None, on_columns: Callable[[str, list[dict]], None] = lambda *_: None,
 ) -> Dataset:  # fmt: skip
     """Read `(path, split)` pairs into one data set and write it to `out`; `note` is kept in the provenance.
 
-    With `skip_bad`, files of which nothing can be read are left out too; `on_skip` is told every row of file, entry
-    and reason. An id that comes twice within one split is an error: the same entry given twice would weigh double.
+    With `skip_bad`, files of which nothing can be read are left out too. `on_skip` is told every row of file, entry
+    and reason, `on_columns` the name of every file and its columns of labels (`labels.settle`). An id that comes twice
+    within one split is an error: the same entry given twice would weigh double.
     """
     parts, lost = [], []
     for path, split in inputs:
         try:
             parts.append(read(path, split=split, skip_bad=skip_bad))
-            skipped = [] if detect(Path(path)) == "crysjax" else parts[-1].provenance["skipped"]
+            read_now = detect(Path(path)) != "crysjax"  # what a data set's file tells has been told before
+            skipped = parts[-1].provenance["skipped"] if read_now else []
+            on_columns(Path(path).name, parts[-1].provenance.get("columns", []) if read_now else [])
         except Damaged as error:
             if not skip_bad:
                 raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 
 from crysjax.base import NUM_SPECIES
+from crysjax.data import labels, limits, tables
 from crysjax.data.datasets import Dataset, offsets
 from crysjax.data.elements import atomic_number
 from crysjax.data.levels import Level
@@ -47,7 +47,7 @@ def read_cache(*folders: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray
         sizes = np.load(folder / "num_atoms.npy", allow_pickle=False)
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         counts.append(_counts(np.load(folder / "atomic_numbers.npy", allow_pickle=False), bounds))
-        values = json.loads((folder / "formation_energy_per_atom.json").read_text())["values"]
+        values = json.loads(limits.text(limits.contents(folder / "formation_energy_per_atom.json")))["values"]
         energies.append(np.array([np.nan if v is None else v for v in values], np.float64))
         ids.append(np.load(folder / "structure_id.npy", allow_pickle=False))
     return np.concatenate(counts), np.concatenate(energies), np.concatenate(ids)
@@ -58,12 +58,14 @@ def read_entries(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     CSV with the columns `composition` (a formula such as Fe2O3 or Ca(OH)2) and `formation_energy_ev_per_atom`, and
     `id` if there is one; or a JSON list of objects with these keys, a composition also as {"Fe": 2, "O": 3}. Entries
-    may say their level of theory (`read_level`); those of several levels in one table are an error.
+    may say their level of theory (`read_level`); those of several levels in one table are an error. An energy that is
+    missing is NaN; one that is no plain number is an error.
     """
     path, parsed = Path(path), []
     for i, row in enumerate(_table(path), start=1):
         try:
-            parsed.append((composition(row["composition"]), float(row[FORMATION_ENERGY]), row.get("id") or f"row {i}"))
+            energy = labels.number(row[FORMATION_ENERGY], FORMATION_ENERGY)
+            parsed.append((composition(row["composition"]), energy, row.get("id") or f"row {i}"))
         except (KeyError, TypeError, ValueError) as error:
             said = f"no column {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}: entry {i}: {said}") from None
@@ -79,8 +81,7 @@ def read_level(path: str | Path) -> Level | None:
 
 def _table(path: Path) -> list[dict]:
     """The rows of a table of entries, all of one level."""
-    with path.open(newline="") as file:
-        rows = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
+    rows = json.loads(limits.text(limits.contents(path))) if path.suffix == ".json" else tables.read(path)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: expected a table of entries with at least one row")
     first = _level(rows[0])
