@@ -1,4 +1,4 @@
-"""Every way in and out: CIF, POSCAR, extxyz, XSF, ASE databases, CSV, JSON, npz, torch files, zips, folders.
+"""Every way in and out: CIF, POSCAR, extxyz, XSF, ASE databases, CSV, Parquet, JSON, npz, torch files, zips, folders.
 
 A reader is a function to lazy entries (`lazy.py`). An entry that cannot be parsed, whatever raises, becomes a row of
 file, entry and reason: an error unless `skip_bad`, a count in the provenance with it. What a file may ask for is
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.data import archives, ase_files, cif, files, json_files, labels, layouts, limits, torch_files
+from crysjax.data import archives, ase_files, cif, files, json_files, labels, layouts, limits
 from crysjax.data.ase_database import read_ase_database
 from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are handed on)
     as_entry,
@@ -30,11 +30,13 @@ from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are h
 from crysjax.data.datasets import Dataset, Entry, concatenate, entries, from_entries, load, save
 from crysjax.data.files import Damaged
 from crysjax.data.lazy import Lazy, Reader, clean, collect, failing, said
+from crysjax.data.parquet_files import read_parquet
+from crysjax.data.torch_files import read_torch
 
 _SUFFIXES = {
     ".cif": "cif", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".pt": "torch", ".pth": "torch", ".extxyz": "extxyz", ".xyz": "extxyz", ".poscar": "poscar", ".vasp": "poscar",
-    ".xsf": "xsf", ".axsf": "xsf", ".db": "ase_db", ".zip": "zip", ".npz": "npz",
+    ".xsf": "xsf", ".axsf": "xsf", ".db": "ase_db", ".zip": "zip", ".npz": "npz", ".parquet": "parquet",
 }  # fmt: skip
 _PREFIXES = {"poscar": "poscar", "contcar": "poscar"}
 _IN_FOLDERS = ("cif", "poscar", "extxyz", "xsf")
@@ -241,7 +243,8 @@ CONTENTS: dict[str, Reader] = {
     "csv": partial(layouts.read_csv, parse=parse_text),
     "json": partial(json_files.read_json, parse_cif=parse_cif),
     "jsonl": partial(json_files.read_jsonl, parse_cif=parse_cif),
-    "torch": torch_files.read_torch,
+    "torch": read_torch,
+    "parquet": partial(read_parquet, parse_cif=parse_cif),
 }
 """Format name -> reader of contents; these are also read from `.gz`, and most of them from zip archives."""
 
