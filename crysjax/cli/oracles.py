@@ -143,9 +143,8 @@ def read_energies(path: str) -> Callable:
             raise ValueError(
                 f"--dft {path}: expected columns id and {FORMATION_ENERGY} with numbers ({said})"
             ) from None
-        if known.get(name, value) != value:
+        if np.isfinite(value) and known.setdefault(name, value) != value:
             raise ValueError(f"--dft {path}: id {name!r} has two energies, {known[name]:g} and {value:g} (row {i})")
-        known |= {name: value} if np.isfinite(value) else {}
 
     def energies(samples: Dataset, worth: np.ndarray) -> tuple:
         value = np.array([known.get(name, np.nan) for name in samples.ids.tolist()])

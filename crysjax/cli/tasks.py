@@ -164,7 +164,7 @@ def potential(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
 
     if datasets.ENERGY not in part.properties:
         raise ValueError(f"data: no property {datasets.ENERGY!r}; it has {sorted(part.properties)}")
-    tasks.property_statistics(part, (datasets.ENERGY,))  # for its errors alone
+    tasks.check_scales(part, POTENTIAL_LABELS)
     tasks.check_labels(part, held_out, POTENTIAL_LABELS, run.validation_split)
     plain, nested = registry.sections(settings, ("network", "loss"))
     registry.no_others(plain, ("network",), "a potential")

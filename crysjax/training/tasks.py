@@ -130,6 +130,15 @@ def property_statistics(dataset: Dataset, names: tuple[str, ...]) -> tuple[list[
     return center, scale
 
 
+def check_scales(dataset: Dataset, names: tuple[str, ...]) -> None:
+    """An error for a label whose scale is that of a single absurd value, also where no scale is used."""
+    for name in names:
+        values = _label(dataset, name)
+        known = np.isfinite(values)
+        if known.any():
+            scales.moments(values[known], name, dataset.ids[known] if len(dataset) == values.size else None)
+
+
 def check_labels(part: Dataset, held_out: Dataset, names: tuple[str, ...], validation_split: str) -> None:
     """An error for a label that the training part has and no crystal of the validation part: nothing would judge it."""
     for name in names:
