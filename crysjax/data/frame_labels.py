@@ -26,6 +26,7 @@ QUANTITIES = {
 """What potentials learn from -> its names in files, the best first."""
 
 _REFERENCE = re.compile(r"(ref|reference|dft|qm|target)_(.+)|(.+)_(ref|reference|dft|qm|target)")
+_STRUCTURE = {"occupancy", "spacegroup", "unit_cell"}  # of a CIF that ASE read
 _KNOWN_ARRAYS = {"numbers", "positions", "initial_magmoms", "initial_charges", "tags", "momenta", "masses"}
 
 
@@ -36,11 +37,15 @@ def of_atoms(atoms: Atoms) -> tuple[dict[str, float], dict[str, np.ndarray], Row
     found = {quantity: _named(values, names) for quantity, names in QUANTITIES.items()}
     taken = {quantity: names[0] for quantity, names in found.items() if names}
     passed = {other: f"{taken[q]!r} is read" for q, names in found.items() for other in names[1:]}
-    rest = {k: v for k, v in values.items() if k not in taken.values() and k not in passed and k not in IDS}
-    whole = {k: v for k, v in rest.items() if np.ndim(v) == 0}
-    passed |= {k: f"an array of shape {np.shape(v)}" for k, v in rest.items() if k not in whole and k != "occupancy"}
-    row = Row(cells((k, v) for k, v in whole.items() if k not in ("occupancy", "spacegroup")), taken, passed)
+    rest = {k: v for k, v in values.items() if k not in {*taken.values(), *passed, *IDS, *_STRUCTURE}}
+    whole = {k: v for k, v in rest.items() if not isinstance(v, np.ndarray | list | tuple | dict)}
+    passed |= {k: _kind(v) for k, v in rest.items() if k not in whole}
+    row = Row(cells(whole.items()), taken, passed)
     return *_read(taken, values, len(atoms), abs(np.linalg.det(np.asarray(atoms.cell)))), row
+
+
+def _kind(value: object) -> str:
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
 def _named(values: dict[str, object], names: tuple[str, ...]) -> list[str]:

@@ -191,11 +191,13 @@ def test_stress_is_minus_the_virial_by_the_volume(tmp_path, name):
 
 
 def test_a_reference_goes_before_the_plain_name_which_is_named(tmp_path):
-    found = frame(tmp_path, "energy=-1 ref_energy=-2 free_energy=-3 gap=0.5", ":magmoms:R:1", " 2.5")
+    labels = 'energy=-1 ref_energy=-2 free_energy=-3 gap=0.5 mode="1 2 3"'
+    found = frame(tmp_path, labels, ":magmoms:R:1", " 2.5")
     assert found.properties[ENERGY].tolist() == [-2] and found.properties["gap"].tolist() == [0.5]
     rows = report(found)
     assert rows["energy"]["reason"] == rows["free_energy"]["reason"] == "'ref_energy' is read"
     assert "magmoms" in rows and rows["magmoms"]["property"] == ""
+    assert rows["mode"]["reason"] == "an array of shape (3,)"
 
 
 def test_an_energy_an_atom_beside_the_total_is_compared(tmp_path):
