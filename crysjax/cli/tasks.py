@@ -217,7 +217,8 @@ def warn_of_labels(run: Run, part: Dataset, held_out: Dataset) -> None:
 
     names = POTENTIAL_LABELS if run.kind == "potential" else run.properties
     for name in run.properties if run.kind == "generator" else ():
-        if not np.isfinite(held_out.properties.get(name, np.nan)).any():
+        there, here = (np.isfinite(d.properties.get(name, np.nan)).any() for d in (part, held_out))
+        if there and not here:
             said = f"no crystal of the validation split {run.validation_split!r} has {name}: it is judged without"
             typer.echo(f"crysjax: warning: {said}", err=True)
     for line in dict.fromkeys(line for some in (part, held_out) for line in placeholders.said(some, names)):
