@@ -121,9 +121,19 @@ def _left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int
     files.write(asked, json.dumps(question, indent=1) + "\n")
     if not table.exists():
         files.write(table, ",".join(COLUMNS) + "\n")
-    known = {row["id"] for row in reading.read_table(table)}
+    known = {row["id"] for row in _answers(table)}
     left = [e for e in entries if e.id not in known]
     return left, len(entries) - len(left)
+
+
+def _answers(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of answers, which a spreadsheet may have saved again."""
+    from crysjax.data import tables
+
+    rows = tables.read(path)
+    if rows and "id" not in rows[0]:
+        raise ValueError(f"{path}: no column 'id' among {list(rows[0])[:20]}; it is no table of answers")
+    return rows
 
 
 def _writer(left: list[Entry], out: Path, elements: dict | None, advance: Callable[[int], None]) -> Callable:
@@ -166,9 +176,7 @@ def _row(entry: Entry, answer: Answer, elements: dict | None) -> dict:
 
 
 def _said(out: Path, level: Any) -> str:
-    from crysjax.data import reading
-
-    rows = reading.read_table(out / "answers.csv")
+    rows = _answers(out / "answers.csv")
     failed = [row for row in rows if row["reason"]]
     for row in failed:
         typer.echo(f"{row['id']}: {row['reason']}", err=True)

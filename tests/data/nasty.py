@@ -1,5 +1,6 @@
 """Good files of every format, and files made by hand to hurt: for test_hostile.py."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -68,6 +69,11 @@ def good_files(folder: Path) -> dict[str, bytes]:
     table = io.StringIO(newline="")
     csv.writer(table).writerows([["material_id", "cif", "gap"], *([r.id, t, "1.5"] for r, t in zip(rows, texts))])
     matbench = {"columns": ["structure", "gap"], "index": [0, 1], "data": [[structure(), 1.0], [structure(), 2.0]]}
+    with contextlib.suppress(ImportError):  # pyarrow is optional
+        import pyarrow.parquet
+
+        columns = {"material_id": [r.id for r in rows], "cif": texts}
+        pyarrow.parquet.write_table(pyarrow.table(columns), folder / "g.parquet")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     return files | {
         "p1.cif": "\n".join(texts).encode(),
@@ -133,7 +139,7 @@ def nasty_files(folder: Path, marker: Path) -> dict[str, bytes]:
     objects = io.BytesIO()
     np.savez(objects, num_atoms=np.array([Marker(marker)], object), meta=np.array([Marker(marker)], object))
     everything = {f"empty{s}": b"" for s in (".cif", ".extxyz", ".csv", ".json", ".jsonl", ".xsf", ".zip", ".npz",
-                                             ".pt", ".db", ".csv.gz", ".poscar", ".cif.gz")}  # fmt: skip
+                                             ".pt", ".db", ".csv.gz", ".poscar", ".cif.gz", ".parquet")}  # fmt: skip
     everything |= {f"binary{suffix[5:]}": bytes(range(256)) * 40 for suffix in everything}
     everything |= {f"spaces{suffix[5:]}": b" \n" * 20_000 for suffix in everything if suffix.startswith("empty")}
     everything |= {f"evil.{suffix}": evil for suffix in ("pt", "npz", "json", "db", "pkl", "traj", "py", "cif", "zip")}
