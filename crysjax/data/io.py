@@ -8,7 +8,6 @@ bounded (`limits.py`), nothing in it is executed, and nothing is written while i
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.data import archives, ase_files, cif, files, json_files, layouts, limits, torch_files
+from crysjax.data import archives, ase_files, cif, files, json_files, layouts, limits, names, torch_files
 from crysjax.data.ase_database import read_ase_database
 from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are handed on)
     as_entry,
@@ -266,8 +265,7 @@ def write_crystals(materials: Dataset | list[Crystal | Entry], path: str | Path)
         return [files.write(path, "\n".join(texts))]
     path.mkdir(parents=True, exist_ok=True)
     digits = len(str(len(named)))
-    safe = [re.sub(r"[^\w.+-]", "_", name) for _, name in named]
-    places = [path / f"{i:0{digits}d}_{name}.cif" for i, name in enumerate(safe)]
+    places = [path / f"{i:0{digits}d}_{names.of(name)}.cif" for i, (_, name) in enumerate(named)]
     return [files.write(place, text) for place, text in zip(places, texts)]
 
 
