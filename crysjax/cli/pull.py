@@ -12,6 +12,7 @@ from typing import NamedTuple
 import typer
 
 from crysjax.cli import registry
+from crysjax.cli.show import say
 
 _NEQUIX = "https://github.com/atomicarchitects/nequix/raw"
 
@@ -47,13 +48,15 @@ def pull(
 
     if name not in PUBLISHED:
         raise ValueError(f"{name!r} is not published; expected {registry.choice(name, PUBLISHED)}")
-    model = PUBLISHED[name]
+    model, folder = PUBLISHED[name], registry.pulled_folder()
+    if folder is None:
+        raise ValueError("there is no home directory to keep models in; set CRYSJAX_MODELS to a folder")
     data = _fetch(model.address) if source is None else source.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != model.sha256:
         raise ValueError(f"{source or model.address}: SHA-256 is {found}, expected {model.sha256}; nothing was kept")
-    target = files.write(registry.pulled_folder() / f"{name}{Path(model.address).suffix}", data)
-    typer.echo(f"{target}: {name}, licence {model.licence}")
+    target = files.write(folder / f"{name}{Path(model.address).suffix}", data)
+    say(f"{target}: {name}, licence {model.licence}")
 
 
 def card(path: Path) -> dict:

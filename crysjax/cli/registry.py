@@ -15,6 +15,7 @@ from crysjax.campaign.settings import checked, choice
 from crysjax.cli import families
 
 MODELS = Path(__file__).parents[1] / "models"
+PULLED = (".npz", ".nqx")
 
 
 class Model(NamedTuple):
@@ -117,7 +118,8 @@ def build_synthesizability(settings: Mapping[str, Any]) -> Any:
 
 def model_path(name: str) -> Path:
     """The file of a shipped or pulled model, or of a path; an error lists the models there are."""
-    for path in (MODELS / name / f"{name}.npz", pulled_folder() / f"{name}.npz", pulled_folder() / f"{name}.nqx"):
+    pulled = pulled_folder()
+    for path in (MODELS / name / f"{name}.npz", *([pulled / f"{name}{end}" for end in PULLED] if pulled else [])):
         if path.exists():
             return path
     if Path(name).is_file():
@@ -126,15 +128,21 @@ def model_path(name: str) -> Path:
     raise ValueError(f"{name!r} is neither a file nor a model; expected a path{others}")
 
 
-def pulled_folder() -> Path:
-    """Where `crysjax models pull` puts files: $CRYSJAX_MODELS, or a folder in the home directory."""
-    return Path(os.environ.get("CRYSJAX_MODELS", Path.home() / ".local" / "share" / "crysjax" / "models"))
+def pulled_folder() -> Path | None:
+    """Where `crysjax models pull` puts files: $CRYSJAX_MODELS, or a folder in the home directory, if any."""
+    if os.environ.get("CRYSJAX_MODELS"):
+        return Path(os.environ["CRYSJAX_MODELS"])
+    try:
+        return Path.home() / ".local" / "share" / "crysjax" / "models"
+    except RuntimeError:  # a user without a home, as containers have them: there are the shipped models
+        return None
 
 
 def installed() -> list[str]:
     """Names of the models that are here, shipped ones first."""
     shipped = sorted(p.parent.name for p in MODELS.glob("*/*.npz") if p.stem == p.parent.name)
-    return shipped + sorted(p.stem for p in pulled_folder().glob("*") if p.suffix in (".npz", ".nqx"))
+    pulled = pulled_folder()
+    return shipped + sorted(p.stem for p in (pulled.glob("*") if pulled else ()) if p.suffix in PULLED)
 
 
 def load_model(name: str, kind: str, overrides: Mapping[str, Any] | None = None) -> Model:
