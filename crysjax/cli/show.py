@@ -8,19 +8,13 @@ from contextlib import contextmanager
 
 import typer
 
+from crysjax.data.names import printable
+
 QUIET_SECONDS = 5.0  # between plain lines
 
 
 class Stopped(Exception):
     """Ctrl-C or SIGTERM, with what is kept; typer would take a KeyboardInterrupt for itself and say nothing."""
-
-
-def printable(text: object, keep: str = "") -> str:
-    """Text from data for a terminal: escapes, line ends and what hides or turns other letters become `\\x1b` and such.
-
-    Ids and names of files may hold anything, and a terminal obeys what it is sent. `keep` names characters that stay.
-    """
-    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in str(text))
 
 
 def say(text: object = "", *, err: bool = False) -> None:

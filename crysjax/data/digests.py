@@ -43,7 +43,7 @@ def check(file: BinaryIO) -> None:
     tail = file.read()
     file.seek(0)
     found, end = tail.rfind(_END), tail[-_SEAL - 2 :]
-    if found >= 0 and tail[found + 20 : found + 22] != struct.pack("<H", len(tail) - found - 22):
+    if found >= 0 and int.from_bytes(tail[found + 20 : found + 22], "little") != len(tail) - found - 22:
         raise ValueError(_DAMAGED)  # the comment is cut short
     if sum(a == b for a, b in zip(end[2:], _SAYS)) < len(_SAYS) - 3:
         return  # it carries none, not even a damaged one

@@ -269,13 +269,18 @@ def write_crystals(materials: Dataset | list[Crystal | Entry], path: str | Path)
     return [files.write(place, text) for place, text in zip(places, texts)]
 
 
+def _in_a_comment(name: str) -> str:
+    """An id in the comment line of extxyz, where ASE escapes neither line ends nor backslashes: they become `%0a`."""
+    return "".join(c if c.isprintable() and c != "\\" else f"%{ord(c):02x}" for c in name)
+
+
 def _write_extxyz(named: list[tuple[Entry, str]], path: Path) -> Path:
     from ase.io import write
 
     frames = []
     for row, name in named:
         frames.append(to_atoms(row))
-        frames[-1].info |= {"id": name} | {k: v for k, v in row.properties.items() if np.isfinite(v)}
+        frames[-1].info |= {"id": _in_a_comment(name)} | {k: v for k, v in row.properties.items() if np.isfinite(v)}
     with files.whole(path) as partial:
         write(partial, frames, format="extxyz")
     return path

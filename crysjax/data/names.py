@@ -1,4 +1,4 @@
-"""Names of files that are made from names in data: an id may be anything, a file name may not.
+"""Names of files, and lines of text, that are made from names in data: an id may be anything, these may not.
 
 Two different ids never share a file, on file systems that ignore case too; no name leaves its folder, is hidden, is
 longer than 64 characters or means something to a system (Windows opens a device for `con.txt`).
@@ -32,6 +32,14 @@ def of(identity: str) -> str:
         return identity + mark
     readable = re.sub(r"[^A-Za-z0-9_+]", "_", identity)[:_READABLE] or "_"
     return f"{readable}~{hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()[:_DIGEST]}"
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Text from data in one line for a terminal: what is no visible character becomes `\\x1b`, `\\n` and such.
+
+    Ids and names of files may hold anything, and a terminal obeys what it is sent. `keep` names characters that stay.
+    """
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in str(text))
 
 
 def of_all(identities: Iterable[str]) -> list[str]:

@@ -67,8 +67,9 @@ def test_tables_quote_ids_and_the_terminal_gets_no_escapes(crysjax, world, hosti
 
 
 def test_errors_show_escapes_of_names_and_do_not_send_them(crysjax, one_line, tmp_path):
-    answer = crysjax("data", "info", tmp_path / "\x1b]0;title\x07\u202e.npz")
-    one_line(answer, r"\\x1b\]0;title\\x07\\u202e\.npz")
+    odd = tmp_path / "\x1b]0;title\x07\u202e.yaml"
+    answer = crysjax("train", odd, "--out", tmp_path / "out")
+    one_line(answer, r"\\x1b\]0;title\\x07\\u202e\.yaml")
     assert answer.err.replace("\n", "").isprintable()
 
 
