@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from crysjax.cli.show import bar
+from crysjax.cli.show import bar, printable, say
 
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset
@@ -31,9 +31,9 @@ def prepare(
         [_with_split(text) for text in inputs], out, skip_bad=skip_bad, note=note, on_skip=skipped.append
     )
     for row in skipped:
-        entry = f"entry {row['entry']}: " if row["entry"] else ""
-        typer.echo(f"skipped {row['file']}: {entry}{row['reason']}", err=True)
-    typer.echo(f"{out}: {len(dataset)} crystals, {len(skipped)} skipped")
+        entry = f"entry {printable(row['entry'])}: " if row["entry"] else ""
+        say(f"skipped {row['file']}: {entry}{row['reason']}", err=True)
+    say(f"{out}: {len(dataset)} crystals, {len(skipped)} skipped")
 
 
 def _with_split(text: str) -> tuple[str, str]:
@@ -46,7 +46,7 @@ def info(path: Path = typer.Argument(help="A data set file, or anything that `pr
     """Print what a data set holds, as JSON."""
     from crysjax.data import datasets, io
 
-    typer.echo(json.dumps(datasets.info(io.read(path)), indent=1))
+    say(json.dumps(datasets.info(io.read(path)), indent=1))
 
 
 @app.command()
@@ -71,7 +71,7 @@ def select(
         raise ValueError(f"{crystals}: nothing is left of {len(dataset)} crystals")
     about = {"max_atoms": max_atoms, "without": Path(without).name, "of": dataset.provenance}
     datasets.save(replace(datasets.take(dataset, keep), provenance=about), out)
-    typer.echo(f"{out}: {keep.sum()} of {len(dataset)} crystals")
+    say(f"{out}: {keep.sum()} of {len(dataset)} crystals")
 
 
 _OWN = {
@@ -127,7 +127,7 @@ def split(
     whole = datasets.concatenate([divided, datasets.take(dataset, ~chosen)]) if not chosen.all() else divided
     datasets.save(whole, out)
     names, count = np.unique(whole.split, return_counts=True)
-    typer.echo(f"{out}: " + ", ".join(f"{n} {c}" for n, c in zip(names, count)))
+    say(f"{out}: " + ", ".join(f"{n} {c}" for n, c in zip(names, count)))
 
 
 @app.command("space-groups")
@@ -145,9 +145,7 @@ def space_groups(
     found = splits.space_groups(dataset, symprec_angstrom=symprec_angstrom)
     provenance = dataset.provenance | {"space_group": f"spglib, symprec {symprec_angstrom} Å"}
     dataset = replace(dataset, properties=dataset.properties | {"space_group": found}, provenance=provenance)
-    typer.echo(
-        f"{datasets.save(dataset, out)}: {len(set(found.tolist()))} different groups, {(found == 1).mean():.1%} P1"
-    )
+    say(f"{datasets.save(dataset, out)}: {len(set(found.tolist()))} different groups, {(found == 1).mean():.1%} P1")
 
 
 @app.command()
@@ -173,9 +171,9 @@ def pairs(
         part = datasets.where_split(dataset, name)
         found = made(train, part, tries=tries, own=np.arange(len(part)) if name == train_split else None)
         parts.append(replace(found, split=np.full(len(found), name)))
-        typer.echo(f"{name}: {len(found)} pairs, {found.properties['matched'].mean():.1%} of one structure")
+        say(f"{name}: {len(found)} pairs, {found.properties['matched'].mean():.1%} of one structure")
     datasets.save(datasets.concatenate(parts), out)
-    typer.echo(f"{out}: done")
+    say(f"{out}: done")
 
 
 @app.command()
@@ -207,9 +205,9 @@ def label(
         raise ValueError(f"{path}: {potential} has an answer for none of these crystals{why and '; '}{why}")
     found = replace(found, provenance=found.provenance | {"labelled_by": source.name})
     datasets.save(datasets.take(found, known), out)
-    typer.echo(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: no answer, or a larger force")
+    say(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: no answer, or a larger force")
     if why := unknown(teacher.numbers, dataset.numbers):
-        typer.echo(f"crysjax: {why}", err=True)
+        say(f"crysjax: {why}", err=True)
 
 
 def _fractions(text: str) -> dict[str, float]:
@@ -236,7 +234,7 @@ def audit(
     if out is not None and out.suffix != ".md":
         raise ValueError(f"--out {out}: expected a name that ends in .md; --json FILE writes JSON")
     report = leaks.audit(datasets.load(path), limit=limit, seed=seed, time=time, symmetry_rows=symmetry_rows)
-    typer.echo(audit_text.text(report))
+    say(audit_text.text(report))
     if out is not None:
         files.write(out, audit_text.markdown(report, path.name))
     if json_file is not None:
@@ -248,5 +246,7 @@ def read_part(text: str) -> Dataset:
     from crysjax.data import datasets, io
 
     path, split = _with_split(text)
+    if not path:
+        raise ValueError(f"{text!r}: expected PATH or PATH:SPLIT, the path is empty")
     dataset = io.read(path)
     return datasets.where_split(dataset, split) if split else dataset

@@ -11,7 +11,7 @@ import typer
 
 from crysjax.cli import registry
 from crysjax.cli.data import read_part
-from crysjax.cli.show import Stopped, bar
+from crysjax.cli.show import Stopped, bar, printable, say
 
 if TYPE_CHECKING:
     from crysjax.campaign.plan import Plan
@@ -167,10 +167,10 @@ def read_reference(path: Path) -> Reference | None:
 
 def _say(out: Path, summary: dict[str, Any]) -> None:
     stages = ", ".join(f"{name} {count['passed']}" for name, count in summary["stages"].items())
-    typer.echo(stages)
+    say(stages)
     for rank, best in enumerate(summary["best"], start=1):
-        typer.echo(f"  {rank}. {best['formula']:16s}{best['id']:10s}objective {best['objective']:.3f}")
+        say(f"  {rank}. {best['formula']:16s}{printable(best['id']):10s}objective {best['objective']:.3f}")
     met, total = summary["meet_the_target"], summary["candidates"]
     if not total:
-        typer.echo(summary["nothing"])
-    typer.echo(f"{met} of {total} meet the target; {summary['seconds']:.0f} s; {out}/report.html")
+        say(summary["nothing"])
+    say(f"{met} of {total} meet the target; {summary['seconds']:.0f} s; {out}/report.html")

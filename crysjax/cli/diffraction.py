@@ -10,6 +10,7 @@ import typer
 
 from crysjax.cli import constraints
 from crysjax.cli.data import read_part
+from crysjax.cli.show import printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,19 +43,19 @@ def diffraction(
     dataset = read_part(crystals)
     found = patterns.peaks(dataset, table, two_theta_degree=(low, high))
     grid = np.arange(low, high + STEP_DEGREE / 2, STEP_DEGREE)
-    lines = [",".join([ID, ANGLE, INTENSITY, *([] if profile else ["d_angstrom", "h", "k", "l", "multiplicity"])])]
+    head, lines = [ID, ANGLE, INTENSITY, *([] if profile else ["d_angstrom", "h", "k", "l", "multiplicity"])], []
     for name, peaks in zip(dataset.ids, found):
         if peaks.reason:
-            typer.echo(f"{name}: {peaks.reason}", err=True)
+            say(f"{printable(name)}: {peaks.reason}", err=True)
         elif profile:
             values = peaks.intensity @ patterns.peak_shapes(peaks.two_theta, grid, patterns.Shape(w=width**2))
-            lines += [f"{name},{x:.4f},{y:.6g}" for x, y in zip(grid, values)]
+            lines += [(name, f"{x:.4f}", f"{y:.6g}") for x, y in zip(grid, values)]
         else:
             rows = zip(peaks.two_theta, peaks.intensity, peaks.d_angstrom, peaks.hkl.tolist(), peaks.multiplicity)
-            lines += [f"{name},{x:.5f},{y:.5f},{d:.6f},{h},{k},{m},{n}" for x, y, d, (h, k, m), n in rows]
-    files.write(out, "\n".join(lines) + "\n")
+            lines += [(name, f"{x:.5f}", f"{y:.5f}", f"{d:.6f}", h, k, m, n) for x, y, d, (h, k, m), n in rows]
+    files.write(out, files.csv_text(head, lines))
     failed = sum(bool(peaks.reason) for peaks in found)
-    typer.echo(f"{out}: {len(dataset) - failed} patterns, {failed} failed")
+    say(f"{out}: {len(dataset) - failed} patterns, {failed} failed")
 
 
 def solve(
@@ -94,7 +95,7 @@ def solve(
     )  # fmt: skip
     best = datasets.take(found, np.arange(min(keep, len(found))))
     datasets.save(best, out) if out.suffix == ".npz" else io.write_crystals(best, out)
-    typer.echo(f"{out}: {len(best)} candidates, Rwp {100 * best.properties[RWP][0]:.2f} % at best")
+    say(f"{out}: {len(best)} candidates, Rwp {100 * best.properties[RWP][0]:.2f} % at best")
 
 
 def read_pattern(path: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:

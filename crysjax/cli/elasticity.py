@@ -10,7 +10,7 @@ import typer
 
 from crysjax.cli import registry
 from crysjax.cli.data import read_part
-from crysjax.cli.show import bar
+from crysjax.cli.show import bar, printable, say
 
 if TYPE_CHECKING:
     from crysjax.oracles.mechanics import Curves, Elastic
@@ -52,10 +52,10 @@ def elasticity(
     files.write(out, json.dumps(rows, indent=1) + "\n" if out.suffix == ".json" else _csv(rows))
     unstable = int((found.valid & ~found.moduli.stable).sum())
     failed = int((~found.valid).sum())
-    typer.echo(f"{out}: {len(rows)} crystals, {unstable} elastically unstable, {failed} failed")
+    say(f"{out}: {len(rows)} crystals, {unstable} elastically unstable, {failed} failed")
     for row in rows:
         if row["reason"]:
-            typer.echo(f"{row['id']}: {row['reason']}", err=True)
+            say(f"{printable(row['id'])}: {row['reason']}", err=True)
 
 
 def _rows(found: Elastic, curves: Curves | None) -> list[dict]:

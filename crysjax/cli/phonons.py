@@ -12,6 +12,7 @@ import typer
 
 from crysjax.cli import registry
 from crysjax.cli.data import read_part
+from crysjax.cli.show import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +80,7 @@ def phonons(
     files.write(out / "summary.json", json.dumps(summary, indent=1))
     peak = summary["last_peak_per_cm"]
     state = "no imaginary modes" if summary["stable"] else f"imaginary modes down to {summary['lowest_thz']:.2f} THz"
-    typer.echo(f"{out}: {len(found.crystal.numbers)} atoms, last peak at {peak:.1f} cm⁻¹, {state}")
+    say(f"{out}: {len(found.crystal.numbers)} atoms, last peak at {peak:.1f} cm⁻¹, {state}")
 
 
 def _chosen(text: str, row: int) -> Entry:
@@ -143,7 +144,9 @@ def _summary(found: Phonons, bands: np.ndarray, density: Dos, thermal: Thermal) 
 
 
 def _csv(names: list[str], rows: Iterable[Iterable[float]]) -> str:
-    return "\n".join([",".join(names), *(",".join(f"{v:.8g}" for v in row) for row in rows)]) + "\n"
+    from crysjax.data import files
+
+    return files.csv_text(names, ([f"{v:.8g}" for v in row] for row in rows))
 
 
 def drawing(title: str, path: BandPath, bands: np.ndarray, density: Dos) -> str:

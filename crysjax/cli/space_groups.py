@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import typer
+from crysjax.cli.show import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def in_exact_group(draw: Callable[[np.ndarray, int], Dataset], count: int, group
         rows = rows[splits.space_groups(datasets.take(drawn, rows)) != group]
         if not len(rows):
             return drawn
-    typer.echo(f"crysjax: {len(rows)} of {count} samples have a larger group that contains {group}", err=True)
+    say(f"crysjax: {len(rows)} of {count} samples have a larger group that contains {group}", err=True)
     return drawn
 
 
