@@ -23,16 +23,25 @@ def prepare(
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out entries that cannot be read; they are counted."),
     note: str = typer.Option("", help="Kept in the provenance: source, licence."),
 ) -> None:
-    """Read CIF, POSCAR, extxyz, ASE databases, CDVAE's CSV and npz layouts into one compact file."""
-    from crysjax.data import io
+    """Read CIF, POSCAR, extxyz, ASE databases, tables of structures and npz layouts into one compact file.
+
+    What was read from which column, what was not, and values that look like placeholders are said on standard error.
+    """
+    from crysjax.data import io, labels, placeholders
 
     skipped: list[dict] = []
+    columns: list[tuple[str, list[dict]]] = []
     dataset = io.prepare(
-        [_with_split(text) for text in inputs], out, skip_bad=skip_bad, note=note, on_skip=skipped.append
-    )
+        [_with_split(text) for text in inputs], out, skip_bad=skip_bad, note=note, on_skip=skipped.append,
+        on_columns=lambda name, report: columns.append((name, report)),
+    )  # fmt: skip
     for row in skipped:
         entry = f"entry {printable(row['entry'])}: " if row["entry"] else ""
         say(f"skipped {row['file']}: {entry}{row['reason']}", err=True)
+    for line in [f"{name}: {line}" for name, report in columns for line in labels.lines(report)]:
+        say(line, err=True)
+    for line in placeholders.said(dataset):
+        say(f"warning: {line}", err=True)
     say(f"{out}: {len(dataset)} crystals, {len(skipped)} skipped")
 
 

@@ -128,6 +128,16 @@ def _left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int
     return left, len(entries) - len(left)
 
 
+def _answers(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of answers, which a spreadsheet may have saved again."""
+    from crysjax.data import tables
+
+    rows = tables.read(path)
+    if rows and "id" not in rows[0]:
+        raise ValueError(f"{path}: no column 'id' among {list(rows[0])[:20]}; it is no table of answers")
+    return rows
+
+
 def _writer(left: list[Entry], out: Path, elements: dict | None, advance: Callable[[int], None]) -> Callable:
     """`(index, answer)`: a line of the table, and the crystal that it is about."""
     from crysjax.data import files, names
@@ -168,9 +178,7 @@ def _row(entry: Entry, answer: Answer, elements: dict | None) -> dict:
 
 
 def _said(out: Path, level: Any) -> str:
-    from crysjax.data import reading
-
-    rows = reading.read_table(out / "answers.csv")
+    rows = _answers(out / "answers.csv")
     failed = [row for row in rows if row["reason"]]
     for row in failed:
         say(f"{printable(row['id'])}: {row['reason']}", err=True)

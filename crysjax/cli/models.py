@@ -64,7 +64,7 @@ def sample(
     if like:
         constraints.beside_like(options)
         given = read_part(like)
-        _warn_of_strangers(given, known)
+        warn_of_strangers("--like", given, known, "samples")
         templates = replace(sampling.blank(given.num_atoms, given.numbers), ids=given.ids)
     else:
         sizes = constraints.sizes(limits, {int(n): c for n, c in config["sizes"].items()}, known)
@@ -93,13 +93,19 @@ def sample(
     say(f"{out}: {len(drawn)} crystals")
 
 
-def _warn_of_strangers(given: Dataset, known: list[int]) -> None:
+def warn_of_strangers(what: str, given: Dataset, known: list[int], answers: str, counted: bool = False) -> None:
+    """A line on standard error if crystals have elements that a model was not trained on; `counted`: how many do."""
+    import numpy as np
+
+    from crysjax.data import datasets
     from crysjax.data import elements as periodic
 
-    strange = sorted(set(given.numbers.tolist()) - set(known))
-    if strange:
-        symbols = ", ".join(periodic.SYMBOLS[z - 1] for z in strange)
-        say(f"crysjax: --like: the model was not trained on {symbols}; such samples mean little", err=True)
+    strange = ~np.isin(given.numbers, known)
+    if strange.any():
+        symbols = ", ".join(periodic.SYMBOLS[z - 1] for z in np.unique(given.numbers[strange]))
+        count = int(np.logical_or.reduceat(strange, datasets.offsets(given)[:-1]).sum())
+        share = f" ({count} of {len(given)} crystals)" if counted else ""
+        say(f"crysjax: {what}: the model was not trained on {symbols}{share}; such {answers} mean little", err=True)
 
 
 def _sizes(loaded: registry.Model) -> dict[int, int]:
@@ -163,6 +169,8 @@ def predict(
     from crysjax.data import batching, files
 
     loaded, dataset = registry.load_scorer(model), read_part(crystals)
+    if loaded.config.get("elements"):
+        warn_of_strangers(crystals, dataset, loaded.config["elements"], "predictions", counted=True)
     found = estimate(loaded.build.predict, loaded.params, dataset, batching.capacity(dataset.num_atoms))
     head = ["id", *(f"{name}{end}" for name in loaded.config["properties"] for end in ("", "_std"))]
     numbers = np.stack([found.value, found.std], -1).reshape(len(dataset), -1)

@@ -79,7 +79,9 @@ def read_hull(paths: list[str]) -> Hull:
 
     parts = [_entries(text) for text in paths]
     counts, energies, names = (np.concatenate([part[k] for part in parts]) for k in range(3))
-    source = f"{', '.join(Path(p).name for p in paths)} ({len(names)} entries)"
+    lost = int(np.isnan(energies).sum())
+    without = f", {lost} of them without an energy" if lost else ""
+    source = f"{', '.join(Path(p).name for p in paths)} ({len(names)} entries{without})"
     level = one_level(map(_level, paths), "--hull")
     return hull.hull(counts, energies, level=level, source=source, names=names)
 
@@ -133,13 +135,19 @@ def read_energies(path: str) -> Callable:
     """Formation energies by id from a CSV; crystals that it does not hold were not asked about."""
     import numpy as np
 
-    from crysjax.data import reading
+    from crysjax.data import labels, tables
 
-    try:
-        rows = reading.read_table(path)
-        known = {row["id"]: float(row[FORMATION_ENERGY]) for row in rows if row[FORMATION_ENERGY] != ""}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--dft {path}: expected columns id and {FORMATION_ENERGY} with numbers ({error})") from None
+    known: dict[str, float] = {}
+    for i, row in enumerate(tables.read(path), 1):
+        try:
+            name, value = row["id"], labels.number(row[FORMATION_ENERGY], FORMATION_ENERGY)
+        except (KeyError, ValueError) as error:
+            said = f"row {i} (id {row.get('id', '')!r}): {error}" if isinstance(error, ValueError) else f"no {error}"
+            raise ValueError(
+                f"--dft {path}: expected columns id and {FORMATION_ENERGY} with numbers ({said})"
+            ) from None
+        if np.isfinite(value) and known.setdefault(name, value) != value:
+            raise ValueError(f"--dft {path}: id {name!r} has two energies, {known[name]:g} and {value:g} (row {i})")
 
     def energies(samples: Dataset, worth: np.ndarray) -> tuple:
         value = np.array([known.get(name, np.nan) for name in samples.ids.tolist()])

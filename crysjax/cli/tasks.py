@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
 
 from crysjax.cli import families, fine_tune, registry
 
 if TYPE_CHECKING:
     from crysjax.cli.train import Run
     from crysjax.data.datasets import Dataset
+
+
+POTENTIAL_LABELS = ("energy_ev_per_atom", "forces_ev_per_a",
+                    *(f"stress_{ij}_ev_per_a3" for ij in ("xx", "yy", "zz", "yz", "xz", "xy")))  # fmt: skip
+"""What a potential learns from, by the names of `data.datasets`, which the command line imports when it works."""
 
 
 class Task(NamedTuple):
@@ -68,6 +76,7 @@ def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Datase
     if not names:
         raise ValueError("properties: []; expected at least one property to predict")
     center, scale = tasks.property_statistics(part, names)
+    tasks.check_labels(part, held_out, names, run.validation_split)
     settings = dict(settings) | {"heads.names": list(names), "heads.center": center, "heads.scale": scale}
     made = registry.build_heads(settings)
 
@@ -155,6 +164,8 @@ def potential(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
 
     if datasets.ENERGY not in part.properties:
         raise ValueError(f"data: no property {datasets.ENERGY!r}; it has {sorted(part.properties)}")
+    tasks.check_scales(part, POTENTIAL_LABELS)
+    tasks.check_labels(part, held_out, POTENTIAL_LABELS, run.validation_split)
     plain, nested = registry.sections(settings, ("network", "loss"))
     registry.no_others(plain, ("network",), "a potential")
     own = {"numbers": tuple(_elements(part))} | nested["network"]
@@ -196,3 +207,27 @@ def _elements(part: Dataset) -> list[int]:
 
 
 TASKS = {"generator": generator, "heads": heads, "potential": potential, "synthesizability": synthesizability}
+
+
+def warn_of_labels(run: Run, part: Dataset, held_out: Dataset) -> None:
+    """A line on standard error for every label that looks like a placeholder, before anything is learned from it."""
+    import numpy as np
+
+    from crysjax.data import placeholders
+
+    names = POTENTIAL_LABELS if run.kind == "potential" else run.properties
+    for name in run.properties if run.kind == "generator" else ():
+        if not np.isfinite(held_out.properties.get(name, np.nan)).any():
+            said = f"no crystal of the validation split {run.validation_split!r} has {name}: it is judged without"
+            typer.echo(f"crysjax: warning: {said}", err=True)
+    for line in dict.fromkeys(line for some in (part, held_out) for line in placeholders.said(some, names)):
+        typer.echo(f"crysjax: warning: {line}", err=True)
+
+
+def refuse_metrics(metrics: Mapping[str, float], out: Path) -> None:
+    """An error for a metric of the validation part that is no number: such a model says nothing."""
+    from crysjax.training.loop import NonFiniteLoss
+
+    wrong = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if wrong:
+        raise NonFiniteLoss(f"validation: {', '.join(wrong)}; no model was written, the checkpoint in {out} is kept")

@@ -17,7 +17,7 @@ import typer
 from crysjax.campaign.settings import checked, choice, parse_yaml, read_yaml
 from crysjax.cli import fine_tune, registry
 from crysjax.cli.show import Stopped, bar, say
-from crysjax.cli.tasks import TASKS, Task
+from crysjax.cli.tasks import TASKS, Task, refuse_metrics, warn_of_labels
 
 SECTIONS = (
     "family", "network", "generator", "heads", "pu", "ensemble", "loss", "frac", "lattice", "species", "optimizer",
@@ -148,6 +148,7 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     base = fine_tune.base(run) if run.start else None
     if base:
         settings, run, part, held_out = fine_tune.continued(base, settings, run, part, held_out)
+    warn_of_labels(run, part, held_out)
     task = TASKS[run.kind](settings, run, part, held_out)
     origin = task.config | {"run": run._asdict(), "given": given, "start": {"start": base and base.sha256}}
     origin |= {"contents": {"SHA-256 of the data": " and ".join(map(digests.of_dataset, (part, held_out)))}}
@@ -169,6 +170,7 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
             say=lambda text: say(f"crysjax: {text}", err=True),
         )  # fmt: skip
     metrics = evaluate(task.loss, state.ema, key_test, task.held_out())
+    refuse_metrics(metrics, out)
     about = card(run, dataset, part, params, metrics, time.perf_counter() - begun)
     return task.export(out / "model.npz", about, state.ema)
 
@@ -210,7 +212,10 @@ def _optimizer(settings: dict[str, Any], steps: int) -> tuple[dict[str, Any], An
 
 
 def evaluate(loss: Callable, params: Any, key: Any, items: list[tuple]) -> dict[str, float]:
-    """Mean loss and metrics over packs with their labels; mean absolute errors where the metrics are sums."""
+    """Mean loss and metrics over packs with their labels; mean absolute errors where the metrics are sums.
+
+    A label that no crystal has gives no metric.
+    """
     import jax
 
     jitted, keys = jax.jit(loss), jax.random.split(key, len(items))
@@ -220,7 +225,8 @@ def evaluate(loss: Callable, params: Any, key: Any, items: list[tuple]) -> dict[
     if any(name.startswith("count/") for name in found):
         from crysjax.properties.heads import mean_absolute_errors
 
-        return {"loss": found["loss"]} | {f"mae/{k}": v for k, v in mean_absolute_errors(found).items()}
+        errors = mean_absolute_errors(found).items()
+        return {"loss": found["loss"]} | {f"mae/{k}": v for k, v in errors if found[f"count/{k}"]}
     return found
 
 

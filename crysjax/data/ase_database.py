@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.data import limits, reading
-from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry
-from crysjax.data.layouts import IDS, numeric
+from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, Row
+from crysjax.data.labels import IDS, cells
 from crysjax.data.lazy import Lazy
 
 _COLUMNS = ("id", "numbers", "positions", "cell", "pbc", "energy", "forces", "stress", "key_value_pairs")
@@ -80,11 +80,12 @@ def _entry(name: str, fields: dict, pairs: dict) -> Entry:
     positions, cell = _array(fields["positions"], "<f8", (-1, 3)), _array(fields["cell"], "<f8", (3, 3))
     frac = np.linalg.solve(cell.T, positions.T).T
     forces = {} if fields["forces"] is None else {FORCES: _array(fields["forces"], "<f8", (-1, 3))}
-    return Entry(name, numbers, frac, cell, _properties(fields, pairs, len(numbers)), forces)
+    row = Row(cells(pairs.items()))
+    return Entry(name, numbers, frac, cell, _properties(fields, len(numbers)), forces, row)
 
 
-def _properties(fields: dict, pairs: dict, sites: int) -> dict[str, float]:
-    properties = numeric(pairs.items())
+def _properties(fields: dict, sites: int) -> dict[str, float]:
+    properties = {}
     if fields["energy"] is not None:
         properties[ENERGY] = float(fields["energy"]) / max(sites, 1)
     if fields["stress"] is not None:

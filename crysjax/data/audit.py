@@ -75,6 +75,7 @@ def audit(
         report["pairs"][f"{a} -> {b}"] = found
     report |= {"ids": columns.repeated_ids(dataset), "preprocessing": columns.preprocessing(dataset),
                "declared": columns.declared(dataset.provenance), "labels": columns.label_leakage(dataset),
+               "placeholders": columns.placeholder_values(dataset),
                "properties": sorted(dataset.properties), "time_columns": when, "symmetry_rows": symmetry_rows,
                "limit": limit, "seed": seed, "provenance": dataset.provenance}  # fmt: skip
     return report | {"findings": findings(report)}

@@ -1,4 +1,4 @@
-"""What leaks through the numbers of a data set: ids, times, preprocessing, and labels that are one another.
+"""What the numbers of a data set show: ids, times, preprocessing, labels that are one another, placeholders.
 
 No structure is looked at here; every test is exact or says its tolerance.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from crysjax.data import placeholders
 from crysjax.data.datasets import Dataset
 
 TIME = re.compile(r"(^|_)(year|date|time|timestamp|published|created|discovered)($|_(?!.*(s|ps|fs|ns)$))", re.I)
@@ -131,6 +132,15 @@ def label_leakage(dataset: Dataset) -> list[dict]:
             rho = _rank_correlation(x[known], y[known])
             found += [{"columns": [a, b], "rho": rho, "known": int(known.sum())}] if abs(rho) > RANK else []
     return found
+
+
+def placeholder_values(dataset: Dataset) -> list[dict]:
+    """Values that look like placeholders or slips, see `placeholders`: column, value, count, and of how many."""
+    return [
+        {"column": name, "value": one.value, "count": one.count, "known": one.known, "others": [one.low, one.high]}
+        for name, values in sorted(dataset.properties.items())
+        for one in placeholders.suspicious(values)
+    ]
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """What each leak means for a reported result, and which split would avoid it: one sentence each.
 
 A *leak* makes a number on the second split better than it would be on new crystals. A *scope* is no fault: it says
-which claim of generalisation the split does not test.
+which claim of generalisation the split does not test. A *value* is a label that is none, by all appearances.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SCOPE = {
 
 
 def findings(report: dict) -> list[dict]:
-    """Rows of `kind` (leak or scope), `check`, `where`, `count` of `of` rows, `says` and `avoid`, leaks first."""
+    """Rows of `kind` (leak, scope, value), `check`, `where`, `count` of `of` rows, `says` and `avoid`, leaks first."""
     rows = [row for pair, found in report["pairs"].items() for row in _pair(*pair.split(" -> "), found)]
     rows += [*_inside(report), *_numbers(report)]
     return sorted(rows, key=lambda row: row["kind"])
@@ -105,3 +105,11 @@ on {', '.join(fit['on']) or 'unknown rows'}: what was fitted on held-out rows ha
 over {pair['known']} rows): one as input predicts \
 the other for nothing, and results on both count one result twice"
         yield _row("leak", "label leakage", f"{a} ~ {b}", 0, 0, says, "no split: drop one of them")
+    for one in report["placeholders"]:
+        low, high = one["others"]
+        says = (
+            f"labels of {one['column']} are {one['value']:.6g}, while the others run from {low:.4g} to {high:.4g}: if \
+that stands for an unknown value, errors and scales are wrong"
+        )
+        avoid = "no split: leave unknown values empty"
+        yield _row("value", "placeholder", one["column"], one["count"], one["known"], says, avoid)

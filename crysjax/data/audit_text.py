@@ -21,6 +21,8 @@ def text(report: dict) -> str:
     for kind, title in (("leak", "leaks"), ("scope", "what these splits do not test")):
         rows = [row for row in report["findings"] if row["kind"] == kind]
         lines += [f"{title}: {len(rows) or 'none found'}", *(f"  {_sentence(row)}" for row in rows)]
+    values = [row for row in report["findings"] if row["kind"] == "value"]
+    lines += [f"suspicious values: {len(values)}", *(f"  {_sentence(row)}" for row in values)] if values else []
     return "\n".join(lines)
 
 
@@ -98,7 +100,8 @@ def _recorded(node: object) -> list[str]:
 def _findings(report: dict) -> list[str]:
     """A table of leaks and one of scope."""
     titles = {"leak": "Leaks: a number on the second split is better than it would be on new crystals.",
-              "scope": "Scope: no fault, but what results on this split do not show."}  # fmt: skip
+              "scope": "Scope: no fault, but what results on this split do not show.",
+              "value": "Values: labels that look like placeholders or slips."}  # fmt: skip
     head = ["check", "where", "rows", "what it means", "what avoids it"]
     parts = []
     for kind, title in titles.items():
@@ -167,6 +170,8 @@ to other numbers, and of inputs that are not in the file, cannot be seen.",
         f"Label leakage: Spearman |rho| > {columns.RANK} over at least {columns.FEWEST} rows, without those where both \
 columns have their most frequent value. Relations that are not \
 monotone, or need several columns, are not found.",
+        "Suspicious values: the end of a column that lies outside all others by more than their own range and has \
+only nines for digits, or comes three times or more; or that is 1,000 spreads from the median.",
         "Ids and compositions: exact comparison of every row.",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crysjax.base import NUM_SPECIES, Crystal
-from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, checked
-from crysjax.data.layouts import IDS, numeric
+from crysjax.data import frame_labels
+from crysjax.data.datasets import Entry, checked
+from crysjax.data.labels import IDS
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -69,28 +70,13 @@ def entry_of_structure(structure: Structure, name: str, properties: dict[str, fl
 
 
 def entry_of_atoms(atoms: Atoms, name: str) -> Entry:
-    """A host entry of ASE atoms, with what their calculator knows; `name` unless they carry an id."""
+    """A host entry of ASE atoms, with the labels of the frame (`frame_labels`); `name` unless they carry an id."""
     if not atoms.pbc.all():
         raise ValueError("not periodic in all three directions")
     occupancy = (atoms.info.get("occupancy") or {}).values()
     if any(len(site) != 1 or min(site.values()) < 1 for site in occupancy):
         raise ValueError("sites with partial occupancy are not read yet")
     name = str(next((atoms.info[k] for k in IDS if k in atoms.info), name))
-    properties = numeric(atoms.info.items())
-    found = {} if atoms.calc is None else atoms.calc.results
-    if "energy" in found:
-        properties[ENERGY] = float(found["energy"]) / len(atoms)
-    if "stress" in found:
-        properties |= dict(zip(STRESS, _voigt(found["stress"]).tolist()))
-    forces = {FORCES: found["forces"]} if "forces" in found else {}
+    properties, of_sites, row = frame_labels.of_atoms(atoms)
     frac, cell = atoms.get_scaled_positions(wrap=False), np.asarray(atoms.cell)
-    return Entry(name, atoms.numbers, frac, cell, properties, forces)
-
-
-def _voigt(stress: np.ndarray) -> np.ndarray:
-    """Stress in ASE's Voigt order, which is ours: (6,) as it is, or out of (3, 3)."""
-    stress = np.asarray(stress, float)
-    stress = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] if stress.shape == (3, 3) else stress
-    if stress.shape != (6,):
-        raise ValueError(f"a stress of shape {stress.shape}, expected (6,) or (3, 3)")
-    return stress
+    return Entry(name, atoms.numbers, frac, cell, properties, of_sites, row)

@@ -18,7 +18,9 @@ from crysjax.data.entry import (  # noqa: F401 (handed on: a data set and its en
     LEAST_VOLUME,
     STRESS,
     Entry,
+    Row,
     checked,
+    held,
     sound,
     wrap,
 )
@@ -50,7 +52,7 @@ def from_entries(entries: Iterable[Entry], *, split: str | list[str] = "", prove
     if not entries:
         raise ValueError("a data set needs at least one crystal, got none")
     names = sorted({name for entry in entries for name in entry.properties})
-    properties = {k: np.array([e.properties.get(k, np.nan) for e in entries], np.float32) for k in names}
+    properties = {k: _column(k, entries) for k in names}
     of_sites = _joined_sites([entry.site_properties for entry in entries], [len(e.numbers) for e in entries])
     return Dataset(
         ids=np.array([entry.id for entry in entries]),
@@ -63,6 +65,16 @@ def from_entries(entries: Iterable[Entry], *, split: str | list[str] = "", prove
         provenance=provenance or {},
         site_properties=of_sites,
     )
+
+
+def _column(name: str, entries: list[Entry]) -> np.ndarray:
+    """A property as float32, NaN where an entry lacks it; a number that float32 cannot hold is an error."""
+    values = np.array([entry.properties.get(name, np.nan) for entry in entries], np.float64)
+    beyond = np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)
+    if beyond.any():
+        first = int(beyond.argmax())
+        raise ValueError(f"{name} of {entries[first].id!r} is {values[first]:g}: beyond the range of float32")
+    return values.astype(np.float32)
 
 
 def _joined_sites(parts: list[dict[str, np.ndarray]], sizes: list[int]) -> dict[str, np.ndarray]:

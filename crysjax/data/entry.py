@@ -19,6 +19,14 @@ LEAST_VOLUME = 0.1
 _FLOAT32 = float(np.finfo(np.float32).max)
 
 
+class Row(NamedTuple):
+    """What stands beside a crystal in its file and is no property yet; `labels.settle` makes it one or says why not."""
+
+    cells: dict[str, object]  # column -> number (NaN = missing), truth value or text
+    taken: dict[str, str] = {}  # noqa: RUF012 (never changed)  # what a reader understood -> the column it came from
+    passed: dict[str, str] = {}  # noqa: RUF012 (never changed)  # column -> why it is not read
+
+
 class Entry(NamedTuple):
     """One crystal of a data set on the host."""
 
@@ -28,6 +36,7 @@ class Entry(NamedTuple):
     lattice: np.ndarray  # (3, 3) rows a, b, c in Å
     properties: dict[str, float]  # missing = NaN or left out
     site_properties: dict[str, np.ndarray] = {}  # noqa: RUF012 (never changed)  # name -> (n, ...)
+    row: Row | None = None  # what a reader found beside the crystal and has not settled
 
 
 def checked(entry: Entry) -> Entry:
@@ -62,7 +71,7 @@ def sound(entry: Entry) -> Entry:
     if (longest := np.abs(entry.lattice).max()) > limits.CELL_ANGSTROM:
         raise ValueError(f"a cell vector of {longest:.3g} Å; at most {limits.CELL_ANGSTROM:g} Å are read")
     return entry._replace(
-        properties={k: float(v) for k, v in entry.properties.items() if not _overflows(float(v))},
+        properties={k: float(v) for k, v in entry.properties.items()},
         site_properties={k: _of_sites(k, v, len(numbers)) for k, v in entry.site_properties.items()},
     )
 
@@ -80,12 +89,18 @@ def _far(frac: np.ndarray) -> np.ndarray:
     return frac
 
 
-def _overflows(value: float) -> bool:
-    return abs(value) > _FLOAT32  # infinite once stored; NaN, which is missing, passes
+def held(entry: Entry) -> Entry:
+    """The entry; an error for a property that float32 does not hold. NaN, which is missing, passes."""
+    for name, value in entry.properties.items():
+        if abs(value) > _FLOAT32:
+            raise ValueError(f"{name} is {value:g}; a data set holds numbers up to {_FLOAT32:.3g} (float32)")
+    return entry
 
 
 def _of_sites(name: str, values: np.ndarray, count: int) -> np.ndarray:
     array = _real(values)
     if array.shape[:1] != (count,) or (name == FORCES and array.shape != (count, 3)) or np.isinf(array).any():
         raise ValueError(f"{name}: shape {array.shape} for {count} sites, or not finite")
+    if (np.abs(array[np.isfinite(array)]) > _FLOAT32).any():
+        raise ValueError(f"{name}: {np.nanmax(np.abs(array)):g} is beyond the range of float32")
     return array

@@ -1,4 +1,4 @@
-"""Every way in and out: CIF, POSCAR, extxyz, XSF, ASE databases, CSV, JSON, npz, torch files, zips, folders.
+"""Every way in and out: CIF, POSCAR, extxyz, XSF, ASE databases, CSV, Parquet, JSON, npz, torch files, zips, folders.
 
 A reader is a function to lazy entries (`lazy.py`). An entry that cannot be parsed, whatever raises, becomes a row of
 file, entry and reason: an error unless `skip_bad`, a count in the provenance with it. What a file may ask for is
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.data import archives, ase_files, cif, files, json_files, layouts, limits, names, reading, torch_files
+from crysjax.data import archives, ase_files, cif, files, json_files, labels, layouts, limits, names, reading
 from crysjax.data.ase_database import read_ase_database
 from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are handed on)
     as_entry,
@@ -28,11 +28,13 @@ from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are h
 from crysjax.data.datasets import Dataset, Entry, concatenate, entries, from_entries, load, save
 from crysjax.data.files import Damaged
 from crysjax.data.lazy import Lazy, Reader, clean, collect, failing, said
+from crysjax.data.parquet_files import read_parquet
+from crysjax.data.torch_files import read_torch
 
 _SUFFIXES = {
     ".cif": "cif", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".pt": "torch", ".pth": "torch", ".extxyz": "extxyz", ".xyz": "extxyz", ".poscar": "poscar", ".vasp": "poscar",
-    ".xsf": "xsf", ".axsf": "xsf", ".db": "ase_db", ".zip": "zip", ".npz": "npz",
+    ".xsf": "xsf", ".axsf": "xsf", ".db": "ase_db", ".zip": "zip", ".npz": "npz", ".parquet": "parquet",
 }  # fmt: skip
 _PREFIXES = {"poscar": "poscar", "contcar": "poscar"}
 _IN_FOLDERS = ("cif", "poscar", "extxyz", "xsf")
@@ -46,6 +48,7 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     `split` names every entry; a file that carries its own splits keeps them, and naming another is an error.
     Entries that cannot be read are an error with the first reason and the count; with `skip_bad` they are left out
     and listed in `provenance["skipped"]` as file, entry, reason. A file that holds nothing readable is `Damaged`.
+    What became of every column of labels stands in `provenance["columns"]`, see `labels.settle`.
     """
     path = Path(path)
     if not (path.is_file() or path.is_dir()):
@@ -56,9 +59,10 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
         format = format or detect(path)
         if format == "crysjax":
             return load(path)
-        kept, splits, skipped = collect(path, FORMATS[format](path), split)
+        kept, splits, places, skipped = collect(path, FORMATS[format](path), split)
     except Exception as error:
         raise _damaged(path, error) from None
+    kept, columns = labels.settle(kept, places)
     if skipped and (not skip_bad or not kept):
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
         entry = f"entry {skipped[0]['entry']}: " if skipped[0]["entry"] else ""
@@ -66,6 +70,7 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     if not kept:
         raise Damaged(path, f"no crystal in it, read as {format}")
     provenance = {"file": path.name, "format": format, "entries": len(kept), "skipped": skipped} | _digest(path)
+    provenance |= {"columns": columns} if columns else {}
     return from_entries(kept, split=splits, provenance=provenance)
 
 
@@ -114,18 +119,21 @@ def _named(name: str) -> str | None:
 
 def prepare(
     inputs: list[tuple[str | Path, str]], out: str | Path | None = None, *, skip_bad: bool = False, note: str = "",
-    on_skip: Callable[[dict], None] = lambda row: None,
+    on_skip: Callable[[dict], None] = lambda row: None, on_columns: Callable[[str, list[dict]], None] = lambda *_: None,
 ) -> Dataset:  # fmt: skip
     """Read `(path, split)` pairs into one data set and write it to `out`; `note` is kept in the provenance.
 
-    With `skip_bad`, files of which nothing can be read are left out too; `on_skip` is told every row of file, entry
-    and reason. An id that comes twice within one split is an error: the same entry given twice would weigh double.
+    With `skip_bad`, files of which nothing can be read are left out too. `on_skip` is told every row of file, entry
+    and reason, `on_columns` the name of every file and its columns of labels (`labels.settle`). An id that comes twice
+    within one split is an error: the same entry given twice would weigh double.
     """
     parts, lost = [], []
     for path, split in inputs:
         try:
             parts.append(read(path, split=split, skip_bad=skip_bad))
-            skipped = [] if detect(Path(path)) == "crysjax" else parts[-1].provenance["skipped"]
+            read_now = detect(Path(path)) != "crysjax"  # what a data set's file tells has been told before
+            skipped = parts[-1].provenance["skipped"] if read_now else []
+            on_columns(Path(path).name, parts[-1].provenance.get("columns", []) if read_now else [])
         except Damaged as error:
             if not skip_bad:
                 raise
@@ -215,7 +223,8 @@ CONTENTS: dict[str, Reader] = {
     "csv": partial(layouts.read_csv, parse=parse_text),
     "json": partial(json_files.read_json, parse_cif=parse_cif),
     "jsonl": partial(json_files.read_jsonl, parse_cif=parse_cif),
-    "torch": torch_files.read_torch,
+    "torch": read_torch,
+    "parquet": partial(read_parquet, parse_cif=parse_cif),
 }
 """Format name -> reader of contents; these are also read from `.gz`, and most of them from zip archives."""
 

@@ -6,18 +6,27 @@ an id and numbers. Classes named in the JSON are never looked up: only lattice a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 
 from crysjax.data import limits, reading
-from crysjax.data.datasets import Entry
+from crysjax.data.datasets import Entry, Row
 from crysjax.data.elements import atomic_number
-from crysjax.data.layouts import IDS, numeric
+from crysjax.data.labels import IDS, cells
 from crysjax.data.lazy import Lazy
 
 ParseCif = Callable[[str, str, dict], Entry]
+
+_NUMPY = re.compile(r"\bnp\.(?:float|int)\d+\(([^()']*)\)")
+_TOKEN = re.compile(
+    r"'(?P<single>(?:[^'\\]|\\.)*)'|\"(?P<double>(?:[^\"\\]|\\.)*)\""
+    r"|(?P<number>[\d.][\w.]*(?:(?<=[eE])[+-]\d+)?)|(?P<word>[A-Za-z_]\w*)|(?P<marks>[\s{}()\[\],:+-]+)",
+    re.DOTALL | re.ASCII,
+)
+_WORDS = {"True": "true", "False": "false", "None": "null", "nan": "NaN", "inf": "Infinity"}
 
 EXPECTED = "structures of pymatgen: one, a list, a table with a column 'structure', or records by id"
 
@@ -86,16 +95,40 @@ def of_record(name: str, record: object, parse_cif: ParseCif) -> Entry:
     if "sites" in record:
         return of_structure(name, record, {})
     name = str(next((record[k] for k in IDS if isinstance(record.get(k), str | int)), name))
-    rest = numeric((k, v) for k, v in record.items() if isinstance(k, str))
-    found = record.get("structure", record.get("cif"))
-    return of_text(name, found, rest, parse_cif) if isinstance(found, str) else of_structure(name, found, rest)
+    key = "structure" if "structure" in record else "cif"
+    row = Row(cells((k, v) for k, v in record.items() if isinstance(k, str) and k != key), {"structure": key})
+    found = record.get(key)
+    entry = of_text(name, found, {}, parse_cif) if isinstance(found, str) else of_structure(name, found, {})
+    return entry._replace(row=row)
 
 
 def of_text(name: str, text: str, properties: dict[str, float], parse_cif: ParseCif) -> Entry:
-    """A structure written into one string: JSON of pymatgen if it begins with a brace, a CIF otherwise."""
+    """A structure written into one string: pymatgen's dict if it begins with a brace, a CIF otherwise."""
     if not text.lstrip().startswith("{"):
         return parse_cif(name, text, properties)
-    return of_structure(name, reading.parse_json(text), properties)
+    return of_structure(name, _of_dict(text), properties)
+
+
+def _of_dict(text: str) -> object:
+    """A dict in JSON, or as Python prints it, which is what pandas writes into tables; nothing in it is evaluated."""
+    try:
+        try:
+            return reading.parse_json(text)
+        except ValueError:
+            return reading.parse_json(_TOKEN.sub(_token, _NUMPY.sub(r"\1", text)))
+    except ValueError as error:
+        raise ValueError(f"cut short or malformed: neither JSON nor a Python dict ({error})") from None
+
+
+def _token(found: re.Match) -> str:
+    """One token of Python's dicts, lists, tuples, strings and numbers in JSON; anything else fails there."""
+    kind, text = found.lastgroup, found[found.lastgroup]
+    if kind in ("single", "double"):
+        plain = text.replace("\\'", "'")
+        return '"' + (plain.replace('"', '\\"') if kind == "single" else plain) + '"'
+    if kind == "marks":
+        return re.sub(r",(\s*[\]}])", r"\1", text.replace("(", "[").replace(")", "]"))
+    return _WORDS.get(text, text)
 
 
 def of_structure(name: str, structure: object, properties: dict[str, float]) -> Entry:

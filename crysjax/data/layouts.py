@@ -5,91 +5,40 @@ Readers yield lazy entries (`lazy.py`); layouts themselves are checked at once.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from crysjax.data import archives, limits, reading
+from crysjax.data import archives, limits, reading, tables
 from crysjax.data.cif import lattice_from_parameters
-from crysjax.data.datasets import Entry
+from crysjax.data.datasets import Entry, Row
+from crysjax.data.labels import IDS, cells
 from crysjax.data.lazy import Lazy
 
-PROPERTY_NAMES = {
-    "formation_energy_per_atom": "formation_energy_ev_per_atom",
-    "band_gap": "band_gap_ev",
-    "dft_band_gap": "band_gap_ev",
-    "dft_bulk_modulus": "bulk_modulus_gpa",
-    "bulk_modulus": "bulk_modulus_gpa",
-    "shear_modulus": "shear_modulus_gpa",
-    "dft_mag_density": "mag_density",
-    "energy_per_atom": "energy_ev_per_atom",
-    "e_above_hull": "e_above_hull_ev_per_atom",
-    "energy_above_hull": "e_above_hull_ev_per_atom",
-    "heat_all": "heat_ev",
-    "heat_ref": "heat_ref_ev",
-    "dir_gap": "direct_gap_ev",
-    "ind_gap": "indirect_gap_ev",
-    "debye_temperature": "debye_temperature_k",
-    "thermal_conductivity": "thermal_conductivity_w_per_m_k",
-    "thermal_expansion": "thermal_expansion_per_k",
-    "last phdos peak": "last_phdos_peak_per_cm",
-    "spacegroup.number": "space_group",
-    "space_group_number": "space_group",
-}
-"""Names in files -> names that carry their unit. Every other numeric column keeps its name."""
-
-NOT_PROPERTIES = {
-    "",
-    "index",
-    "volume",
-    "density",
-    "atomic_density",
-    "created_at",
-    "nsites",
-    "vol_ratio",
-    "train_index",
-}
-"""Numeric columns that are row numbers, follow from the structure, or are book-keeping."""
-
-IDS = ("structure_id", "material_id", "id", "mp_id", "name")
 _SITES = ("atomic_numbers", "atom_types", "numbers")
 _CELLS = ("cell", "lattices", "lattice")
-_TEXTS = ("cif", "structure")
+_STRUCTURE = {*_SITES, *_CELLS, "num_atoms", "frac_coords", "pos", "lengths", "angles"}
 
 
-def property_name(name: str) -> str:
-    """The name with its unit."""
-    return PROPERTY_NAMES.get(name, name)
-
-
-def numeric(columns: Iterable[tuple[str, object]]) -> dict[str, float]:
-    """The numeric columns, under the names that carry units."""
-    found = {}
-    for name, value in columns:
-        if name in NOT_PROPERTIES or name in IDS or isinstance(value, bool):
-            continue
-        try:
-            found[property_name(name)] = float(value)
-        except (TypeError, ValueError, OverflowError):
-            continue  # text columns (formula, prompt) are not properties
-    return found
-
-
-def read_csv(name: str, data: bytes, parse: Callable[[str, str, dict], Entry]) -> Iterator[Lazy]:
-    """A column `cif` (CDVAE's layout) or `structure` (a CIF, or pymatgen's JSON), an id column, and properties."""
-    csv.field_size_limit(limits.FIELD_CHARACTERS)
-    rows = csv.DictReader(io.StringIO(limits.text(data)))
-    column = next((c for c in _TEXTS if c in (rows.fieldnames or [])), None)
+def read_csv(name: str, data: bytes, parse: Callable[[str, str], Entry]) -> Iterator[Lazy]:
+    """A column of structures (CIF, or pymatgen's JSON or Python dict), an id column, and labels; see `tables`."""
+    text = limits.text(data)
+    column = tables.structure_column(text)
     if column is None:
-        raise ValueError(f"no column 'cif' or 'structure' among {(rows.fieldnames or [])[:20]}")
-    for i, row in enumerate(rows):
-        text = row.pop(column) or ""
+        raise ValueError(f"no column 'cif' or 'structure' among {tables.header(text)[:20]}, and none that holds either")
+    for i, row in enumerate(tables.rows(text)):
+        structure, more = row.pop(column), row.pop(None, [])
         name = str(next((row[k] for k in IDS if row.get(k)), row.get("") or i))
-        yield name, "", partial(parse, name, text, numeric((k, v) for k, v in row.items() if k is not None))
+        yield name, "", partial(_of_row, name, structure, Row(cells(row.items()), {"structure": column}), more, parse)
+
+
+def _of_row(name: str, text: str, row: Row, more: list[str], parse: Callable[[str, str], Entry]) -> Entry:
+    """The crystal of a row of a table. Cells beyond the header would put labels under the names of others."""
+    if any(cell.strip() for cell in more):
+        raise ValueError(f"{len(more)} cells more than the header names; a comma within a cell needs quotes around it")
+    return parse(name, text)._replace(row=row)
 
 
 def read_npz(path: Path) -> Iterator[Lazy]:
@@ -138,12 +87,14 @@ def read_arrays(arrays: dict[str, np.ndarray], split: str) -> Iterator[Lazy]:
             f" and cells {cell.shape}"
         )
     ids = next((arrays[k] for k in IDS if k in arrays and arrays[k].shape == count.shape), np.arange(len(count)))
-    columns = {k: v for k, v in arrays.items() if v.shape == count.shape and v.dtype.kind == "f"}
+    labels = {k: v for k, v in arrays.items() if k not in _STRUCTURE and k not in IDS}
+    columns = {k: v for k, v in labels.items() if v.shape == count.shape}
+    passed = {k: f"an array of shape {v.shape}" for k, v in labels.items() if k not in columns}
     start = np.concatenate([[0], np.cumsum(count)]).astype(int)
     for i in range(len(count)):
         part = slice(start[i], start[i + 1])
-        properties = numeric((k, v[i]) for k, v in columns.items())
-        yield str(ids[i]), split, partial(Entry, str(ids[i]), sites[part], frac[part], cell[i], properties)
+        row = Row(cells((k, v[i]) for k, v in columns.items()), {}, passed)
+        yield str(ids[i]), split, partial(Entry, str(ids[i]), sites[part], frac[part], cell[i], {}, row=row)
 
 
 def _cells(arrays: dict[str, np.ndarray]) -> np.ndarray | None:

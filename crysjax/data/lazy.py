@@ -10,9 +10,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from crysjax.data import files, limits
-from crysjax.data.datasets import Entry, sound
+from crysjax.data.datasets import Entry, held, sound
 
 Lazy = tuple[str, str, Callable[[], Entry]]  # name, split or "", parse
 Reader = Callable[[str, bytes], Iterator[Lazy]]  # name without suffix, contents -> entries
@@ -26,19 +27,29 @@ def failing(error: Exception) -> Entry:
     raise error
 
 
-def collect(path: Path, lazy: Iterable[Lazy], split: str) -> tuple[list[Entry], list[str], list[dict]]:
-    """Entries that are crystals, the split of each, and a row of file, entry and reason for every other one."""
-    kept, splits, skipped, names = [], [], [], set()
+class Collected(NamedTuple):
+    """What a file gave: the entries that are crystals, and a row of file, entry and reason for every other one."""
+
+    entries: list[Entry]
+    splits: list[str]  # of each entry
+    places: list[int]  # of each entry in the file, from 1
+    skipped: list[dict]
+
+
+def collect(path: Path, lazy: Iterable[Lazy], split: str) -> Collected:
+    """Every entry parsed and checked; one that fails is a reason."""
+    kept, splits, places, skipped, names = [], [], [], [], set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parsers warn a line per file; what matters ends up in `skipped`
-        for name, own, parse in _until_broken(path, lazy, skipped):
+        for place, (name, own, parse) in enumerate(_until_broken(path, lazy, skipped), 1):
             _refuse_splits(path, own, split)
             try:
-                kept.append(_named(sound(parse()), names))
+                kept.append(_named(held(sound(parse())), names))
                 splits.append(own or split)
+                places.append(place)
             except Exception as error:  # a third-party parser may raise anything: all of it is a reason
                 skipped.append({"file": path.name, "entry": clean(name, 100), "reason": said(error)})
-    return kept, splits, skipped
+    return Collected(kept, splits, places, skipped)
 
 
 def _refuse_splits(path: Path, own: str, split: str) -> None:
@@ -48,9 +59,10 @@ def _refuse_splits(path: Path, own: str, split: str) -> None:
 
 def _named(entry: Entry, names: set[str]) -> Entry:
     """The entry, its properties' names added to those of the file; too many in all are an error."""
-    if len(names | entry.properties.keys()) > limits.PROPERTIES:
+    own = entry.properties.keys() | (entry.row.cells.keys() | entry.row.passed.keys() if entry.row else set())
+    if len(names | own) > limits.PROPERTIES:
         raise ValueError(f"more than {limits.PROPERTIES} different properties in one file")
-    names |= entry.properties.keys()
+    names |= own
     return entry
 
 

@@ -6,14 +6,12 @@ names it. Bounds are those of `limits`.
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
-import io
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,26 +62,12 @@ def read_bytes(path: str | Path, most: int | None = None) -> bytes:
 
 def read_text(path: str | Path, most: int | None = None) -> str:
     """The text of a regular file, unpacked if the name ends in `.gz`."""
-    return _about(path, lambda: limits.text(_unpacked(path, most)))
+    return about(path, lambda: limits.text(_unpacked(path, most)))
 
 
 def read_json(path: str | Path, most: int | None = None) -> Any:
     """The value in a JSON file, unpacked if the name ends in `.gz`; what is no JSON is a ValueError with its name."""
-    return _about(path, lambda: parse_json(limits.text(_unpacked(path, most))))
-
-
-def read_table(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a CSV with a header, each a dict; a row that is too long or too short keeps what it has."""
-    return _about(path, lambda: list(table(limits.text(_unpacked(path, None)))))
-
-
-def table(string: str) -> Iterator[dict[str, str]]:
-    """Rows of the text of a CSV with a header; what the `csv` module refuses is a ValueError."""
-    csv.field_size_limit(limits.FIELD_CHARACTERS)
-    try:
-        yield from csv.DictReader(io.StringIO(string))
-    except csv.Error as error:
-        raise ValueError(f"cut short or malformed ({error})") from None
+    return about(path, lambda: parse_json(limits.text(_unpacked(path, most))))
 
 
 def parse_json(string: str | bytes) -> Any:
@@ -119,7 +103,7 @@ def _unpacked(path: str | Path, most: int | None) -> bytes:
     return limits.gunzip(data) if Path(path).name.lower().endswith(".gz") else data
 
 
-def _about(path: str | Path, read: Callable[[], Any]) -> Any:
+def about(path: str | Path, read: Callable[[], Any]) -> Any:
     """What `read` returns; its errors name the file."""
     try:
         return read()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import NUM_SPECIES
-from crysjax.data import limits, reading, zipped
+from crysjax.data import labels, limits, reading, tables, zipped
 from crysjax.data.datasets import Dataset, offsets
 from crysjax.data.elements import atomic_number
 from crysjax.data.levels import Level
@@ -72,12 +72,14 @@ def read_entries(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     CSV with the columns `composition` (a formula such as Fe2O3 or Ca(OH)2) and `formation_energy_ev_per_atom`, and
     `id` if there is one; or a JSON list of objects with these keys, a composition also as {"Fe": 2, "O": 3}. Entries
-    may say their level of theory (`read_level`); those of several levels in one table are an error.
+    may say their level of theory (`read_level`); those of several levels in one table are an error. An energy that is
+    missing is NaN; one that is no plain number is an error.
     """
     path, parsed = Path(path), []
     for i, row in enumerate(_table(path), start=1):
         try:
-            parsed.append((composition(row["composition"]), float(row[FORMATION_ENERGY]), row.get("id") or f"row {i}"))
+            energy = labels.number(row[FORMATION_ENERGY], FORMATION_ENERGY)
+            parsed.append((composition(row["composition"]), energy, row.get("id") or f"row {i}"))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             said = f"no column {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}: entry {i}: {said}") from None
@@ -93,7 +95,7 @@ def read_level(path: str | Path) -> Level | None:
 
 def _table(path: Path) -> list[dict]:
     """The rows of a table of entries, all of one level."""
-    rows = reading.read_json(path) if path.suffix == ".json" else reading.read_table(path)
+    rows = reading.read_json(path) if path.suffix == ".json" else tables.read(path)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: expected a table of entries with at least one row")
     first = _level(rows[0])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+from crysjax.data import scales
 
 
 class Observations(NamedTuple):
@@ -21,13 +25,26 @@ class Observations(NamedTuple):
 
 
 def pad(x: Array, y: Array, capacity: int | None) -> tuple[Array, Array]:
-    """Fill up to `capacity` rows; an added row has y = NaN, which means "not observed"."""
+    """Fill up to `capacity` rows; an added row has y = NaN, which means "not observed".
+
+    A value that sets a scale on which float32 cannot tell the others apart is an error that names it.
+    """
     if x.ndim != 2 or y.shape != x.shape[:1]:
         raise ValueError(f"surrogate: x has shape {x.shape} and y {y.shape}; expected (m, d) and (m,)")
     extra = 0 if capacity is None else capacity - x.shape[0]
     if extra < 0:
         raise ValueError(f"surrogate: {x.shape[0]} rows do not fit into capacity={capacity}; raise the capacity")
+    _check(x, y)
     return jnp.pad(x, ((0, extra), (0, 0))), jnp.pad(y, (0, extra), constant_values=jnp.nan)
+
+
+def _check(x: Array, y: Array) -> None:
+    """An error for a y that alone sets the scale of all; inside a compiled program there is nothing to look at yet."""
+    if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
+        return
+    rows = np.flatnonzero(np.isfinite(np.asarray(y)) & np.isfinite(np.asarray(x)).all(-1))
+    if len(rows):
+        scales.moments(np.asarray(y)[rows], "surrogate: y", np.array([f"row {k + 1}" for k in rows]))
 
 
 def observe(x: Array, y: Array, standardize: bool = True) -> Observations:
@@ -44,9 +61,16 @@ def observe(x: Array, y: Array, standardize: bool = True) -> Observations:
 
 
 def _moments(values: Array, mask: Array) -> tuple[Array, Array]:
-    """Mean and std over the first axis; a constant (or a single row) has std 1, so that it stays at zero."""
+    """Mean and std over the first axis; a constant (or a single row) has std 1, so that it stays at zero.
+
+    Sums are taken in units of about the largest magnitude, because float32 squares overflow from 2e19 on.
+    """
+    _, exponent = jnp.frexp(jnp.abs(values * mask).max(0))
+    unit = jnp.ldexp(jnp.ones_like(exponent, values.dtype), exponent - 1)  # a power of two: nothing is rounded
     count = jnp.maximum(mask.sum(), 1)
-    mean = (values * mask).sum(0) / count
-    centred = (values - (mean[None, :] if values.ndim == 2 else mean)) * mask
-    std = jnp.sqrt((centred**2).sum(0) / count)
+    unit_rows = unit[None, :] if values.ndim == 2 else unit
+    small = values / unit_rows * mask
+    mean = small.sum(0) / count
+    centred = (small - (mean[None, :] if values.ndim == 2 else mean)) * mask
+    mean, std = mean * unit, jnp.sqrt((centred**2).sum(0) / count) * unit
     return mean, jnp.where(std > 1e-6 * (1 + abs(mean)), std, 1)

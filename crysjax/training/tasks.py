@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Condition, Generator, Pack
-from crysjax.data import batching
+from crysjax.data import batching, scales
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.geometry import lattice as lattices
@@ -101,18 +101,54 @@ def lattice_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
     A set of one shape (cubic perovskites) has no spread in five of them; the floor of 0.05 keeps the noise on them
     visible to a network.
     """
-    coordinates = np.asarray(jax.jit(lattices.encode)(dataset.lattice, dataset.num_atoms.astype(np.float32)))
+    encoded = jax.jit(lattices.encode)(dataset.lattice, dataset.num_atoms.astype(np.float32))
+    coordinates = np.asarray(encoded, np.float64)
+    if not np.isfinite(coordinates).all():
+        first = int((~np.isfinite(coordinates)).any(1).argmax())
+        raise ValueError(f"data: the cell of {dataset.ids[first]!r} has no finite logarithm: {dataset.lattice[first]}")
     center = np.append(np.zeros(5), coordinates[:, 5].mean())
     scale = np.append(np.full(5, coordinates[:, :5].std()), coordinates[:, 5].std())
     return center.round(4).tolist(), np.maximum(scale, 0.05).round(4).tolist()
 
 
 def property_statistics(dataset: Dataset, names: tuple[str, ...]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each property over the crystals that have it."""
+    """Mean and standard deviation of each property over the crystals that have it, in float64.
+
+    Labels that no float32 can tell apart once they are scaled are an error: a single absurd one sets the scale then.
+    """
+    center, scale = [], []
     for name in names:
-        if name not in dataset.properties or not np.isfinite(dataset.properties[name]).any():
+        values = dataset.properties.get(name, np.zeros(0))
+        known = np.isfinite(values)
+        if not known.any():
             raise ValueError(
                 f"property {name!r}: no crystal has a value; the data set has {sorted(dataset.properties)}"
             )
-    values = [dataset.properties[name] for name in names]
-    return [float(np.nanmean(v)) for v in values], [float(max(np.nanstd(v), 1e-6)) for v in values]
+        mean, spread = scales.moments(values[known], f"property {name!r}", dataset.ids[known])
+        center.append(mean)
+        scale.append(max(spread, 1e-6))
+    return center, scale
+
+
+def check_scales(dataset: Dataset, names: tuple[str, ...]) -> None:
+    """An error for a label whose scale is that of a single absurd value, also where no scale is used."""
+    for name in names:
+        values = _label(dataset, name)
+        known = np.isfinite(values)
+        if known.any():
+            scales.moments(values[known], name, dataset.ids[known] if len(dataset) == values.size else None)
+
+
+def check_labels(part: Dataset, held_out: Dataset, names: tuple[str, ...], validation_split: str) -> None:
+    """An error for a label that the training part has and no crystal of the validation part: nothing would judge it."""
+    for name in names:
+        there, here = (np.isfinite(_label(d, name)) for d in (part, held_out))
+        if there.any() and not here.any():
+            raise ValueError(
+                f"{name}: no crystal of the validation split {validation_split!r} has a value, {there.sum()} of "
+                f"{there.size} in the training split are known; the model could not be judged"
+            )
+
+
+def _label(dataset: Dataset, name: str) -> np.ndarray:
+    return dataset.properties.get(name, dataset.site_properties.get(name, np.zeros(0)))
