@@ -15,7 +15,7 @@ import numpy as np
 
 from crysjax.campaign.outcomes import CRYSTALS
 from crysjax.campaign.validate import Relaxed
-from crysjax.data import digests, files
+from crysjax.data import digests, files, reading
 from crysjax.data.datasets import Dataset
 from crysjax.evaluation.ledger import Row
 
@@ -29,8 +29,8 @@ def counted(folder: Path) -> dict[str, int]:
     if not path.exists():
         return dict(NOTHING)
     try:
-        return NOTHING | {name: int(number) for name, number in json.loads(path.read_text()).items()}
-    except (AttributeError, TypeError, ValueError) as error:
+        return NOTHING | {name: int(number) for name, number in reading.read_json(path).items()}
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: damaged ({error}); remove it to count from nothing") from None
 
 

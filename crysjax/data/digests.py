@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from crysjax.data import reading
+
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset
 
@@ -70,10 +72,10 @@ def check_list(folder: str | Path) -> bool:
     path = Path(folder) / LIST
     if not path.exists():
         return False
-    own, _, listed = path.read_bytes().partition(b"\n")
+    own, _, listed = reading.read_bytes(path).partition(b"\n")
     if own != hashlib.sha256(listed).hexdigest().encode():
         raise ValueError(f"{path}: {_DAMAGED}")
-    expected, found = json.loads(listed), _files(Path(folder))
+    expected, found = reading.parse_json(listed), _files(Path(folder))
     for name, digest in expected.items():
         if found.get(name) != digest:
             raise ValueError(f"{path.parent / name}: {_DAMAGED if name in found else 'the file is missing'}")
@@ -82,7 +84,7 @@ def check_list(folder: str | Path) -> bool:
 
 def _files(folder: Path) -> dict[str, str]:
     files = (p for p in folder.rglob("*") if p.is_file() and p != folder / LIST)
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {p.relative_to(folder).as_posix(): reading.digest(p) for p in files}
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:

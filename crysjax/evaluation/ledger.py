@@ -107,7 +107,7 @@ def read(path: str | Path) -> list[Row]:
 
 def seal(path: str | Path) -> dict[str, int | str]:
     """Size and SHA-256 of a ledger as it is, for `check`."""
-    written = Path(path).read_bytes()
+    written = reading.read_bytes(path)
     return {"bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()}
 
 
@@ -117,7 +117,7 @@ def check(path: str | Path, rounds: int, sealed: dict | None) -> None:
     Without a seal, of a campaign of an older version, there must be rows of each round.
     """
     found = {row.round for row in read(path)}
-    written = Path(path).read_bytes() if Path(path).exists() else b""
+    written = reading.read_bytes(path) if Path(path).exists() else b""
     said = sealed and hashlib.sha256(written[: sealed["bytes"]]).hexdigest()
     if not set(range(rounds)) <= found or (sealed and said != sealed["sha256"]):
         raise ValueError(
