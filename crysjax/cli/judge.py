@@ -73,12 +73,14 @@ def judge(
 
 
 def _setting(text: str) -> tuple[str, Any]:
+    from crysjax.data import reading
+
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--setting {text}: expected KEY=VALUE")
     try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
+        return name, reading.parse_json(value)
+    except ValueError:
         return name, value
 
 

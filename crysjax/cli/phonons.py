@@ -53,10 +53,12 @@ def phonons(
     entry, reason = _chosen(crystal, row), ""
     if relax:
         entry, _, reason = oracle.relaxed(engine, params, [entry])[0]
+    if reason:
+        raise ValueError(f"{crystal}: {reason}")
     asked = {"length_angstrom": length, "mesh_per_angstrom": mesh}
     found = oracle.phonons(engine, params, entry, **asked)
-    if reason or not found.valid:
-        raise ValueError(f"{crystal}: {reason or found.reason}")
+    if not found.valid:
+        raise ValueError(f"{crystal}: {found.reason}")
     remedies = []
     for _ in range(remedy):
         step = oracle.remedy(engine, params, found, **asked)

@@ -175,6 +175,8 @@ def read_config(path: Path, kind: str) -> dict[str, Any]:
     found, config = _kind(path)
     if found != kind:
         raise ValueError(f"{path}: a model of kind {found!r}; expected one of kind {kind!r}")
+    if kind != "potential" and not isinstance(config.get("settings"), dict):
+        raise ValueError(f"{path}: not a whole model, its config holds no settings")
     return config
 
 

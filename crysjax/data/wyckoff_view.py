@@ -6,6 +6,7 @@ trained on the view sees crystals that have their groups exactly.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -102,7 +103,9 @@ def _settings() -> dict[int, int]:
     """Space group number -> spglib's number of its standard setting: origin choice 2 where there are two."""
     import spglib
 
-    kinds = {hall: spglib.get_spacegroup_type(hall) for hall in range(530, 0, -1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # spglib is changing how it reports errors
+        kinds = {hall: spglib.get_spacegroup_type(hall) for hall in range(530, 0, -1)}
     first = {kind.number: hall for hall, kind in kinds.items()}
     return first | {kind.number: hall for hall, kind in kinds.items() if kind.choice == "2"}
 

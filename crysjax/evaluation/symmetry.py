@@ -51,10 +51,9 @@ def space_groups(
     `processes=1` starts none.
     """
     tolerances = np.atleast_1d(np.asarray(tolerance_angstrom, float))
-    if not len(tolerances):
-        raise ValueError("space_groups: tolerance_angstrom: expected at least one")
-    for value in tolerances.tolist():
-        limits.tolerance("space_groups: tolerance_angstrom", value)
+    if not (len(tolerances) and ((tolerances > 0) & (tolerances <= limits.TOLERANCE_ANGSTROM)).all()):
+        expected = f"expected positive numbers up to {limits.TOLERANCE_ANGSTROM:g} Å"
+        raise ValueError(f"space_groups: tolerance_angstrom {tolerances.tolist()}, {expected}")
     find = partial(_of_rows, tolerances=tolerances.tolist(), angle=angle_tolerance_degree)
     rows = entries(dataset)
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]

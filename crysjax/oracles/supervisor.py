@@ -76,12 +76,22 @@ def _prctl(option: int, value: int) -> None:
 def _ended(worker: int, parent: int) -> int:
     """How the worker ended (wait(2)'s status); it may still run if nobody waits for it any more."""
     while True:
-        said = signal.sigtimedwait(_WAKE, _LOOK_SECONDS)
+        said = _woken()
         status = _reaped(worker)
         if status is not None:
             return status
-        if os.getppid() != parent or (said and said.si_signo == STOP):
+        if os.getppid() != parent or said == STOP:
+            os.kill(worker, signal.SIGKILL)
             return signal.SIGKILL
+
+
+def _woken() -> int:
+    """The signal that came, 0 after a while without one."""
+    if hasattr(signal, "sigtimedwait"):
+        said = signal.sigtimedwait(_WAKE, _LOOK_SECONDS)
+        return said.si_signo if said else 0
+    time.sleep(_LOOK_SECONDS / 10)
+    return STOP if STOP in signal.sigpending() else 0
 
 
 def _reaped(worker: int) -> int | None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -267,6 +268,17 @@ def test_a_worker_ends_with_its_supervisor(tmp_path):
         time.sleep(0.05)
     processes.stop(worker)
     assert not Path(worker.scratch.name).exists()
+
+
+def test_a_worker_outlives_the_thread_that_started_it():
+    """The kernel tells of the death of a thread as it does of that of the process."""
+    made = []
+    thread = threading.Thread(target=lambda: made.append(processes.start()))
+    thread.start()
+    thread.join()
+    time.sleep(0.5)
+    assert processes.ask(made[0], FIRST, seconds=60, memory_gb=None) == {"reason": ""}
+    processes.stop(made[0])
 
 
 FIRST = pickle.dumps((FRAGILE, {}))
