@@ -10,8 +10,9 @@ import numpy as np
 from crysjax.campaign import store
 from crysjax.campaign.goals import Goals, meets, objective
 from crysjax.data.datasets import Dataset, concatenate, take
+from crysjax.evaluation import ledger
 
-STATE = "state.npz"
+STATE, LEDGER = "state.npz", "ledger.jsonl"
 CRYSTALS = ("ids", "num_atoms", "numbers", "frac", "lattice")
 
 
@@ -54,20 +55,22 @@ def extend(outcomes: Outcomes, crystals: Dataset, **columns: np.ndarray) -> Outc
 
 
 def save(outcomes: Outcomes, folder: Path, plan: dict) -> None:
-    """One state file, whole or not at all."""
+    """One state file, whole or not at all; it knows the ledger as it is now."""
     arrays = {name: getattr(outcomes, name) for name in COLUMNS}
     if outcomes.crystals is not None:
         arrays |= {name: getattr(outcomes.crystals, name) for name in CRYSTALS}
     meta = {"plan": plan, "rounds": outcomes.rounds, "calls": outcomes.calls, "seconds": outcomes.seconds}
+    meta["ledger"] = ledger.seal(folder / LEDGER)
     store.save_state(folder / STATE, arrays, meta)
 
 
 def load(folder: Path, plan: dict) -> Outcomes | None:
-    """The state in a folder if there is one; an error if another plan made it."""
+    """The state in a folder if there is one; an error if another plan made it, or if it and the ledger disagree."""
     if not (folder / STATE).exists():
         return None
     arrays, meta = store.load_state(folder / STATE)
     store.check_same_plan(folder, meta["plan"], plan)
+    ledger.check(folder / LEDGER, meta["rounds"], meta.get("ledger"))
     crystals = None
     if "ids" in arrays:
         blank = np.full(len(arrays["ids"]), "")

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from crysjax.campaign import interrupted
 from crysjax.campaign.goals import Goals, hit_probability, meets, objective
-from crysjax.campaign.outcomes import Outcomes, ranked
+from crysjax.campaign.outcomes import LEDGER, Outcomes, ranked
 from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.warnings import warnings
-from crysjax.data import datasets, files, io, symmetry_finder
+from crysjax.data import datasets, files, io, names, symmetry_finder
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.elements import formula
 from crysjax.evaluation import hits, ledger, matching, report
@@ -33,7 +34,7 @@ def write(
 
     `opinions` says of each target property who judged it and who else could.
     """
-    rows = ledger.read(folder / "ledger.jsonl")
+    rows = ledger.read(folder / LEDGER)
     order = best_first(outcomes, goals)
     flags = flagged(rows)
     candidates = [shown(outcomes, goals, row, place, len(order), flags) for place, row in enumerate(order)]
@@ -43,6 +44,7 @@ def write(
     summary["hits"] = hit_summary(goals, outcomes, order, rows, opinions)
     summary["resampling"] = resampling(rows)
     summary["warnings"] = [f._replace(worst=[str(outcomes.crystals.ids[i]) for i in f.worst])._asdict() for f in wary]
+    summary["interrupted"] = {k: n for k, n in interrupted.counted(folder).items() if k != "relaxing"}
     files.write(folder / "summary.json", json.dumps(summary, indent=1))
     page = report.render(
         title=f"crysjax design: {folder.name}", plan=json.dumps(as_settings(plan), indent=1),
@@ -64,8 +66,7 @@ def best_first(outcomes: Outcomes, goals: Goals) -> np.ndarray:
 
 def structures(folder: Path, outcomes: Outcomes, goals: Goals, order: np.ndarray) -> None:
     """`candidates.extxyz` and `candidates/NN_ID_FORMULA.cif`, best first; they take the place of a former run's."""
-    with files.whole(folder / "candidates") as partial:
-        partial.mkdir()
+    with files.whole(folder / "candidates", folder=True) as partial:
         if not len(order):
             files.write(folder / "candidates.extxyz", "")
             return
@@ -89,7 +90,7 @@ def ranked_crystals(outcomes: Outcomes, goals: Goals, order: np.ndarray) -> Data
 
 def file_name(entry: Entry, place: int, count: int) -> str:
     """`03_1-0042_MgO.cif`: rank, id, formula."""
-    return f"{place + 1:0{len(str(count))}d}_{entry.id}_{formula(entry.numbers)}.cif"
+    return f"{place + 1:0{len(str(count))}d}_{names.of(entry.id)}_{formula(entry.numbers)[:100]}.cif"
 
 
 def flagged(rows: list[ledger.Row]) -> dict[str, str]:

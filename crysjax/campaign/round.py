@@ -21,8 +21,8 @@ import numpy as np
 
 from crysjax.base import Condition, Params, Surrogate
 from crysjax.campaign import goals as targets
+from crysjax.campaign import interrupted, predictive, sampling
 from crysjax.campaign import outcomes as memory
-from crysjax.campaign import predictive, sampling
 from crysjax.campaign.goals import Goals, hit_probability
 from crysjax.campaign.inspect import Inspected
 from crysjax.campaign.outcomes import Outcomes
@@ -31,7 +31,7 @@ from crysjax.campaign.predictive import Learned
 from crysjax.campaign.propose import Predictor, Proposal
 from crysjax.campaign.rows import of_goals, rows
 from crysjax.campaign.validate import Judged, Relaxed
-from crysjax.data import batching, datasets
+from crysjax.data import batching, datasets, files
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
 from crysjax.data.elements import formula
@@ -71,16 +71,24 @@ class Drawn(NamedTuple):
 
 def run(plan: Plan, tools: Tools, folder: Path, *, resume: bool, progress: RoundProgress) -> Outcomes:
     """All rounds; what a former run of the same plan left in `folder` is kept and not computed again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    book, settings = folder / "ledger.jsonl", as_settings(plan)
+    with files.alone(folder):
+        return _rounds(plan, tools, folder, resume=resume, progress=progress)
+
+
+def _rounds(plan: Plan, tools: Tools, folder: Path, *, resume: bool, progress: RoundProgress) -> Outcomes:
+    book, settings = folder / memory.LEDGER, as_settings(plan)
     if not resume:  # before the ledger: the rounds of a state have to be in it
         (folder / memory.STATE).unlink(missing_ok=True)
     fresh = memory.empty(len(tools.goals.names), tools.predictor.width)
     outcomes = memory.load(folder, settings) or fresh
+    left = [row for row in ledger.read(book) if row.round >= outcomes.rounds]
+    interrupted.begin(folder, left, fresh=not resume)
     passed = ledger.passed_stages(ledger.keep_rounds(book, outcomes.rounds))
+    tools = tools._replace(relax=interrupted.once(tools.relax, folder, settings))
     for number in range(outcomes.rounds, plan.rounds):
         outcomes, passed = design_round(plan, tools, outcomes, passed, book, partial(progress, number))
         memory.save(outcomes, folder, settings)
+    interrupted.finished(folder)
     return outcomes
 
 

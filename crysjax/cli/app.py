@@ -1,4 +1,6 @@
-"""`crysjax`: its commands, and how it fails: one line, exit code 2 for bad input, 1 for the rest, 130 for Ctrl-C."""
+"""`crysjax`: its commands, and how it fails: one line, exit code 2 for bad input, 1 for the rest, 130 for Ctrl-C,
+143 for SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ import typer
 
 from crysjax import __version__
 from crysjax.cli import compare, data, design, diffraction, elasticity, evaluate, judge, models, phonons, train
-from crysjax.cli.show import Stopped
+from crysjax.cli.arguments import alone, no_empty_paths
+from crysjax.cli.show import Stopped, printable, say
+from crysjax.cli.signals import EXIT_CODES, terminable
 
 app = typer.Typer(
     help="Inverse design of inorganic crystals. `crysjax COMMAND --help` tells more; --debug shows tracebacks.",
@@ -23,24 +27,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
-app.command("train")(train.train)
-app.command("sample")(models.sample)
+app.command("train")(alone(train.train))
+app.command("sample")(alone(models.sample, crystals=True))
 app.command("predict")(models.predict)
-app.command("relax")(models.relax)
+app.command("relax")(alone(models.relax, crystals=True))
 app.command("elasticity")(elasticity.elasticity)
 app.command("diffraction")(diffraction.diffraction)
-app.command("solve")(diffraction.solve)
-app.command("judge")(judge.judge)
-app.command("phonons")(phonons.phonons)
-app.command("design")(design.design)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(compare.compare)
+app.command("solve")(alone(diffraction.solve, crystals=True))
+app.command("judge")(alone(judge.judge))
+app.command("phonons")(alone(phonons.phonons))
+app.command("design")(alone(design.design))
+app.command("evaluate")(alone(evaluate.evaluate))
+app.command("compare")(alone(compare.compare))
 app.add_typer(models.app, name="models")
 
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -82,35 +86,37 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    try:
-        code = app(args=[a for a in arguments if a != "--debug"], standalone_mode=False)
-        if code == 130:  # what typer makes of a KeyboardInterrupt
-            raise Stopped
-    except BaseException as error:
-        if debug and not isinstance(error, SystemExit):
-            raise
-        message, code = explain(error)
-        if message:
-            print(f"crysjax: {message}", file=sys.stderr)
+    with terminable() as received:
+        try:
+            arguments = [a for a in arguments if a != "--debug"]
+            no_empty_paths(app, arguments)
+            code = app(args=arguments, standalone_mode=False)
+            if code == 130:  # what typer makes of a KeyboardInterrupt
+                raise Stopped
+        except BaseException as error:
+            if debug and not isinstance(error, SystemExit):
+                raise
+            message, code = explain(error, *received)
+            if message:
+                print(f"crysjax: {printable(message)}", file=sys.stderr)
     sys.exit(code or 0)
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, on one printable line of bounded length: it may quote what came from a file."""
+    """What an error says, on one line of bounded length: it may quote what came from a file."""
     line = " ".join(str(error).split())
-    line = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
-    return "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
 
 
-def explain(error: BaseException) -> tuple[str, int]:
-    """One line and the exit code of an error."""
+def explain(error: BaseException, by: str = "Ctrl-C") -> tuple[str, int]:
+    """One line and the exit code of an error; `by` is what stopped a command that was stopped."""
     if isinstance(error, typer.Abort) and error.__cause__ is not None:
         error = error.__cause__  # what typer takes for Ctrl-C or the end of a dialogue
     if isinstance(error, SystemExit):
         return "", error.code
     if isinstance(error, Stopped | KeyboardInterrupt | typer.Abort):
         kept = " ".join(str(a) for a in error.args)
-        return f"stopped by Ctrl-C{'; ' + kept if kept else ''}", 130
+        return f"stopped by {by}{'; ' + kept if kept else ''}", EXIT_CODES[by]
     if hasattr(error, "format_message"):  # click's own errors: unknown option, missing argument
         return error.format_message(), getattr(error, "exit_code", 2)
     line = _line(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from crysjax.campaign.settings import checked, choice, read_yaml
+from crysjax.cli.show import say
 
 if TYPE_CHECKING:
     from crysjax.cli.registry import Model
@@ -111,8 +112,8 @@ def compare(
             files.write(out / "table.json", comparison.as_json(lines, about))
     page = comparison.render(lines, curves, command=" ".join(["crysjax", *sys.argv[1:]]))
     files.write(out / "report.html", page)
-    typer.echo(reading.read_text(out / "table.md"))
-    typer.echo(f"{out / 'report.html'}: the same with plots")
+    say(reading.read_text(out / "table.md"))
+    say(f"{out / 'report.html'}: the same with plots")
 
 
 def _plan(path: Path) -> Plan:
@@ -143,14 +144,14 @@ def _model_file(name: str, source: str | dict, out: Path) -> str:
     import yaml
 
     from crysjax.cli import train
-    from crysjax.data import files
+    from crysjax.data import files, names
 
     config, changed = _source(name, source)
     if not config.endswith(".yaml"):
         return config
     settings = {key: value for key, value in (read_yaml(config) | changed).items() if value is not None}
     said = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
-    made = out / "models" / f"{name}-{said[:8]}" / "model.npz"
+    made = out / "models" / f"{names.of(name)}-{said[:8]}" / "model.npz"
     if not made.exists():
         _say(f"{name}: training {config}")
         files.write(made.with_name("config.yaml"), yaml.safe_dump(settings))
@@ -172,6 +173,7 @@ def _line(
     plan: Plan, name: str, source: str, train: Dataset, asked: Dataset, out: Path, curves: dict
 ) -> Line:  # fmt: skip
     from crysjax.cli import registry
+    from crysjax.data import names
     from crysjax.evaluation import comparison
 
     model = registry.load_model(source, "generator")
@@ -179,7 +181,7 @@ def _line(
     found, seconds = [], 0.0
     for seed in plan.seeds:
         _say(f"{plan.name}, {plan.task}: {name}, seed {seed}")
-        metrics, took = _measured(plan, model, train, asked, seed, out / "sets" / f"{name}-{seed}")
+        metrics, took = _measured(plan, model, train, asked, seed, out / "sets" / f"{names.of(name)}-{seed}")
         found.append(metrics)
         seconds += took / len(plan.seeds)
     means, spread = comparison.over_seeds(found)
@@ -188,7 +190,9 @@ def _line(
         for steps in plan.steps:
             _say(f"{plan.name}, {plan.task}: {name}, {steps} steps")
             other = registry.load_model(source, "generator", {"generator.steps": steps})
-            metrics, _ = _measured(plan, other, train, asked, plan.seeds[0], out / "sets" / f"{name}-{steps}-steps")
+            metrics, _ = _measured(
+                plan, other, train, asked, plan.seeds[0], out / "sets" / f"{names.of(name)}-{steps}-steps"
+            )
             curves.setdefault(name, []).append((steps, metrics[first].value))
     facts = {
         "parameters": float(model.config["card"]["parameters"]),
@@ -271,4 +275,4 @@ SHOWN = (
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, err=True)

@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import typer
-
 from crysjax.cli import families, space_groups
 from crysjax.cli.data import read_part
+from crysjax.cli.show import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,7 +163,7 @@ def kept(limits: Constraints, drawn: Dataset) -> Dataset:
     if not bad.any():
         return drawn
     why = ", ".join(f"{name} {rows.sum()}" for name, rows in broken.items() if rows.any())
-    typer.echo(f"crysjax: {bad.sum()} of {len(drawn)} samples are left out, they break: {why}", err=True)
+    say(f"crysjax: {bad.sum()} of {len(drawn)} samples are left out, they break: {why}", err=True)
     if bad.all():
         raise ValueError("no sample keeps the constraints")
     return datasets.take(drawn, ~bad)

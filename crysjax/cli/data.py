@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from crysjax.cli.show import bar
+from crysjax.cli.show import bar, printable, say
 
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset
@@ -36,13 +36,13 @@ def prepare(
         on_columns=lambda name, report: columns.append((name, report)),
     )  # fmt: skip
     for row in skipped:
-        entry = f"entry {row['entry']}: " if row["entry"] else ""
-        typer.echo(f"skipped {row['file']}: {entry}{row['reason']}", err=True)
+        entry = f"entry {printable(row['entry'])}: " if row["entry"] else ""
+        say(f"skipped {row['file']}: {entry}{row['reason']}", err=True)
     for line in [f"{name}: {line}" for name, report in columns for line in labels.lines(report)]:
-        typer.echo(line, err=True)
+        say(line, err=True)
     for line in placeholders.said(dataset):
-        typer.echo(f"warning: {line}", err=True)
-    typer.echo(f"{out}: {len(dataset)} crystals, {len(skipped)} skipped")
+        say(f"warning: {line}", err=True)
+    say(f"{out}: {len(dataset)} crystals, {len(skipped)} skipped")
 
 
 def _with_split(text: str) -> tuple[str, str]:
@@ -55,7 +55,7 @@ def info(path: Path = typer.Argument(help="A data set file, or anything that `pr
     """Print what a data set holds, as JSON."""
     from crysjax.data import datasets, io
 
-    typer.echo(json.dumps(datasets.info(io.read(path)), indent=1))
+    say(json.dumps(datasets.info(io.read(path)), indent=1))
 
 
 @app.command()
@@ -80,7 +80,7 @@ def select(
         raise ValueError(f"{crystals}: nothing is left of {len(dataset)} crystals")
     about = {"max_atoms": max_atoms, "without": Path(without).name, "of": dataset.provenance}
     datasets.save(replace(datasets.take(dataset, keep), provenance=about), out)
-    typer.echo(f"{out}: {keep.sum()} of {len(dataset)} crystals")
+    say(f"{out}: {keep.sum()} of {len(dataset)} crystals")
 
 
 _OWN = {
@@ -136,7 +136,7 @@ def split(
     whole = datasets.concatenate([divided, datasets.take(dataset, ~chosen)]) if not chosen.all() else divided
     datasets.save(whole, out)
     names, count = np.unique(whole.split, return_counts=True)
-    typer.echo(f"{out}: " + ", ".join(f"{n} {c}" for n, c in zip(names, count)))
+    say(f"{out}: " + ", ".join(f"{n} {c}" for n, c in zip(names, count)))
 
 
 @app.command("space-groups")
@@ -154,9 +154,7 @@ def space_groups(
     found = splits.space_groups(dataset, symprec_angstrom=symprec_angstrom)
     provenance = dataset.provenance | {"space_group": f"spglib, symprec {symprec_angstrom} Å"}
     dataset = replace(dataset, properties=dataset.properties | {"space_group": found}, provenance=provenance)
-    typer.echo(
-        f"{datasets.save(dataset, out)}: {len(set(found.tolist()))} different groups, {(found == 1).mean():.1%} P1"
-    )
+    say(f"{datasets.save(dataset, out)}: {len(set(found.tolist()))} different groups, {(found == 1).mean():.1%} P1")
 
 
 @app.command()
@@ -182,9 +180,9 @@ def pairs(
         part = datasets.where_split(dataset, name)
         found = made(train, part, tries=tries, own=np.arange(len(part)) if name == train_split else None)
         parts.append(replace(found, split=np.full(len(found), name)))
-        typer.echo(f"{name}: {len(found)} pairs, {found.properties['matched'].mean():.1%} of one structure")
+        say(f"{name}: {len(found)} pairs, {found.properties['matched'].mean():.1%} of one structure")
     datasets.save(datasets.concatenate(parts), out)
-    typer.echo(f"{out}: done")
+    say(f"{out}: done")
 
 
 @app.command()
@@ -216,9 +214,9 @@ def label(
         raise ValueError(f"{path}: {potential} has an answer for none of these crystals{why and '; '}{why}")
     found = replace(found, provenance=found.provenance | {"labelled_by": source.name})
     datasets.save(datasets.take(found, known), out)
-    typer.echo(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: no answer, or a larger force")
+    say(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: no answer, or a larger force")
     if why := unknown(teacher.numbers, dataset.numbers):
-        typer.echo(f"crysjax: {why}", err=True)
+        say(f"crysjax: {why}", err=True)
 
 
 def _fractions(text: str) -> dict[str, float]:
@@ -245,7 +243,7 @@ def audit(
     if out is not None and out.suffix != ".md":
         raise ValueError(f"--out {out}: expected a name that ends in .md; --json FILE writes JSON")
     report = leaks.audit(datasets.load(path), limit=limit, seed=seed, time=time, symmetry_rows=symmetry_rows)
-    typer.echo(audit_text.text(report))
+    say(audit_text.text(report))
     if out is not None:
         files.write(out, audit_text.markdown(report, path.name))
     if json_file is not None:
@@ -257,5 +255,7 @@ def read_part(text: str) -> Dataset:
     from crysjax.data import datasets, io
 
     path, split = _with_split(text)
+    if not path:
+        raise ValueError(f"{text!r}: expected PATH or PATH:SPLIT, the path is empty")
     dataset = io.read(path)
     return datasets.where_split(dataset, split) if split else dataset

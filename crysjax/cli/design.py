@@ -11,7 +11,7 @@ import typer
 
 from crysjax.cli import registry
 from crysjax.cli.data import read_part
-from crysjax.cli.show import Stopped, bar
+from crysjax.cli.show import Stopped, bar, printable, say
 
 if TYPE_CHECKING:
     from crysjax.campaign.plan import Plan
@@ -188,12 +188,12 @@ def read_reference(path: Path) -> Reference | None:
 
 def _say(out: Path, summary: dict[str, Any]) -> None:
     stages = ", ".join(f"{name} {count['passed']}" for name, count in summary["stages"].items())
-    typer.echo(stages)
+    say(stages)
     for rank, best in enumerate(summary["best"], start=1):
-        typer.echo(f"  {rank}. {best['formula']:16s}{best['id']:10s}objective {best['objective']:.3f}")
+        say(f"  {rank}. {best['formula']:16s}{printable(best['id']):10s}objective {best['objective']:.3f}")
     if not summary["candidates"]:
-        typer.echo(summary["nothing"])
-    typer.echo(f"{_hits(summary['hits'])}; {summary['seconds']:.0f} s; {out}/report.html")
+        say(summary["nothing"])
+    say(f"{_hits(summary['hits'])}; {summary['seconds']:.0f} s; {out}/report.html")
 
 
 def _hits(said: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from crysjax.cli import constraints
 from crysjax.cli.data import read_part
-from crysjax.cli.show import bar
+from crysjax.cli.show import bar, printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +33,6 @@ def diffraction(
     fwhm: float = typer.Option(0.1, help="Width of the peaks of a profile, degrees."),
 ) -> None:
     """Powder diffraction patterns; the strongest peak is 100, intensities of a profile are areas of such peaks."""
-    import csv
-    import io
 
     import numpy as np
 
@@ -49,22 +47,21 @@ def diffraction(
     table = scattering.scattering(radiation, wavelength_angstrom=wavelength, dtype=np.float64)
     dataset = read_part(crystals)
     found = peaks(dataset, table, two_theta_degree=(low, high))
-    step, text = min(STEP_DEGREE, fwhm / 2), io.StringIO()
+    step = min(STEP_DEGREE, fwhm / 2)
     grid = np.arange(low, high + step / 2, step)
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([ID, ANGLE, INTENSITY, *([] if profile else ["d_angstrom", "h", "k", "l", "multiplicity"])])
+    head, lines = [ID, ANGLE, INTENSITY, *([] if profile else ["d_angstrom", "h", "k", "l", "multiplicity"])], []
     for name, one in zip(dataset.ids, found):
         if profile and not one.reason:
             values = broadened(Reflections(one.two_theta, one.intensity, np.array(True)), grid, shape)
-            rows.writerows([name, f"{x:.4f}", f"{y:.6g}"] for x, y in zip(grid, values))
+            lines += [(name, f"{x:.4f}", f"{y:.6g}") for x, y in zip(grid, values)]
         elif not one.reason:
             columns = zip(one.two_theta, one.intensity, one.d_angstrom, one.hkl.tolist(), one.multiplicity)
-            rows.writerows([name, f"{x:.5f}", f"{y:.5f}", f"{d:.6f}", *h, n] for x, y, d, h, n in columns)
-    files.write(out, text.getvalue())
+            lines += [(name, f"{x:.5f}", f"{y:.5f}", f"{d:.6f}", *h, n) for x, y, d, h, n in columns]
+    files.write(out, files.csv_text(head, lines))
     bad = [(name, one.reason) for name, one in zip(dataset.ids, found) if one.reason]
-    typer.echo(f"{out}: {len(dataset) - len(bad)} patterns, {len(bad)} failed")
+    say(f"{out}: {len(dataset) - len(bad)} patterns, {len(bad)} failed")
     for name, reason in bad:
-        typer.echo(f"{name}: {reason}", err=True)
+        say(f"{printable(name)}: {reason}", err=True)
 
 
 def solve(
@@ -110,13 +107,13 @@ def solve(
     best = judged(distinct(found, keep), accept / 100)
     datasets.save(best, out) if out.suffix == ".npz" else io.write_crystals(best, out)
     if broken := found.provenance["broken"]:
-        typer.echo(f"{broken} of {found.provenance['starts']} starts broke and are left out", err=True)
+        say(f"{broken} of {found.provenance['starts']} starts broke and are left out", err=True)
     solved, least = int(best.properties[SOLVED].sum()), 100 * best.properties[RWP][0]
     if not solved:
-        typer.echo(f"{out}: no solution found: Rwp {least:.2f} % at best of {len(best)} different candidates, above "
+        say(f"{out}: no solution found: Rwp {least:.2f} % at best of {len(best)} different candidates, above "
                    f"the {accept:g} % of --accept; they are kept as misfits")  # fmt: skip
         raise typer.Exit(NO_SOLUTION)
-    typer.echo(f"{out}: {len(best)} different candidates, {solved} up to {accept:g} %, Rwp {least:.2f} % at best")
+    say(f"{out}: {len(best)} different candidates, {solved} up to {accept:g} %, Rwp {least:.2f} % at best")
 
 
 def judged(candidates: Dataset, accept: float) -> Dataset:
@@ -141,16 +138,16 @@ def _read(path: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 
     found = powder.read(path)
     x, y = found.two_theta, found.intensity
-    typer.echo(f"{path}: {len(x)} {'points of a profile' if found.is_profile else 'peaks'}")
+    say(f"{path}: {len(x)} {'points of a profile' if found.is_profile else 'peaks'}")
     if found.unread:
-        typer.echo(f"{path}: not used: columns {', '.join(found.unread)}", err=True)
+        say(f"{path}: not used: columns {', '.join(found.unread)}", err=True)
     if not found.is_profile:
         step = min(STEP_DEGREE, shape.w**0.5 / 2)
         grid = np.arange(max(x.min() - 5, 1), min(x.max() + shape.w**0.5, 179), step)  # more may lie beyond
         return grid, profile(Reflections(x, y, np.array(True)), grid, shape)
     floor = np.quantile(y, 0.1) / max(y.max(), 1e-300)
     if floor > BACKGROUND:
-        typer.echo(f"{path}: a background of about {100 * floor:.0f} % of the strongest point is still in; it is not "
+        say(f"{path}: a background of about {100 * floor:.0f} % of the strongest point is still in; it is not "
                    "modeled and counts as misfit: take it off first", err=True)  # fmt: skip
     return x, y
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from crysjax.cli import families
+from crysjax.cli.show import say
 
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset
@@ -42,7 +41,7 @@ def settings(path: Path, config: Mapping[str, Any], model: str, temperature: flo
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: expected free and like, with settings and numbers ({error})") from None
     for key, value in given.items():
-        typer.echo(f"crysjax: {key} {value:g}, as measured for {model}; --temperature changes it", err=True)
+        say(f"crysjax: {key} {value:g}, as measured for {model}; --temperature changes it", err=True)
     return given
 
 
@@ -55,7 +54,7 @@ def warn_of_crowds(drawn: Dataset) -> None:
     counts = num_elements(drawn)
     many = counts > MOST_ELEMENTS
     if many.mean() > CROWDED:
-        typer.echo(
+        say(
             f"crysjax: {many.sum()} of {len(drawn)} samples have more than {MOST_ELEMENTS} elements (median "
             f"{np.median(counts):g}), as one in a hundred real crystals does; --num-elements 1:{MOST_ELEMENTS} or a "
             "lower --temperature keeps to fewer",

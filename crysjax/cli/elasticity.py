@@ -10,7 +10,7 @@ import typer
 
 from crysjax.cli import registry
 from crysjax.cli.data import read_part
-from crysjax.cli.show import bar
+from crysjax.cli.show import bar, printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,12 +65,12 @@ def elasticity(
     failed = int((~found.valid).sum())
     where = structures or out.with_name(f"{out.stem}_relaxed.extxyz")
     if written := _write_relaxed(found, where):
-        typer.echo(f"{where}: {written} crystals as they were asked about, {'relaxed' if relax else 'as given'}")
-    typer.echo(f"{out}: {len(rows)} crystals, {unstable} elastically unstable, {failed} failed")
+        say(f"{where}: {written} crystals as they were asked about, {'relaxed' if relax else 'as given'}")
+    say(f"{out}: {len(rows)} crystals, {unstable} elastically unstable, {failed} failed")
     for row in rows:
         if row["reason"]:
             hint = "; --remedy follows them to a lower polymorph" if row["reason"] == SOFT and not remedy else ""
-            typer.echo(f"{row['id']}: {row['reason']}{hint}", err=True)
+            say(f"{printable(row['id'])}: {row['reason']}{hint}", err=True)
 
 
 def _write_relaxed(found: Elastic, where: Path) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from crysjax.cli.data import read_part
-from crysjax.cli.show import Stopped
+from crysjax.cli.show import Stopped, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FLOORS = ("random template", "nearest template", "twin", "twin or nearest template")
 CEILING = "ceiling"  # one half of the real crystals, judged against the other
+RESERVED = (CEILING, "relaxed", "reference", "")  # names that stand for something else in reports or folders
 MOST_OF_CEILING = 1000
 
 
@@ -87,10 +88,14 @@ def _names(paths: list[Path]) -> dict[str, Path]:
     """A name a set: the file's, with its folder's where two would be the same."""
     from collections import Counter
 
-    stems = Counter(path.name.split(".")[0] for path in paths)
-    names = [p.name.split(".")[0] if stems[p.name.split(".")[0]] == 1 else f"{p.parent.name}-{p.name}" for p in paths]
-    if len(set(names)) < len(paths):
-        raise ValueError(f"evaluate: {paths[0]}: two sets of this name; expected sets that can be told apart")
+    whole = [path if path.name.strip(".") else path.resolve() for path in paths]  # `.` and `..` name no folder
+    stems = Counter(path.name.split(".")[0] for path in whole)
+    names = [p.name.split(".")[0] if stems[p.name.split(".")[0]] == 1 else f"{p.parent.name}-{p.name}" for p in whole]
+    for name, path in zip(names, paths):
+        if name.lower() in RESERVED:
+            raise ValueError(f"evaluate: {path}: a set cannot be named {name!r} here; rename the file")
+        if [n.lower() for n in names].count(name.lower()) > 1:
+            raise ValueError(f"evaluate: {path}: two sets of this name; expected sets that can be told apart")
     return dict(zip(names, paths))
 
 
@@ -140,7 +145,7 @@ def _ceiling(real: Dataset, train: Dataset | None, ask: Any, size: int, seed: in
 
 
 def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, err=True)
 
 
 def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
@@ -149,18 +154,18 @@ def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
     from crysjax.evaluation.set_report import number
 
     for name, totals in found.items():
-        typer.echo(f"{name}: {totals['crystals']} crystals, {totals['not_read']} could not be read")
+        say(f"{name}: {totals['crystals']} crystals, {totals['not_read']} could not be read")
         for row in totals["ledger"]:
-            typer.echo(f"  {row['stage']:10s}{row['passed']:>7d} of {row['entered']:<7d} {row['level']}")
+            say(f"  {row['stage']:10s}{row['passed']:>7d} of {row['entered']:<7d} {row['level']}")
         for metric, value in (totals["metrics"] | totals.get("distances", {})).items():
-            typer.echo(f"  {metric:36s}{number(metric, value)}")
+            say(f"  {metric:36s}{number(metric, value)}")
         for kind, names in totals["flags"].items():
             said = ", ".join(f"{what} {count}" for what, count in names.items())
-            typer.echo(f"  unusual {kind}: {said}")
+            say(f"  unusual {kind}: {said}")
         if warned.get(name):
-            typer.echo(detectors.text(warned[name]))
+            say(detectors.text(warned[name]))
         if totals["not_measured"]:
-            typer.echo("  not measured: " + "; ".join(f"{k} (needs {v})" for k, v in totals["not_measured"].items()))
+            say("  not measured: " + "; ".join(f"{k} (needs {v})" for k, v in totals["not_measured"].items()))
 
 
 def _write_rows(out: Path | None, judged: Judged) -> None:
@@ -210,7 +215,7 @@ def _write_report(out: Path, judged: list[Judged], found: dict, warned: dict, dr
     title = f"crysjax evaluate: {out.name}"
     page = set_report.render(judged, found, warned, title=title, command=command, reference=drawn)
     files.write(out / "report.html", page)
-    typer.echo(f"{out / 'report.html'}: side by side, with the reasons")
+    say(f"{out / 'report.html'}: side by side, with the reasons")
 
 
 def _finite(value: Any) -> Any:
@@ -236,12 +241,12 @@ def _structure_prediction(
         lines["samples" if len(sets) == 1 else name] = _match(name, found, truth, processes, folder)
     if known is not None:
         lines |= {f"floor: {name}": value for name, value in _floors(known, truth, seed, processes)}
-    typer.echo(f"{said(CDVAE)}\n  {'one try a row':36s}{'match':>9s}{'RMSE':>8s}{'offered':>9s}")
+    say(f"{said(CDVAE)}\n  {'one try a row':36s}{'match':>9s}{'RMSE':>8s}{'offered':>9s}")
     for name, value in lines.items():
         offered = f"{value['offered']:>9.1%}" if "offered" in value else ""
-        typer.echo(f"  {name:36s}{value['rate']:>9.1%}{value['rmse']:>8.3f}{offered}")
+        say(f"  {name:36s}{value['rate']:>9.1%}{value['rmse']:>8.3f}{offered}")
     if sets and known is None:
-        typer.echo("  no floors beside this match rate: give --train to see what no learning would reach")
+        say("  no floors beside this match rate: give --train to see what no learning would reach")
     if out is not None:
         files.write(out / "match.json", json.dumps(_finite({"tolerances": said(CDVAE), **lines}), indent=1))
 
@@ -254,8 +259,8 @@ def _match(name: str, found: Dataset, truth: Dataset, processes: int, out: Path 
         raise ValueError(f"--match: {name}: {len(found)} samples, but {len(truth)} true structures; expected one each")
     result = matching.match_pairs(truth, found, processes=processes)
     if out is not None:
-        rows = [f"{name},{'' if rms != rms else f'{rms:.6g}'}" for name, rms in zip(truth.ids, result.best)]
-        files.write(out / "match.csv", "\n".join(["id,rms", *rows, ""]))
+        rows = [(name, "" if rms != rms else f"{rms:.6g}") for name, rms in zip(truth.ids, result.best)]
+        files.write(out / "match.csv", files.csv_text(["id", "rms"], rows))
     return {"rate": result.rate, "rmse": result.rmse}
 
 

@@ -6,9 +6,9 @@ Answers are written one by one, so that nothing is lost when it stops, and the s
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from crysjax.cli.data import read_part
-from crysjax.cli.show import Stopped, bar
+from crysjax.cli.show import Stopped, bar, printable, say
 
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset, Entry
@@ -69,7 +69,7 @@ def judge(
         raise Stopped(f"{out} keeps what is known, the same command goes on") from None
     finally:
         workplace.close()
-    typer.echo(f"{out / 'answers.csv'}: {_said(out, known.level)}")
+    say(f"{out / 'answers.csv'}: {_said(out, known.level)}")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -121,7 +121,12 @@ def _left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int
     files.write(asked, json.dumps(question, indent=1) + "\n")
     if not table.exists():
         files.write(table, ",".join(COLUMNS) + "\n")
-    known = {row["id"] for row in _answers(table)}
+    _answers(table)  # an error where it is none
+    rows = list(csv.reader(io.StringIO(reading.read_text(table))))[1:]
+    if any(len(row) != len(COLUMNS) for row in rows) or not reading.read_bytes(table).endswith(b"\n"):
+        rows = [row for row in rows[:-1] if len(row) == len(COLUMNS)]  # a kill cut it short
+        files.write(table, files.csv_text(COLUMNS, rows))
+    known = {row[0] for row in rows}
     left = [e for e in entries if e.id not in known]
     return left, len(entries) - len(left)
 
@@ -138,16 +143,16 @@ def _answers(path: Path) -> list[dict[str, str]]:
 
 def _writer(left: list[Entry], out: Path, elements: dict | None, advance: Callable[[int], None]) -> Callable:
     """`(index, answer)`: a line of the table, and the crystal that it is about."""
-    from crysjax.data import io
+    from crysjax.data import files, names
+    from crysjax.data import io as crystals_io
 
     def write(index: int, answer: Answer) -> None:
         row = _row(left[index], answer, elements)
-        with (out / "answers.csv").open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+        with files.naming(out / "answers.csv"), (out / "answers.csv").open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
         if answer.crystal is not None:
-            name = re.sub(r"[^\w.+-]", "_", left[index].id)
-            (out / "crystals").mkdir(exist_ok=True)
-            io.write_crystals([answer.crystal._replace(id=left[index].id)], out / "crystals" / f"{name}.cif")
+            place = out / "crystals" / f"{names.of(left[index].id)}.cif"
+            crystals_io.write_crystals([answer.crystal._replace(id=left[index].id)], place)
         advance(index + 1)
 
     return write
@@ -179,6 +184,6 @@ def _said(out: Path, level: Any) -> str:
     rows = _answers(out / "answers.csv")
     failed = [row for row in rows if row["reason"]]
     for row in failed:
-        typer.echo(f"{row['id']}: {row['reason']}", err=True)
+        say(f"{printable(row['id'])}: {row['reason']}", err=True)
     seconds = sum(float(row["seconds"]) for row in rows)
     return f"{len(rows)} crystals, {len(failed)} with a reason, {seconds:.0f} s, {level.theory}"

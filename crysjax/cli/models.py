@@ -12,7 +12,7 @@ import typer
 
 from crysjax.cli import constraints, drawing, pull, registry, space_groups
 from crysjax.cli.data import read_part
-from crysjax.cli.show import bar
+from crysjax.cli.show import bar, printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +102,7 @@ def sample(
     if not like:
         drawing.warn_of_crowds(drawn)
     datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)
-    typer.echo(f"{out}: {len(drawn)} crystals")
+    say(f"{out}: {len(drawn)} crystals")
 
 
 def warn_of_strangers(what: str, given: Dataset, known: list[int], answers: str, counted: bool = False) -> None:
@@ -117,9 +117,7 @@ def warn_of_strangers(what: str, given: Dataset, known: list[int], answers: str,
         symbols = ", ".join(periodic.SYMBOLS[z - 1] for z in np.unique(given.numbers[strange]))
         count = int(np.logical_or.reduceat(strange, datasets.offsets(given)[:-1]).sum())
         share = f" ({count} of {len(given)} crystals)" if counted else ""
-        typer.echo(
-            f"crysjax: {what}: the model was not trained on {symbols}{share}; such {answers} mean little", err=True
-        )
+        say(f"crysjax: {what}: the model was not trained on {symbols}{share}; such {answers} mean little", err=True)
 
 
 def _sizes(loaded: registry.Model) -> dict[int, int]:
@@ -189,16 +187,16 @@ def predict(
     head = ["id", *(f"{name}{end}" for name in loaded.config["properties"] for end in ("", "_std"))]
     numbers = np.stack([found.value, found.std], -1).reshape(len(dataset), -1)
     meaning = loaded.config.get("meaning")
-    note = [f'"{meaning}"'] if meaning and out else []  # a file keeps it beside every score
-    lines = [",".join(head + ["meaning"] * len(note))]
-    lines += [",".join([str(i), *(f"{v:.5g}" for v in row), *note]) for i, row in zip(dataset.ids, numbers)]
+    note = [meaning] if meaning and out else []  # a file keeps it beside every score
+    rows = [[i, *(f"{v:.5g}" for v in row), *note] for i, row in zip(dataset.ids, numbers)]
+    table = files.csv_text(head + ["meaning"] * len(note), rows)
     if meaning:
-        typer.echo(f"crysjax: {loaded.config['properties'][0]}: {meaning}", err=True)
+        say(f"crysjax: {loaded.config['properties'][0]}: {meaning}", err=True)
     if out is None:
-        typer.echo("\n".join(lines))
+        say(table.rstrip("\n"))
     else:
-        files.write(out, "\n".join(lines) + "\n")
-        typer.echo(f"{out}: {len(dataset)} crystals")
+        files.write(out, table)
+        say(f"{out}: {len(dataset)} crystals")
 
 
 def relax(
@@ -216,7 +214,7 @@ def relax(
     """Relax positions and cells by a machine-learned potential, many crystals at once."""
     import numpy as np
 
-    from crysjax.data import datasets, io
+    from crysjax.data import datasets, io, names
     from crysjax.potentials.relax import Relax
     from crysjax.potentials.relax_dataset import relax_dataset
 
@@ -236,29 +234,30 @@ def relax(
             max_steps=steps, keep_symmetry_angstrom=keep_symmetry or None, progress=advance,
             **({} if trajectory is None else {"record": record, "chunk": 1}),
         )  # fmt: skip
-    for row, steps_of_row in frames.items():
-        io.write_crystals(datasets.from_entries(steps_of_row), trajectory / f"{dataset.ids[row]}.extxyz")
     answers = {"potential_ev_per_atom": found.energy / dataset.num_atoms, "fmax_ev_per_angstrom": found.fmax}
     answers |= {"converged": found.converged.astype(np.float32), "valid": found.valid.astype(np.float32)}
     relaxed = replace(
         found.crystals, frac=datasets.wrap(found.crystals.frac), properties=found.crystals.properties | answers
     )
     datasets.save(relaxed, out) if out.suffix == ".npz" else io.write_crystals(relaxed, out)
-    typer.echo(f"{out}: {len(dataset)} crystals, {found.converged.sum()} converged, {(~found.valid).sum()} failed")
-    named = {**dataset.properties, **dataset.site_properties}
-    if old := sorted(set(named) - set(found.crystals.properties) - set(found.crystals.site_properties)):
-        typer.echo(f"not kept, for they belong to the unrelaxed crystals: {', '.join(old)}", err=True)
+    say(f"{out}: {len(dataset)} crystals, {found.converged.sum()} converged, {(~found.valid).sum()} failed")
+    kept = {**found.crystals.properties, **found.crystals.site_properties}
+    if old := sorted({**dataset.properties, **dataset.site_properties}.keys() - kept.keys()):
+        say(f"not kept, for they belong to the unrelaxed crystals: {', '.join(old)}", err=True)
+    named = names.of_all(dataset.ids)
+    for row, steps_of_row in frames.items():  # after the crystals, which are what was asked for
+        io.write_crystals(datasets.from_entries(steps_of_row), trajectory / f"{named[row]}.extxyz")
     for name, reason in zip(dataset.ids[~found.valid], found.reason[~found.valid]):
-        typer.echo(f"{name}: {reason}", err=True)
+        say(f"{printable(name)}: {reason}", err=True)
 
 
 @app.command("list")
 def show() -> None:
     """Names of the models that are here, and of those that `pull` gets."""
     for name in registry.installed():
-        typer.echo(f"{name:24s}{registry.model_path(name)}")
+        say(f"{name:24s}{registry.model_path(name)}")
     for name in sorted(set(pull.PUBLISHED) - set(registry.installed())):
-        typer.echo(f"{name:24s}not here: crysjax models pull {name}")
+        say(f"{name:24s}not here: crysjax models pull {name}")
 
 
 @app.command()
@@ -268,4 +267,4 @@ def card(name: str = typer.Argument(help="A model that is here.")) -> None:
 
     path = registry.model_path(name)
     found = pull.card(path) if path.suffix == ".nqx" else checkpoint.read_config(path).get("card", {})
-    typer.echo(json.dumps(found, indent=1))
+    say(json.dumps(found, indent=1))

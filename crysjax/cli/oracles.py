@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,8 @@ def _entries(text: str) -> tuple:
     from crysjax.evaluation import hull
 
     path = Path(text)
+    if not text:
+        raise ValueError("--hull: empty; expected a path")
     if path.is_dir():
         return hull.read_cache(path)
     if path.suffix in (".json", ".csv"):
@@ -198,9 +201,9 @@ def _block(engine: Any, params: Any, block: Dataset, folder: Path, potential: st
 
     path = folder / f"{kept.digest(block, contents(registry.model_path(potential)))}.npz"
     names = ("energy", "rmsd", "reason", "steps")
-    if path.exists():
-        with files.npz(path, "relaxed crystals") as file:
-            return tuple(file[name] for name in names)
+    # a damaged one is simply made again
+    with suppress(FileNotFoundError, files.Damaged), files.npz(path, "relaxed crystals") as file:
+        return tuple(file[name] for name in names)
     done = relax_dataset(
         engine.energy_forces_stress, params, block, cutoff_angstrom=engine.cutoff_angstrom, known=engine.numbers
     )

@@ -12,6 +12,7 @@ import typer
 
 from crysjax.cli import registry
 from crysjax.cli.data import read_part
+from crysjax.cli.show import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,9 +86,9 @@ def phonons(
     if thermal.left_out > MOST_LEFT_OUT:
         state = "thermal.csv is empty (nan)" if np.isnan(thermal.entropy).all() else "thermal.csv is too low"
         shares = f"{100 * thermal.left_out:.3g} % of the modes, {100 * thermal.imaginary:.3g} % imaginary"
-        typer.echo(f"{out}: {shares}, have no thermal average: {state}; --remedy looks for a stable form", err=True)
+        say(f"{out}: {shares}, have no thermal average: {state}; --remedy looks for a stable form", err=True)
     state = "no imaginary modes" if summary["stable"] else f"imaginary modes down to {summary['lowest_thz']:.2f} THz"
-    typer.echo(f"{out}: {len(found.crystal.numbers)} atoms, last peak at {peak:.1f} cm⁻¹, {state}")
+    say(f"{out}: {len(found.crystal.numbers)} atoms, last peak at {peak:.1f} cm⁻¹, {state}")
 
 
 def _chosen(text: str, row: int) -> Entry:
@@ -174,7 +175,9 @@ def _summary(found: Phonons, bands: np.ndarray, density: Dos, thermal: Thermal) 
 
 
 def _csv(names: list[str], rows: Iterable[Iterable[float]]) -> str:
-    return "\n".join([",".join(names), *(",".join(f"{v:.8g}" for v in row) for row in rows)]) + "\n"
+    from crysjax.data import files
+
+    return files.csv_text(names, ([f"{v:.8g}" for v in row] for row in rows))
 
 
 def drawing(title: str, path: BandPath, bands: np.ndarray, density: Dos) -> str:

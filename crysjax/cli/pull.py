@@ -10,6 +10,7 @@ from typing import NamedTuple
 import typer
 
 from crysjax.cli import registry
+from crysjax.cli.show import say
 
 MODEL_BYTES, DOWNLOAD_SECONDS = 500_000_000, 1800.0  # the largest published potentials have 0.1 GB
 _NEQUIX = "https://github.com/atomicarchitects/nequix/raw"
@@ -45,7 +46,7 @@ def pull(
     from crysjax.data import files, reading
 
     if name not in PUBLISHED:
-        typer.echo(_kept(name, source))
+        say(_kept(name, source))
         return
     model = PUBLISHED[name]
     data = _fetch(model.address) if source is None else reading.read_bytes(source, MODEL_BYTES)
@@ -55,8 +56,14 @@ def pull(
         raise ValueError(
             f"{source or model.address}: SHA-256 is {found}, expected {model.sha256}; nothing was kept{own}"
         )
-    target = files.write(registry.pulled_folder() / f"{name}{Path(model.address).suffix}", data)
-    typer.echo(f"{target}: {name}, licence {model.licence}")
+    target = files.write(_folder() / f"{name}{Path(model.address).suffix}", data)
+    say(f"{target}: {name}, licence {model.licence}")
+
+
+def _folder() -> Path:
+    if (folder := registry.pulled_folder()) is None:
+        raise ValueError("there is no home directory to keep models in; set CRYSJAX_MODELS to a folder")
+    return folder
 
 
 def _kept(name: str, source: Path | None) -> str:
@@ -69,11 +76,11 @@ def _kept(name: str, source: Path | None) -> str:
         raise ValueError(f"{name!r} is not published; expected {registry.choice(name, PUBLISHED)}, or --from FILE")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", name):
         raise ValueError(f"{name!r}: expected a name of letters, digits and _ . + -, at most 100 of them")
-    if source.suffix not in registry.SUFFIXES:
-        raise ValueError(f"{source}: expected a model's file, {' or '.join(registry.SUFFIXES)}")
+    if source.suffix not in registry.PULLED:
+        raise ValueError(f"{source}: expected a model's file, {' or '.join(registry.PULLED)}")
     kind = registry.readable(source)
     data = reading.read_bytes(source, MODEL_BYTES)
-    target = files.write(registry.pulled_folder() / f"{name}{source.suffix}", data)
+    target = files.write(_folder() / f"{name}{source.suffix}", data)
     return f"{target}: {name}, a model of kind {kind}, SHA-256 {hashlib.sha256(data).hexdigest()}"
 
 

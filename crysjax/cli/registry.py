@@ -15,7 +15,7 @@ from crysjax.campaign.settings import checked, choice
 from crysjax.cli import families
 
 MODELS = Path(__file__).parents[1] / "models"
-SUFFIXES = (".npz", ".nqx")
+PULLED = (".npz", ".nqx")
 """Of a model's file: our own, or a published Nequix potential."""
 
 
@@ -136,9 +136,8 @@ def build_synthesizability(settings: Mapping[str, Any]) -> Any:
 
 def model_path(name: str) -> Path:
     """The file of a shipped or pulled model, or of a path; an error lists the models there are."""
-    folder = _folder()
-    pulled = [folder / f"{name}{suffix}" for suffix in SUFFIXES] if folder else []
-    for path in (MODELS / name / f"{name}.npz", *pulled):
+    pulled = pulled_folder()
+    for path in (MODELS / name / f"{name}.npz", *([pulled / f"{name}{end}" for end in PULLED] if pulled else [])):
         if name and path.is_file():
             return path
     if Path(name).is_file():
@@ -147,28 +146,21 @@ def model_path(name: str) -> Path:
     raise ValueError(f"{name!r} is neither a file nor a model; expected a path{others}")
 
 
-def pulled_folder() -> Path:
-    """Where `crysjax models pull` puts files: $CRYSJAX_MODELS, or a folder in the home directory."""
-    folder = _folder()
-    if folder is None:
-        raise ValueError("no home directory is known: set HOME, or CRYSJAX_MODELS to a folder for models")
-    return folder
-
-
-def _folder() -> Path | None:
+def pulled_folder() -> Path | None:
+    """Where `crysjax models pull` puts files: $CRYSJAX_MODELS, or a folder in the home directory, if any."""
     if os.environ.get("CRYSJAX_MODELS"):
         return Path(os.environ["CRYSJAX_MODELS"])
     try:
         return Path.home() / ".local" / "share" / "crysjax" / "models"
-    except RuntimeError:  # no HOME, and a user whom the system does not list: shipped models and paths still work
+    except RuntimeError:  # a user without a home, as containers have them: there are the shipped models
         return None
 
 
 def installed() -> list[str]:
     """Names of the models that are here, shipped ones first."""
     shipped = sorted(p.parent.name for p in MODELS.glob("*/*.npz") if p.stem == p.parent.name)
-    folder = _folder()
-    return shipped + sorted(p.stem for p in (folder.glob("*") if folder else ()) if p.suffix in SUFFIXES)
+    pulled = pulled_folder()
+    return shipped + sorted(p.stem for p in (pulled.glob("*") if pulled else ()) if p.suffix in PULLED)
 
 
 def readable(path: Path) -> str:

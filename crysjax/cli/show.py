@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar where there is one, plain lines everywhere else."""
+"""What people see: text without what a terminal would obey, and progress, as a bar where there is a terminal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from contextlib import contextmanager
 
 import typer
 
+from crysjax.data.names import printable
+
 QUIET_SECONDS = 5.0  # between plain lines
 
 
 class Stopped(Exception):
-    """Ctrl-C, with what is kept; typer would take a KeyboardInterrupt for itself and say nothing."""
+    """Ctrl-C or SIGTERM, with what is kept; typer would take a KeyboardInterrupt for itself and say nothing."""
+
+
+def say(text: object = "", *, err: bool = False) -> None:
+    """Print lines; the one way in which commands write to the terminal."""
+    typer.echo(printable(text, keep="\n\t"), err=err)
 
 
 Advance = Callable[..., None]  # (done, total, what = "")
@@ -28,11 +35,11 @@ def bar(name: str) -> Iterator[Advance]:
         task, last = display.add_task("", total=None, name=name), [-QUIET_SECONDS, ""]
 
         def advance(done: int, total: int, what: str = "", part: str = name) -> None:
-            display.update(task, completed=done, total=total, description=what, name=part)
+            display.update(task, completed=done, total=total, description=printable(what), name=printable(part))
             now = time.monotonic()
             if display.disable and (done == total or now - last[0] > QUIET_SECONDS or part != last[1]):
                 last[:] = now, part
-                typer.echo(f"{part} {done}/{total} {what}".rstrip())
+                say(f"{part} {done}/{total} {what}".rstrip())
 
         yield advance
 

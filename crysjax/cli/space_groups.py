@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -60,11 +58,9 @@ def in_exact_group(draw: Draw, resize: Draw, rows: np.ndarray, group: int) -> Da
             break
     resized = int((drawn.num_atoms != first_size).sum())
     if resized:
-        typer.echo(
-            f"crysjax: {resized} of {count} samples have other sizes than drawn first, for group {group}", err=True
-        )
+        say(f"crysjax: {resized} of {count} samples have other sizes than drawn first, for group {group}", err=True)
     if len(left):
-        typer.echo(f"crysjax: {len(left)} of {count} samples have a larger group that contains {group}", err=True)
+        say(f"crysjax: {len(left)} of {count} samples have a larger group that contains {group}", err=True)
     return drawn
 
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import typer
-
 from crysjax.cli import families, fine_tune, registry
+from crysjax.cli.show import say
 
 if TYPE_CHECKING:
     from crysjax.cli.train import Run
@@ -224,9 +223,9 @@ def warn_of_labels(run: Run, part: Dataset, held_out: Dataset) -> None:
         there, here = (np.isfinite(d.properties.get(name, np.nan)).any() for d in (part, held_out))
         if there and not here:
             said = f"no crystal of the validation split {run.validation_split!r} has {name}: it is judged without"
-            typer.echo(f"crysjax: warning: {said}", err=True)
+            say(f"crysjax: warning: {said}", err=True)
     for line in dict.fromkeys(line for some in (part, held_out) for line in placeholders.said(some, names)):
-        typer.echo(f"crysjax: warning: {line}", err=True)
+        say(f"crysjax: warning: {line}", err=True)
 
 
 def refuse_metrics(metrics: Mapping[str, float], out: Path) -> None:

@@ -16,7 +16,7 @@ import typer
 
 from crysjax.campaign.settings import checked, choice, parse_yaml, read_yaml
 from crysjax.cli import fine_tune, registry
-from crysjax.cli.show import Stopped, bar
+from crysjax.cli.show import Stopped, bar, say
 from crysjax.cli.tasks import TASKS, Task, refuse_metrics, warn_of_labels
 
 SECTIONS = (
@@ -105,7 +105,7 @@ def train(
         raise ValueError(f"{config}: {error}") from None
     except KeyboardInterrupt:
         raise Stopped(_kept(out)) from None
-    typer.echo(f"{model}: done")
+    say(f"{model}: done")
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -138,7 +138,7 @@ def parse(settings: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
 def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     import jax
 
-    from crysjax.data import datasets
+    from crysjax.data import datasets, digests
     from crysjax.training import checkpoint, loop
 
     dataset = datasets.load(run.data)
@@ -151,13 +151,14 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     warn_of_labels(run, part, held_out)
     task = TASKS[run.kind](settings, run, part, held_out)
     origin = task.config | {"run": run._asdict(), "given": given, "start": {"start": base and base.sha256}}
+    origin |= {"contents": {"SHA-256 of the data": " and ".join(map(digests.of_dataset, (part, held_out)))}}
     if checkpoint.exists(out):
         same_run(out, checkpoint.metadata(out), origin)
     key_init, key_run, key_test = jax.random.split(jax.random.key(run.seed), 3)
     params = _initial(task, key_init)
     if base:
         task, params, line = fine_tune.started(task, params, base, adapter, own, jax.random.fold_in(key_init, 1))
-        typer.echo(f"crysjax: {line}", err=True)
+        say(f"crysjax: {line}", err=True)
     state = loop.initial(params, optimizer, key_run)
     begun = time.perf_counter()
     step = loop.make_step(task.loss, optimizer, ema_decay=run.ema_decay)
@@ -166,6 +167,7 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
         state = loop.fit(
             state, step, task.stream, out, steps=run.steps, log_every=run.log_every, save_every=run.save_every,
             on_log=lambda row: (advance(row["step"], run.steps, _say(row)), chart(row)), metadata=origin,
+            say=lambda text: say(f"crysjax: {text}", err=True),
         )  # fmt: skip
     metrics = evaluate(task.loss, state.ema, key_test, task.held_out())
     refuse_metrics(metrics, out)
@@ -191,7 +193,7 @@ FREE = ("data", "log_every", "save_every")
 def same_run(out: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """An error that names the first setting that differs from those that the run in `out` began with."""
     now = json.loads(json.dumps(now))  # as the file holds it
-    for part in ("run", "given", "settings", "start"):
+    for part in ("run", "given", "settings", "start", "contents"):
         before, after = began.get(part, now[part]), now[part]
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key) and key not in FREE:

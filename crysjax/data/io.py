@@ -7,7 +7,6 @@ bounded (`limits.py`), nothing in it is executed, and nothing is written while i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,18 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.data import (
-    archives,
-    ase_files,
-    cif,
-    files,
-    json_files,
-    labels,
-    layouts,
-    limits,
-    poscar,
-    reading,
-)
+from crysjax.data import archives, ase_files, cif, files, json_files, labels, layouts, limits, names, poscar, reading
 from crysjax.data.ase_database import read_ase_database
 from crysjax.data.convert import (  # noqa: F401 (the views of one crystal are handed on)
     as_entry,
@@ -263,9 +251,13 @@ def write_crystals(materials: Dataset | list[Crystal | Entry], path: str | Path)
         return [files.write(path, "\n".join(texts))]
     path.mkdir(parents=True, exist_ok=True)
     digits = len(str(len(named)))
-    safe = [re.sub(r"[^\w.+-]", "_", name) for _, name in named]
-    places = [path / f"{i:0{digits}d}_{name}.cif" for i, name in enumerate(safe)]
+    places = [path / f"{i:0{digits}d}_{names.of(name)}.cif" for i, (_, name) in enumerate(named)]
     return [files.write(place, text) for place, text in zip(places, texts)]
+
+
+def _in_a_comment(name: str) -> str:
+    """An id in the comment line of extxyz, where ASE escapes neither line ends nor backslashes: they become `%0a`."""
+    return "".join(c if c.isprintable() and c != "\\" else f"%{ord(c):02x}" for c in name)
 
 
 def _write_extxyz(named: list[tuple[Entry, str]], path: Path) -> Path:
@@ -274,7 +266,7 @@ def _write_extxyz(named: list[tuple[Entry, str]], path: Path) -> Path:
     frames = []
     for row, name in named:
         frames.append(to_atoms(row))
-        frames[-1].info |= {"id": name} | {k: v for k, v in row.properties.items() if np.isfinite(v)}
+        frames[-1].info |= {"id": _in_a_comment(name)} | {k: v for k, v in row.properties.items() if np.isfinite(v)}
     with files.whole(path) as partial:
         write(partial, frames, format="extxyz")
     return path

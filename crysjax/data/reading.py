@@ -62,12 +62,12 @@ def read_bytes(path: str | Path, most: int | None = None) -> bytes:
 
 def read_text(path: str | Path, most: int | None = None) -> str:
     """The text of a regular file, unpacked if the name ends in `.gz`."""
-    return _about(path, lambda: limits.text(_unpacked(path, most)))
+    return about(path, lambda: limits.text(_unpacked(path, most)))
 
 
 def read_json(path: str | Path, most: int | None = None) -> Any:
     """The value in a JSON file, unpacked if the name ends in `.gz`; what is no JSON is a ValueError with its name."""
-    return _about(path, lambda: parse_json(limits.text(_unpacked(path, most))))
+    return about(path, lambda: parse_json(limits.text(_unpacked(path, most))))
 
 
 def parse_json(string: str | bytes) -> Any:
@@ -103,7 +103,7 @@ def _unpacked(path: str | Path, most: int | None) -> bytes:
     return limits.gunzip(data) if Path(path).name.lower().endswith(".gz") else data
 
 
-def _about(path: str | Path, read: Callable[[], Any]) -> Any:
+def about(path: str | Path, read: Callable[[], Any]) -> Any:
     """What `read` returns; its errors name the file."""
     try:
         return read()

@@ -17,10 +17,7 @@ _SNIFFED = 50  # rows in which a column of structures is looked for
 
 def read(path: str | Path) -> list[dict[str, str]]:
     """All rows of a CSV file with a header, as text; a byte-order mark is no part of the first name."""
-    try:
-        return list(rows(reading.read_text(path)))
-    except csv.Error as error:
-        raise ValueError(f"{path}: cut short or malformed ({error})") from None
+    return reading.about(path, lambda: list(rows(reading.read_text(path))))
 
 
 def rows(text: str) -> Iterator[dict[str, str]]:
@@ -31,10 +28,13 @@ def rows(text: str) -> Iterator[dict[str, str]]:
     """
     csv.field_size_limit(limits.FIELD_CHARACTERS)
     reader = csv.DictReader(io.StringIO(text), restval="")
-    names = reader.fieldnames or []
-    for row in reader:
-        if list(row.values()) != names:
-            yield row
+    try:
+        names = reader.fieldnames or []
+        for row in reader:
+            if list(row.values()) != names:
+                yield row
+    except csv.Error as error:
+        raise ValueError(f"cut short or malformed ({error})") from None
 
 
 def header(text: str) -> list[str]:

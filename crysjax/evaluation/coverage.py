@@ -149,8 +149,11 @@ def _key(row: Entry) -> str:
 def _read_cache(path: str | Path | None) -> dict[str, np.ndarray]:
     if path is None or not Path(path).exists():
         return {}
-    with files.npz(path, "a cache of fingerprints") as file:
-        keys, values = file["keys"], file["values"]
+    try:
+        with files.npz(path, "a cache of fingerprints") as file:
+            keys, values = file["keys"], file["values"]
+    except files.Damaged:
+        return {}  # they are simply made again
     if values.shape != (len(keys), STRUCTURE_FEATURES):
         raise ValueError(f"{path}: not a cache of fingerprints ({len(keys)} keys, values of shape {values.shape})")
     return dict(zip(keys.tolist(), values))

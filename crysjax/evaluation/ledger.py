@@ -7,6 +7,7 @@ such a line.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -104,6 +105,27 @@ def read(path: str | Path) -> list[Row]:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: line {number} is not a row of a ledger ({error})") from None
     return rows
+
+
+def seal(path: str | Path) -> dict[str, int | str]:
+    """Size and SHA-256 of a ledger as it is, for `check`."""
+    written = reading.read_bytes(path)
+    return {"bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()}
+
+
+def check(path: str | Path, rounds: int, sealed: dict | None) -> None:
+    """An error unless the ledger holds these finished rounds as they were when it was sealed; more may follow.
+
+    Without a seal, of a campaign of an older version, there must be rows of each round.
+    """
+    found = {row.round for row in read(path)}
+    written = reading.read_bytes(path) if Path(path).exists() else b""
+    said = sealed and hashlib.sha256(written[: sealed["bytes"]]).hexdigest()
+    if not set(range(rounds)) <= found or (sealed and said != sealed["sha256"]):
+        raise ValueError(
+            f"{path}: cut short, changed or missing since round {rounds} was finished; put the former one back, or "
+            "start again with --no-resume"
+        )
 
 
 def keep_rounds(path: str | Path, rounds: int) -> list[Row]:

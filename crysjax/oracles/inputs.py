@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from crysjax.base import Crystal
-from crysjax.data import convert, files, reading
+from crysjax.data import convert, files, names, reading
 from crysjax.data.datasets import Dataset, Entry, checked, entries
 from crysjax.data.elements import formula
 from crysjax.data.levels import Level
@@ -71,7 +70,6 @@ def write_espresso(
     }  # fmt: skip
 
     def write(entry: Entry, place: Path) -> None:
-        place.mkdir()
         (place / "pw.in").write_text(_pw_input(entry, settings))
 
     about = {"program": "Quantum ESPRESSO", "settings": settings}
@@ -108,21 +106,21 @@ def _write(
     """A folder a crystal, each whole or not at all; the manifest comes last, so that it names only what is there."""
     given = entries(crystals) if isinstance(crystals, Dataset) else [convert.as_entry(c) for c in crystals]
     found = [entry._replace(id=entry.id or f"crystal-{i}") for i, entry in enumerate(given)]
-    names = [entry.id for entry in found]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    ids = [entry.id for entry in found]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
         raise ValueError(f"inputs: two crystals of the id {twice!r}; expected each once")
-    rows = [_one(entry, folder, i, len(found), write) for i, entry in enumerate(found)]
-    manifest = {"format": FORMAT, **about, "level": level._asdict(), "crystals": rows}
-    return files.write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    with files.alone(folder):
+        rows = [_one(entry, folder, i, len(found), write) for i, entry in enumerate(found)]
+        manifest = {"format": FORMAT, **about, "level": level._asdict(), "crystals": rows}
+        return files.write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def _one(entry: Entry, folder: Path, index: int, count: int, write: Callable[[Entry, Path], None]) -> dict[str, Any]:
-    safe = re.sub(r"[^\w.+-]", "_", entry.id)
-    place = folder / f"{index:0{len(str(count))}d}_{safe}"
+    place = folder / f"{index:0{len(str(count))}d}_{names.of(entry.id)}"
     try:
         checked(entry)
-        with files.whole(place) as partial:
+        with files.whole(place, folder=True) as partial:
             write(entry, partial)
     except ValueError as error:
         raise ValueError(f"inputs: crystal {entry.id!r}: {error}") from None

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from crysjax.data import files, reading
+from crysjax.data import digests, files, reading
 
 FORMAT = 1
 
@@ -36,17 +37,18 @@ def _steps(folder: str | Path) -> list[int]:
 
 
 def save(folder: str | Path, state: Any, metadata: dict, *, keep: int = 2) -> None:
-    """Write the state as `folder/checkpoints/<step>`, whole or not at all, and keep the newest few."""
+    """Write the state as `folder/checkpoints/<step>` with digests, whole or not at all, and keep the newest few."""
     import jax
     import orbax.checkpoint as ocp
 
     root = (Path(folder) / "checkpoints").resolve()
-    root.mkdir(parents=True, exist_ok=True)
     files.write(Path(folder) / "config.json", json.dumps(metadata | {"format": FORMAT}, indent=1))
     _remove(root.glob("*.orbax-checkpoint-tmp*"))  # what a kill or a full disk left half written
     path = root / str(int(state.step))
-    with _errors_of_orbax(path), ocp.StandardCheckpointer() as writer:
-        writer.save(path, jax.tree.map(np.asarray, state), force=True)
+    with files.whole(path, folder=True) as partial:
+        with _errors_of_orbax(path), ocp.StandardCheckpointer() as writer:
+            writer.save(partial, jax.tree.map(np.asarray, state), force=True)
+        digests.write_list(partial)
     _remove(root / str(old) for old in _steps(folder)[:-keep])
 
 
@@ -69,7 +71,7 @@ def _errors_of_orbax(path: Path) -> Iterator[None]:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None:
             raise
-        _remove(path.parent.glob("*.orbax-checkpoint-tmp*"))
+        _remove(path.parent.glob("*.orbax-checkpoint-tmp*"))  # of threads that are still at it
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
@@ -90,18 +92,51 @@ def metadata(folder: str | Path) -> dict:
     return found
 
 
-def restore(folder: str | Path, like: Any) -> Any:
-    """The newest state in the folder, with the structure and shapes of `like`."""
+def restore(folder: str | Path, like: Any, say: Callable[[str], None] = warnings.warn) -> Any:
+    """The newest undamaged state in the folder, with the structure and shapes of `like`.
+
+    A damaged one is told to `say` and put aside as `checkpoints/<step>.damaged`; the steps since the one before it are
+    then to be done again. An error where no checkpoint is left, or where all belong to a run with other settings.
+    """
+    root, lost = Path(folder) / "checkpoints", ""
+    for step in reversed(_steps(folder)):
+        path = root / str(step)
+        try:
+            found = _read(path, like)
+        except _Foreign as error:
+            raise ValueError(str(error)) from None
+        except ValueError as error:
+            lost = lost or str(error)
+            continue
+        for bad in (s for s in _steps(folder) if s > step):
+            say(f"{root / str(bad)}: damaged and put aside; going on from step {step}")
+            _remove([root / f"{bad}.damaged"])
+            (root / str(bad)).replace(root / f"{bad}.damaged")
+        return found
+    raise ValueError(lost)
+
+
+class _Foreign(ValueError):
+    """A checkpoint that is as it was written, and fits another run."""
+
+
+def _read(path: Path, like: Any) -> Any:
     import jax
     import orbax.checkpoint as ocp
 
-    path = (Path(folder) / "checkpoints").resolve() / str(newest(folder))
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     try:
+        checked = digests.check_list(path)  # before anything else reads it
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); use a new folder") from None
+    try:
         with _errors_of_orbax(path), ocp.StandardCheckpointer() as reader:
-            found = reader.restore(path, jax.tree.map(np.zeros_like, jax.tree.map(np.asarray, like)))
-    except ValueError:
-        raise ValueError(f"{path}: damaged, or of a run with other settings; use a new folder") from None
+            found = reader.restore(path.resolve(), jax.tree.map(np.zeros_like, jax.tree.map(np.asarray, like)))
+    except Exception as error:  # of a file that nobody checked, orbax and the libraries below it raise anything
+        if isinstance(error, OSError | MemoryError):
+            raise
+        said = f"{path}: {'' if checked else 'damaged, or '}of a run with other settings; use a new folder"
+        raise (_Foreign if checked else ValueError)(said) from None
     return jax.tree.map(lambda leaf, shape: jax.numpy.asarray(leaf, shape.dtype), found, target)
 
 

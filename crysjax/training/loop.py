@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,42 +116,45 @@ def fit(
     save_every: int = 1000,
     on_log: Callable[[dict], None] = lambda row: None,
     metadata: dict | None = None,
+    say: Callable[[str], None] = warnings.warn,
 ) -> State:
     """Train until `steps`, resuming from the newest checkpoint in `folder`; metrics go to `folder/metrics.jsonl`.
 
     Args:
         stream: `stream(k)` yields the batches from step `k` on, a function of `k` alone: this makes resuming exact.
         on_log: called with every logged row.
+        say: told of a damaged checkpoint, where an older one is gone on from.
 
     Raises:
+        Busy: another process trains in this folder.
         NonFiniteLoss: after saving the offending batch as `folder/bad_batch.npz`.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = checkpoint.restore(folder, state) if checkpoint.exists(folder) else state
-    first, began, pending, last = int(state.step), time.perf_counter(), [], None
     log = folder / "metrics.jsonl"
-    _forget_after(log, first)
-    with files.naming(log), log.open("a") as book:
-        for done, batch in enumerate(stream(first), first + 1):
-            if done > steps:
-                break
-            state, metrics = step(state, batch)
-            if last is not None:
-                _check(*last, folder)  # one step late: the device is already busy with this one
-            last = (done, metrics, batch)
-            pending.append(metrics)
-            if done % log_every == 0 or done % save_every == 0 or done == steps:
-                _check(*last, folder)
-            if done % log_every == 0 or done == steps:
-                row = _summary(pending, done, (time.perf_counter() - began) / (done - first))
-                pending = []
-                book.write(json.dumps(row) + "\n")
-                book.flush()
-                on_log(row)
-            if done % save_every == 0 or done == steps:
-                checkpoint.save(folder, state, metadata or {})
-    return state
+    with files.alone(folder):
+        state = checkpoint.restore(folder, state, say) if checkpoint.exists(folder) else state
+        first, began, pending, last = int(state.step), time.perf_counter(), [], None
+        _forget_after(log, first)
+        with files.naming(log), log.open("a") as book:
+            for done, batch in enumerate(stream(first), first + 1):
+                if done > steps:
+                    break
+                state, metrics = step(state, batch)
+                if last is not None:
+                    _check(*last, folder)  # one step late: the device is already busy with this one
+                last = (done, metrics, batch)
+                pending.append(metrics)
+                if done % log_every == 0 or done % save_every == 0 or done == steps:
+                    _check(*last, folder)
+                if done % log_every == 0 or done == steps:
+                    row = _summary(pending, done, (time.perf_counter() - began) / (done - first))
+                    pending = []
+                    book.write(json.dumps(row) + "\n")
+                    book.flush()
+                    on_log(row)
+                if done % save_every == 0 or done == steps:
+                    checkpoint.save(folder, state, metadata or {})
+        return state
 
 
 def _forget_after(log: Path, step: int) -> None:

@@ -4,10 +4,12 @@ import json
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from crysjax.data import datasets
 from crysjax.training import checkpoint
 
 
@@ -118,7 +120,30 @@ def test_checkpoints_of_another_version(train, one_line, config, finished, conte
     one_line(train(config, "--out", finished), message)
 
 
-def test_a_damaged_checkpoint_is_named(train, one_line, config, finished):
-    for path in (finished / "checkpoints" / "30").rglob("manifest.ocdbt"):
+def cut(checkpoint) -> None:
+    for path in checkpoint.rglob("manifest.ocdbt"):
         path.write_bytes(path.read_bytes()[:10])
-    one_line(train(config, "--out", finished), r"checkpoints/30: damaged, or of a run with other settings")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_older_one_goes_on(train, one_line, world, config, finished):
+    cut(finished / "checkpoints" / "30")
+    answer = train(config, "--out", finished)
+    said = f"crysjax: {finished}/checkpoints/30: damaged and put aside; going on from step 20\n"
+    assert answer.code == 0 and answer.err == said
+    assert leaves(finished / "model.npz") == leaves(world.generator)
+    for step in ("20", "30"):
+        cut(finished / "checkpoints" / step)
+    one_line(train(config, "--out", finished), r"checkpoints/30: damaged .*; use a new folder")
+
+
+def test_the_same_names_with_other_crystals_are_other_data(train, one_line, world, write, finished):
+    given = datasets.load(world.data)
+    moved = given.frac.copy()
+    moved[0, 0] = np.nextafter(moved[0, 0], 1)
+    datasets.save(replace(given, frac=moved), finished.parent / "other.npz")
+    config = write(
+        finished.parent / "train.yaml", world.config("generator") | {"data": str(finished.parent / "other.npz")}
+    )
+    one_line(train(config, "--out", finished), r"run: this run began with SHA-256 of the data = '.*', it is now '")
+    datasets.save(given, finished.parent / "other.npz")  # the same crystals in another place
+    assert train(config, "--out", finished).code == 0

@@ -105,6 +105,15 @@ def test_written_crystals_are_read_back_by_crysjax_pymatgen_and_ase(tmp_path):
     assert io.read(frames).ids.tolist() == dataset.ids.tolist()
 
 
+def test_no_id_breaks_an_extxyz_file(tmp_path):
+    ids = ["two\nlines", "back\\slash", "ends\\", "\x1b[31m", 'q"uo,te', "a=b c", "é", "{x}"]
+    rows = [entry._replace(id=name) for entry, name in zip(random_entries(len(ids)), ids)]
+    (path,) = io.write_crystals(rows, tmp_path / "a.extxyz")
+    found = io.read(path)
+    assert found.ids.tolist() == ["two%0alines", "back%5cslash", "ends%5c", "%1b[31m", 'q"uo,te', "a=b c", "é", "{x}"]
+    np.testing.assert_allclose(found.lattice, np.stack([row.lattice for row in rows]), atol=1e-6)
+
+
 def test_poscar_and_ase_database(tmp_path):
     from ase.db import connect
     from ase.io import write

@@ -218,9 +218,9 @@ READS = re.compile(
 )
 ELSEWHERE = {
     "data/reading.py": 2, "data/files.py": 1, "data/symmetry_finder.py": 1, "campaign/settings.py": 1,
-    "data/layouts.py": 1,  # rows of a text that was read
+    "data/tables.py": 2,  # rows of a text that was read
     "oracles/calculators.py": 2,  # what our own process prints
-    "cli/judge.py": 1, "cli/train.py": 1,  # our own settings, and an argument
+    "cli/judge.py": 2, "cli/train.py": 1,  # our own settings, and an argument
 }  # fmt: skip
 
 

@@ -1,0 +1,106 @@
+"""Digests of data at rest: what was written is what is read, or the file is called damaged.
+
+A zip file (`.npz`) carries the SHA-256 of itself as the comment at its end, where every reader of zips passes over it;
+a folder carries a file that lists those of its files. What carries no digest, such as a file of an older version or of
+another program, is read as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from crysjax.data import reading
+
+if TYPE_CHECKING:
+    from crysjax.data.datasets import Dataset
+
+LIST = "digests.json"
+_SAYS = b"crysjax sha256 "
+_SEAL = len(_SAYS) + 64
+_NO_COMMENT, _LENGTH = struct.pack("<H", 0), struct.pack("<H", _SEAL)
+_END = b"PK\x05\x06"  # begins the last 22 bytes before the comment; the last two of them are its length
+_BLOCK = 1 << 20
+_DAMAGED = "the file is damaged: its contents are not those that were written"
+
+
+def sealed(zipped: bytes) -> bytes:
+    """The bytes of a zip file, which has no comment, with the digest of all of them as its comment."""
+    if not zipped.endswith(_NO_COMMENT):
+        raise ValueError("the zip file has a comment already")
+    return zipped[:-2] + _LENGTH + _SAYS + hashlib.sha256(zipped).hexdigest().encode()
+
+
+def check(file: BinaryIO) -> None:
+    """An error for a zip file that is not what its digest says; `file` is left at its start."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _SEAL - len(_END) - 18, 0))
+    tail = file.read()
+    file.seek(0)
+    found, end = tail.rfind(_END), tail[-_SEAL - 2 :]
+    if found >= 0 and int.from_bytes(tail[found + 20 : found + 22], "little") != len(tail) - found - 22:
+        raise ValueError(_DAMAGED)  # the comment is cut short
+    if sum(a == b for a, b in zip(end[2:], _SAYS)) < len(_SAYS) - 3:
+        return  # it carries none, not even a damaged one
+    total, left = hashlib.sha256(), size - _SEAL - 2
+    while left > 0 and (block := file.read(min(_BLOCK, left))):
+        total.update(block)
+        left -= len(block)
+    total.update(_NO_COMMENT)
+    file.seek(0)
+    if end != _LENGTH + _SAYS + total.hexdigest().encode():
+        raise ValueError(_DAMAGED)
+
+
+def write_list(folder: str | Path) -> Path:
+    """`digests.json` of all files in a folder and in those within."""
+    listed = json.dumps(_files(Path(folder)), indent=1, sort_keys=True)
+    path = Path(folder) / LIST
+    path.write_text(f"{hashlib.sha256(listed.encode()).hexdigest()}\n{listed}")
+    return path
+
+
+def check_list(folder: str | Path) -> bool:
+    """Whether a folder has a list; an error that names the first file that is not as the list says."""
+    path = Path(folder) / LIST
+    if not path.exists():
+        return False
+    own, _, listed = reading.read_bytes(path).partition(b"\n")
+    if own != hashlib.sha256(listed).hexdigest().encode():
+        raise ValueError(f"{path}: {_DAMAGED}")
+    expected, found = reading.parse_json(listed), _files(Path(folder))
+    for name, digest in expected.items():
+        if found.get(name) != digest:
+            raise ValueError(f"{path.parent / name}: {_DAMAGED if name in found else 'the file is missing'}")
+    return True
+
+
+def _files(folder: Path) -> dict[str, str]:
+    files = (p for p in folder.rglob("*") if p.is_file() and p != folder / LIST)
+    return {p.relative_to(folder).as_posix(): reading.digest(p) for p in files}
+
+
+def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of arrays with their names, types and shapes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype.str} {array.shape} ".encode("utf-8", "surrogatepass"))
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def of_dataset(dataset: Dataset) -> str:
+    """SHA-256 of crystals, ids and labels; not of splits and provenance."""
+    arrays = {name: getattr(dataset, name) for name in ("num_atoms", "numbers", "frac", "lattice")}
+    arrays |= {f"property/{name}": values for name, values in dataset.properties.items()}
+    arrays |= {f"site/{name}": values for name, values in dataset.site_properties.items()}
+    ids = "\0".join(map(str, dataset.ids)).encode("utf-8", "surrogatepass")
+    return of_arrays(arrays | {"ids": np.frombuffer(ids, np.uint8)})
