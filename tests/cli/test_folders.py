@@ -167,7 +167,7 @@ def test_a_second_process_is_refused_and_sigterm_says_what_is_kept(designed, sta
     one_line(crysjax("design", plan, "--out", out), rf"{out}: another process is writing there; wait for it or name an")
     assert (out / "ledger.jsonl").read_bytes().startswith(before)
     process.send_signal(signal.SIGTERM)
-    said, err = process.communicate(timeout=120)
+    said, err = process.communicate(timeout=300)
     assert process.returncode == 143, (said, err)
     assert re.fullmatch(rf"crysjax: stopped by SIGTERM; [12] of 3 rounds in {out} are kept; the same .*\n", err), err
     assert crysjax("design", plan, "--out", out).code == 0
