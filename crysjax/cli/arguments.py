@@ -40,6 +40,8 @@ def no_empty_paths(app: typer.Typer, arguments: list[str]) -> None:
 
     Text that is no path may be empty, as may options that an empty text leaves out.
     """
+    if not any(one == "" or one.endswith("=") for one in arguments):
+        return
     takes = dict(_options(app))
     for before, one in zip(["", *arguments], arguments):
         name, equals, value = one.partition("=")

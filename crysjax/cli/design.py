@@ -191,6 +191,10 @@ def _say(out: Path, summary: dict[str, Any]) -> None:
     say(stages)
     for rank, best in enumerate(summary["best"], start=1):
         say(f"  {rank}. {best['formula']:16s}{printable(best['id']):10s}objective {best['objective']:.3f}")
+    lost = summary["interrupted"]
+    if lost["rounds"]:
+        wasted = f"{lost['sampled']} samples and {lost['relaxations']} relaxations were made again"
+        say(f"rounds interrupted before their end: {lost['rounds']}; {wasted}, beside those of the budget")
     if not summary["candidates"]:
         say(summary["nothing"])
     say(f"{_hits(summary['hits'])}; {summary['seconds']:.0f} s; {out}/report.html")

@@ -30,9 +30,10 @@ def bar(name: str) -> Iterator[Advance]:
     """A progress display; call what it gives with (done, total, text)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    head, tail = (TextColumn(text, markup=False) for text in ("{task.fields[name]}", "{task.description}"))
+    columns = (head, BarColumn(), MofNCompleteColumn(), tail)
     with Progress(*columns, TimeRemainingColumn(), disable=not _is_terminal()) as display:
-        task, last = display.add_task("", total=None, name=name), [-QUIET_SECONDS, ""]
+        task, last = display.add_task("", total=None, name=printable(name)), [-QUIET_SECONDS, ""]
 
         def advance(done: int, total: int, what: str = "", part: str = name) -> None:
             display.update(task, completed=done, total=total, description=printable(what), name=printable(part))

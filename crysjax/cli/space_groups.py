@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from crysjax.cli.show import say
+
 if TYPE_CHECKING:
     import numpy as np
 

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import pytest
 from ase.io import read as ase_read
 
 from crysjax.cli import registry
-from crysjax.cli.app import app
+from crysjax.cli.app import app, explain
+from crysjax.cli.show import Stopped
+from crysjax.cli.signals import terminable
 from crysjax.data import datasets, files, io, names
 
 IDS = ["../../x", "/etc/x", "x" * 250, "a/b", "a_b", "a", "A", "CON", "..", "\x1b[31mred", 'q"uo,te', "two\nlines", "é"]
@@ -163,13 +167,22 @@ def test_a_second_process_is_refused_and_sigterm_says_what_is_kept(designed, sta
     one_line(crysjax("design", plan, "--out", out), rf"{out}: another process is writing there; wait for it or name an")
     assert (out / "ledger.jsonl").read_bytes().startswith(before)
     process.send_signal(signal.SIGTERM)
-    said, err = process.communicate(timeout=120)
+    said, err = process.communicate(timeout=300)
     assert process.returncode == 143, (said, err)
     assert re.fullmatch(rf"crysjax: stopped by SIGTERM; [12] of 3 rounds in {out} are kept; the same .*\n", err), err
     assert crysjax("design", plan, "--out", out).code == 0
     for name in ("ledger.jsonl", "candidates.extxyz"):
         assert (out / name).read_bytes() == (designed[0] / name).read_bytes()
     assert not list(out.glob(".*"))
+
+
+def test_sigterm_is_raised_as_ctrl_c_is_and_a_second_one_is_not_caught():
+    with terminable() as received, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert received == ["SIGTERM"] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert explain(Stopped("kept"), *received) == ("stopped by SIGTERM; kept", 143)
+    assert explain(Stopped("kept")) == ("stopped by Ctrl-C; kept", 130)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What is written is written whole, by one process, and is noticed when it changes on the disk."""
 
+import errno
 import os
 import signal
 import stat
@@ -127,6 +128,19 @@ def test_a_lock_leaves_nothing_and_may_be_taken_twice_by_one_process(tmp_path):
     with pytest.raises(ValueError, match="a mistake"), files.alone(tmp_path / "b" / "c"):
         raise ValueError("a mistake")
     assert os.listdir(tmp_path) == ["a"]  # nothing came into the others
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_and_worked_on(tmp_path, monkeypatch, code):
+    def none(descriptor, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(locks.fcntl, "flock", none)
+    with pytest.warns(UserWarning, match="this file system has no locks"), files.alone(tmp_path / "a"):
+        files.write(tmp_path / "a" / "x", "x")
+        (tmp_path / "a" / ".0.partial").touch()
+    with pytest.warns(UserWarning, match="no locks"), files.alone(tmp_path / "a"):
+        assert (tmp_path / "a" / ".0.partial").exists()  # nobody can tell whether it is in use
 
 
 def test_cells_of_a_table_come_back(tmp_path):
