@@ -59,7 +59,7 @@ def pymatgen(args) -> dict:
 
 def crysjax(args) -> dict:
     from crysjax.data.scattering import scattering
-    from crysjax.properties.diffraction import peaks
+    from crysjax.properties.peaks import peaks
 
     dataset = crystals(args)
     begin = clock()

@@ -1,19 +1,14 @@
-"""Structure from a powder pattern: many starts descend at once, from blurred patterns to sharp ones.
+"""Structure from a powder pattern: many starts descend by their `misfit`, from blurred patterns to sharp ones.
 
-The misfit is Rietveld's weighted profile factor with the scale fitted in closed form:
-
-    Rwp² = min_c Σ_g w (y - c y_calc)² / Σ_g w y²,   w = 1 / max(y, 1 % of the strongest)
-
-so that it lies between 0 and 1. Peaks are first blurred by a Gaussian, which joins neighbours and lets a wrong cell
-feel where it should go, and low angles count more (a Debye-Waller factor on data and model alike), which smooths the
-landscape of the positions; both are taken back stage by stage. Atoms closer than a distance are pushed apart. Every
-start runs through all stages in one compiled program (`search.run`), by Adam or by Langevin dynamics.
-
-With the cell given, angles are fixed: data, peak shapes and weights shrink to a vector and a matrix over reflections.
+Peaks are first blurred by a Gaussian, which joins neighbors and lets a wrong cell feel where it should go, and low
+angles count more (a Debye-Waller factor on data and model alike), which smooths the landscape of the positions; both
+are taken back stage by stage. Atoms closer than a distance are pushed apart. A stage is one compiled program
+(`search.run`), by Adam or by Langevin dynamics, of as many starts at once as fit into little memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -23,25 +18,26 @@ import numpy as np
 import optax
 from jax import Array
 
-from crysjax.base import Crystal, PyTree, Search, site_mask
-from crysjax.data import datasets
+from crysjax.base import Crystal, PyTree, Search
+from crysjax.campaign.misfit import CELL, Problem, Stage, crystal_at, factor, misfit, problem, stages
+from crysjax.data import datasets, equivalence
 from crysjax.data.datasets import Dataset, Entry
-from crysjax.data.scattering import Scattering, of_species, scattering
+from crysjax.data.scattering import Scattering, scattering
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry import torus
-from crysjax.properties import diffraction
-from crysjax.properties.diffraction import Indices, Shape, profile, reflections
+from crysjax.properties.diffraction import Shape, profile, reflections
 from crysjax.search import langevin
 from crysjax.search.gradient import gradient
 from crysjax.search.run import run
 
-FLOOR = 0.01  # of the strongest point: below it the weight does not grow any more
-RWP = "rwp"
+RWP, START, COPIES = "rwp", "start", "copies"
 METHODS = ("adam", "langevin")
-_SLOTS, _ROWS = 4, 128  # atoms, species and reflections are filled up to multiples: compiled programs are used again
-_CELL = 0.2  # the unit of cell coordinates while they move
-_GROWTH = 1.2  # how much longer axes may become than those of any start
-_IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(27, 3).astype(np.float32)
+EXPLAINED = 0.2  # Rwp up to which a candidate explains a pattern: wrong structures have 0.5 to 0.9
+COPY = equivalence.Tolerance(stol=0.1, angle_degree=3.0, ltol=0.03)  # closer than solutions that differ
+_LIKE = 0.02  # by how much the Rwp, and relatively the volumes, of copies may differ
+_TOGETHER = 2**21  # reflections times atoms of the starts that move at once
+_CALL = 8  # starts a call where the cell moves: between two of them progress is told
+Progress = Callable[..., None]  # (done, total, what)
 
 
 class Descent(NamedTuple):
@@ -56,36 +52,16 @@ class Descent(NamedTuple):
     repulsion: float = 1.0  # Rwp² that two atoms on one place cost
 
 
-class _Data(NamedTuple):
-    """What a stage compares with; leaves have a leading axis of stages."""
-
-    pull: Array  # (k, r) weighted data along the peaks of each reflection
-    gram: Array  # (k, r, r) overlap of the peaks of two reflections
-    seen: Array  # (k, g) blurred data (free cells)
-    weight: Array  # (k, g)
-    blur: Array  # (k,) degrees
-
-
-class _Problem(NamedTuple):
-    """All arrays of one pattern and composition."""
-
-    occupancy: Array  # (n, s)
-    lattice: Array  # (3, 3) of a given cell
-    table: Scattering
-    given: Indices
-    grid: Array  # (g,)
-    shape: Shape
-    data: _Data
-    closest: Array  # () Å
-
-
 def solve(
     two_theta: np.ndarray, intensity: np.ndarray, numbers: np.ndarray, *, lattice: np.ndarray | None = None,
     starts: int | Dataset = 64, table: Scattering | None = None, shape: Shape = Shape(),  # noqa: B008
     descent: Descent = Descent(), closest_angstrom: float | None = None, volume_per_atom: float = 16.0,  # noqa: B008
-    seed: int = 0,
+    seed: int = 0, progress: Progress = lambda *_: None,
 ) -> Dataset:  # fmt: skip
     """Candidates for a pattern by rising Rwp (property `rwp`; `start` says which start one came from).
+
+    Starts that broke (no finite misfit, a cell without volume) are left out and counted in the provenance. Many starts
+    end in one structure: `distinct` removes its copies.
 
     Args:
         two_theta: (g,) degrees, rising; `intensity` (g,) the measured profile, background taken off.
@@ -96,29 +72,53 @@ def solve(
         table: radiation, `NUM_SPECIES` columns; Cu Kα if left out.
         shape: of the measured peaks.
         closest_angstrom: atoms closer than this repel; 0.6 (V / n)^(1/3) if left out.
-        volume_per_atom: Å^3, centre of the random cells where none is given.
+        volume_per_atom: Å^3, center of the random cells where none is given.
+        progress: is told how many stages of starts are done, of how many, and the best Rwp so far.
     """
     x, y, numbers = _checked(two_theta, intensity, numbers, descent)
     begin = _starts(starts, numbers, lattice, volume_per_atom, seed)
-    table = scattering() if table is None else table
+    table, fixed = scattering() if table is None else table, lattice is not None
     reach = min(float(x[-1]) + 1, 179.0)  # tails of peaks just beyond the data reach into them
-    problem = _problem(x, y, numbers, begin, lattice is not None, table, shape, descent, closest_angstrom, reach)
+    made = problem(numbers, begin.lattice, table, shape, fixed=fixed, closest=closest_angstrom, reach=reach)
+    todo = stages(made, x, y, descent.blur_degree, descent.damping_angstrom2, fixed=fixed)
     keys = jax.random.split(jax.random.key(seed), len(begin.frac))
-    points = {"frac": jnp.pad(begin.frac, ((0, 0), (0, len(problem.occupancy) - len(numbers)), (0, 0)))}
-    if lattice is None:
-        points["cell"] = lattices.encode(begin.lattice, jnp.ones(len(begin.lattice))) / _CELL
-    final = _descend(problem, keys, points, descent, reach)
-    calculated = np.asarray(_profiles(problem, final, reach), float)
+    points = {"frac": jnp.pad(begin.frac, ((0, 0), (0, len(made.occupancy) - len(numbers)), (0, 0)))}
+    if not fixed:
+        points["cell"] = lattices.encode(begin.lattice, jnp.ones(len(begin.lattice))) / CELL
+    final = _descend(made, todo, keys, points, descent, reach, progress)
+    calculated = np.asarray(_profiles(made, final, jnp.asarray(x, jnp.float32), reach), float)
     return _ranked(jax.tree.map(np.asarray, final), factor(y, calculated), numbers)
 
 
-def factor(seen: np.ndarray, calculated: np.ndarray) -> np.ndarray:
-    """Rwp of calculated profiles with the best scale of each: (g,), (..., g) -> (...), 1 without peaks."""
-    weight = 1 / np.maximum(seen, FLOOR * seen.max())
-    own = (weight * calculated**2).sum(-1)
-    scale = (weight * seen * calculated).sum(-1) / np.where(own > 0, own, 1)
-    rest = (weight * (seen - scale[..., None] * calculated) ** 2).sum(-1)
-    return np.sqrt(rest / (weight * seen**2).sum())
+def distinct(found: Dataset, most: int) -> Dataset:
+    """The best candidates without copies of one another, `most` of them; property `copies` counts the starts of each.
+
+    Copies are equal within `COPY` by pymatgen's StructureMatcher, in any cell, origin and handedness (a pattern does
+    not tell enantiomers apart), and in volume and Rwp.
+    """
+    kept: list[int] = []
+    cells, copies, values = [], [], found.properties[RWP]
+    volume = np.abs(np.linalg.det(found.lattice.astype(float)))
+    for k, row in enumerate(datasets.entries(found)):
+        cell = _reduced(row)
+        alike = [j for j, i in enumerate(kept) if values[k] - values[i] < _LIKE and
+                 abs(volume[k] / volume[i] - 1) < _LIKE and cells[j] is not None and cell is not None]  # fmt: skip
+        home = next((j for j in alike if any(True for _ in equivalence.matches(cells[j], [cell], COPY))), None)
+        if home is not None:
+            copies[home] += 1
+        elif len(kept) < most:
+            kept, cells, copies = [*kept, k], [*cells, cell], [*copies, 1]
+    best = datasets.take(found, np.array(kept, int))
+    best.properties[COPIES] = np.array(copies, np.float32)
+    return best
+
+
+def _reduced(row: Entry) -> Entry | None:
+    """Its primitive cell, None for a cell so odd that pymatgen gives up: such a one has no copies."""
+    try:
+        return equivalence.primitive([row])[0]
+    except Exception:  # pymatgen raises many kinds
+        return None
 
 
 def _checked(two_theta, intensity, numbers, descent: Descent) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -161,79 +161,49 @@ def _starts(starts: int | Dataset, numbers: np.ndarray, lattice, volume_per_atom
     return Crystal(None, jnp.asarray(frac, jnp.float32), jnp.asarray(cells, jnp.float32))
 
 
-def _problem(x, y, numbers, begin: Crystal, fixed: bool, table, shape, descent: Descent, closest, reach) -> _Problem:
-    """Everything as arrays, of few different shapes."""
-    found, species = np.unique(numbers, return_inverse=True)
-    atoms, kinds = (-(-len(rows) // _SLOTS) * _SLOTS for rows in (numbers, found))
-    columns = of_species(table, np.pad(found, (0, kinds - len(found))))
-    angle = {"wavelength_angstrom": float(table.wavelength), "two_theta_max_degree": reach}
-    cells = np.asarray(begin.lattice, float)
-    given = diffraction.indices(diffraction.reflections_needed(cells * (1 if fixed else _GROWTH), **angle).max(0))
-    if fixed:
-        hkl = diffraction.within(given, cells[0], **angle).hkl
-        given = given._replace(hkl=np.pad(hkl, ((0, -len(hkl) % _ROWS), (0, 0))))
-    occupancy = np.pad(np.eye(kinds, dtype=np.float32)[species], ((0, atoms - len(numbers)), (0, 0)))
-    size = abs(np.linalg.det(cells)).mean() / len(numbers)
-    near = 0.6 * np.cbrt(size) if closest is None else closest
-    problem = _Problem(
-        occupancy, np.asarray(begin.lattice[0]), columns, given, x.astype(np.float32),
-        Shape(*map(np.float32, shape)), (), np.float32(near),
-    )  # fmt: skip
-    problem = jax.tree.map(jnp.asarray, problem)
-    return problem._replace(data=_stages(problem, y, descent, fixed))
+# The descent
 
 
-def _stages(problem: _Problem, y: np.ndarray, descent: Descent, fixed: bool) -> _Data:
-    """Blurred and damped data a stage; with the cell given also what it needs of them."""
-    x, parts = np.asarray(problem.grid, float), []
-    s2 = np.square(np.sin(np.radians(x / 2)) / float(problem.table.wavelength))
-    if fixed:
-        still = Crystal(problem.occupancy, jnp.zeros((len(problem.occupancy), 3)), problem.lattice)
-        angles = np.asarray(reflections(still, problem.table, problem.given).two_theta, float)
-    for blur, damping in zip(descent.blur_degree, descent.damping_angstrom2):
-        seen = _blurred(x, y, blur)
-        weight = np.exp(-4 * damping * s2) / np.maximum(seen, FLOOR * seen.max())
-        weight = weight / (weight * seen**2).sum()
-        pull, gram = np.zeros(0), np.zeros((0, 0))
-        if fixed:
-            peaks = diffraction.peak_shapes(angles, x, Shape(*map(float, _wider(problem.shape, blur))))
-            pull, gram = peaks @ (weight * seen), (peaks * weight) @ peaks.T
-        parts.append((pull, gram, seen, weight, np.array(blur)))
-    return _Data(*(jnp.asarray(np.stack(leaves), jnp.float32) for leaves in zip(*parts)))
+def _descend(
+    made: Problem, todo: list[Stage], keys: Array, points: PyTree, descent: Descent, reach: float, progress: Progress
+) -> Crystal:
+    """All starts through all stages, some at a time; the crystals where each was best in the last stage."""
+    m, best, ends = len(keys), np.inf, []
+    size = len(made.given.hkl) * len(made.occupancy)
+    at_once = min(_CALL if not todo[0].gram.size else max(_TOGETHER // size, 1), m)
+    at_once = -(-m // -(-m // at_once))  # equal calls
+    heat = np.linspace(1, 0, len(todo))
+    progress(0, m * len(todo))
+    for first in range(0, m, at_once):
+        rows = np.minimum(np.arange(first, first + at_once), m - 1)  # the last call is filled up
+        point, own = jax.tree.map(lambda leaf, rows=rows: leaf[rows], points), keys[rows]
+        each = jax.vmap(lambda key: jax.random.split(key, len(todo)))(own)
+        for k, stage in enumerate(todo):
+            sampled = descent.method == "langevin" and k + 1 < len(todo)
+            point, value = _stage(made, stage, each[:, k], point, float(heat[k]), descent, reach, sampled)
+            best = min(best, float(value.min())) if k + 1 == len(todo) else best
+            done = min(m, first + at_once) * (k + 1) + first * (len(todo) - k - 1)
+            progress(done, m * len(todo), f"Rwp {100 * max(best, 0) ** 0.5:.1f} % at best" if best < np.inf else "")
+        ends.append(jax.vmap(partial(crystal_at, made), 0)(point))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:m], *ends)
 
 
-def _blurred(x: np.ndarray, y: np.ndarray, fwhm: float) -> np.ndarray:
-    if not fwhm:
-        return y
-    kernel = np.exp(-4 * np.log(2) * np.square((x[:, None] - x[None]) / fwhm)) * np.gradient(x)
-    return kernel @ y / kernel.sum(1)
+@partial(jax.jit, static_argnums=(5, 6, 7))
+def _stage(
+    made: Problem, stage: Stage, keys: Array, points: PyTree, heat: float, descent: Descent, reach: float, sampled: bool
+) -> tuple[PyTree, Array]:
+    """Where some starts are after a stage, and their misfits."""
+    # Langevin at temperature 1 of the scaled objective
+    scale = 1 / (descent.temperature * heat) if sampled else 1.0
 
-
-def _wider(shape: Shape, blur) -> Shape:
-    return shape._replace(w=shape.w + blur**2)
-
-
-@partial(jax.jit, static_argnums=(3, 4))
-def _descend(problem: _Problem, keys: Array, points: PyTree, descent: Descent, reach: float) -> Crystal:
-    """All starts through all stages; the crystals where each was best in the last stage."""
-    heat = descent.temperature * jnp.linspace(1, 0, len(descent.blur_degree))
-
-    def stage(sampled: bool, point: PyTree, inputs: tuple) -> tuple[PyTree, None]:
-        seen, key, temperature = inputs
-        scale = 1 / temperature if sampled else 1.0  # Langevin at temperature 1 of the scaled objective
-        cost = lambda p: scale * _misfit(problem, seen, p, reach, descent.repulsion)  # noqa: E731
+    def one(given: tuple[Array, PyTree]) -> tuple[PyTree, Array]:
+        key, point = given
+        cost = lambda p: scale * misfit(made, stage, p, reach, descent.repulsion)  # noqa: E731
         best, trace = run(_search(descent, sampled), cost, key, point, descent.steps)
-        return (trace.last if sampled else best.x), None
+        return (trace.last if sampled else best.x), best.value
 
-    def one(key: Array, point: PyTree) -> Crystal:
-        inputs, sampled = (problem.data, jax.random.split(key, len(heat)), heat), 0
-        if descent.method == "langevin":
-            sampled = len(heat) - 1
-            point, _ = jax.lax.scan(partial(stage, True), point, jax.tree.map(lambda leaf: leaf[:sampled], inputs))
-        point, _ = jax.lax.scan(partial(stage, False), point, jax.tree.map(lambda leaf: leaf[sampled:], inputs))
-        return _crystal(problem, point)
-
-    return jax.vmap(one)(keys, points)
+    # overlaps of peaks are one matrix product for all starts; points of a profile stay in the cache of one start
+    return jax.vmap(one)((keys, points)) if stage.gram.size else jax.lax.map(one, (keys, points))
 
 
 def _search(descent: Descent, sampled: bool) -> Search:
@@ -245,49 +215,28 @@ def _search(descent: Descent, sampled: bool) -> Search:
     return gradient(optax.adam(optax.cosine_decay_schedule(descent.rate, descent.steps, 0.1)), project=home)
 
 
-def _crystal(problem: _Problem, point: PyTree) -> Crystal:
-    lattice = problem.lattice
-    if "cell" in point:
-        lattice = lattices.decode(point["cell"] * _CELL, jnp.ones((), lattice.dtype))
-    return Crystal(problem.occupancy, point["frac"], lattice)
-
-
-def _misfit(problem: _Problem, seen: _Data, point: PyTree, two_theta_max: float, repulsion: float) -> Array:
-    """Rwp² of one stage, and what close atoms cost; infinite for a cell that needs more reflections than listed."""
-    crystal = _crystal(problem, point)
-    found = reflections(crystal, problem.table, problem.given, two_theta_max_degree=two_theta_max)
-    if "cell" in point:
-        calculated = profile(found, problem.grid, _wider(problem.shape, seen.blur))
-        pull, own = (seen.weight * seen.seen * calculated).sum(), (seen.weight * calculated**2).sum()
-    else:
-        pull, own = seen.pull @ found.intensity, found.intensity @ seen.gram @ found.intensity
-    misfit = 1 - jnp.square(pull) / jnp.where(own > 0, own, 1)
-    return jnp.where(found.valid, misfit + repulsion * _overlap(crystal, problem.closest), jnp.inf)
-
-
-def _overlap(crystal: Crystal, closest: Array) -> Array:
-    """Σ over pairs of (1 - d / closest)² where d is less, by the nearest of 27 images (exact in a reduced cell)."""
-    i, j = np.triu_indices(len(crystal.frac), 1)
-    delta = torus.log(crystal.frac[j] - crystal.frac[i])
-    vectors = (delta[:, None] + _IMAGES.astype(delta.dtype)[None]) @ crystal.lattice
-    distance = jnp.sqrt(jnp.square(vectors).sum(-1).min(-1) + 1e-6)
-    atom = site_mask(crystal.occupancy)
-    return (atom[i] * atom[j] * jnp.square(jnp.maximum(1 - distance / closest, 0))).sum()
-
-
-@partial(jax.jit, static_argnums=2)
-def _profiles(problem: _Problem, crystals: Crystal, two_theta_max: float) -> Array:
+@partial(jax.jit, static_argnums=3)
+def _profiles(made: Problem, crystals: Crystal, grid: Array, two_theta_max: float) -> Array:
     def one(crystal: Crystal) -> Array:
-        found = reflections(crystal, problem.table, problem.given, two_theta_max_degree=two_theta_max)
-        return profile(found, problem.grid, problem.shape)
+        found = reflections(crystal, made.table, made.given, two_theta_max_degree=two_theta_max)
+        return profile(found, grid, made.shape)
 
     return jax.lax.map(one, crystals)
 
 
 def _ranked(crystals: Crystal, values: np.ndarray, numbers: np.ndarray) -> Dataset:
-    """Candidates by rising Rwp."""
+    """Candidates by rising Rwp; starts that broke are left out."""
     frac, rows = crystals.frac[:, : len(numbers)], []
-    for k, i in enumerate(np.argsort(values, kind="stable")):
-        facts = {RWP: float(values[i]), "start": float(i)}
-        rows.append(Entry(f"candidate-{k:04d}", numbers, frac[i], crystals.lattice[i], facts))
-    return datasets.from_entries(rows, split="candidate", provenance={"made by": "crysjax solve"})
+    with np.errstate(all="ignore"):
+        sound = np.isfinite(frac).all((1, 2)) & (np.abs(np.linalg.det(crystals.lattice.astype(float))) > 0.1)
+    sound &= np.isfinite(values)
+    if not sound.any():
+        raise ValueError(
+            f"solve: none of {len(values)} starts ended in a crystal; expected smaller cells or more starts"
+        )
+    for i in np.argsort(values, kind="stable"):
+        if sound[i]:
+            facts = {RWP: float(values[i]), START: float(i)}
+            rows.append(Entry(f"candidate-{len(rows):04d}", numbers, frac[i], crystals.lattice[i], facts))
+    about = {"made by": "crysjax solve", "starts": len(values), "broken": int((~sound).sum())}
+    return datasets.from_entries(rows, split="candidate", provenance=about)

@@ -10,15 +10,17 @@ import typer
 
 from crysjax.cli import constraints
 from crysjax.cli.data import read_part
+from crysjax.cli.show import bar
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from crysjax.data.datasets import Dataset
     from crysjax.properties.diffraction import Shape
 
-ID, ANGLE, INTENSITY = "id", "two_theta_degree", "intensity"
 STEP_DEGREE = 0.05
-UNEVEN = 0.01  # relative: a profile is measured in equal steps, a list of peaks is not
+BACKGROUND = 0.02  # of the strongest point: what a tenth of the points stay above tells that none was taken off
+SOLVED, NO_SOLUTION = "solved", 3
 
 
 def diffraction(
@@ -31,30 +33,38 @@ def diffraction(
     fwhm: float = typer.Option(0.1, help="Width of the peaks of a profile, degrees."),
 ) -> None:
     """Powder diffraction patterns; the strongest peak is 100, intensities of a profile are areas of such peaks."""
+    import csv
+    import io
+
     import numpy as np
 
     from crysjax.data import files, scattering
-    from crysjax.properties import diffraction as patterns
+    from crysjax.data.powder import ANGLE, ID, INTENSITY
+    from crysjax.properties.diffraction import Reflections, Shape
+    from crysjax.properties.diffraction import profile as broadened
+    from crysjax.properties.peaks import peaks
 
     low, high = _angles(angles)
-    width = _width(fwhm)
+    shape = Shape(w=_width(fwhm) ** 2)
     table = scattering.scattering(radiation, wavelength_angstrom=wavelength, dtype=np.float64)
     dataset = read_part(crystals)
-    found = patterns.peaks(dataset, table, two_theta_degree=(low, high))
-    grid = np.arange(low, high + STEP_DEGREE / 2, STEP_DEGREE)
-    lines = [",".join([ID, ANGLE, INTENSITY, *([] if profile else ["d_angstrom", "h", "k", "l", "multiplicity"])])]
-    for name, peaks in zip(dataset.ids, found):
-        if peaks.reason:
-            typer.echo(f"{name}: {peaks.reason}", err=True)
-        elif profile:
-            values = peaks.intensity @ patterns.peak_shapes(peaks.two_theta, grid, patterns.Shape(w=width**2))
-            lines += [f"{name},{x:.4f},{y:.6g}" for x, y in zip(grid, values)]
-        else:
-            rows = zip(peaks.two_theta, peaks.intensity, peaks.d_angstrom, peaks.hkl.tolist(), peaks.multiplicity)
-            lines += [f"{name},{x:.5f},{y:.5f},{d:.6f},{h},{k},{m},{n}" for x, y, d, (h, k, m), n in rows]
-    files.write(out, "\n".join(lines) + "\n")
-    failed = sum(bool(peaks.reason) for peaks in found)
-    typer.echo(f"{out}: {len(dataset) - failed} patterns, {failed} failed")
+    found = peaks(dataset, table, two_theta_degree=(low, high))
+    step, text = min(STEP_DEGREE, fwhm / 2), io.StringIO()
+    grid = np.arange(low, high + step / 2, step)
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([ID, ANGLE, INTENSITY, *([] if profile else ["d_angstrom", "h", "k", "l", "multiplicity"])])
+    for name, one in zip(dataset.ids, found):
+        if profile and not one.reason:
+            values = broadened(Reflections(one.two_theta, one.intensity, np.array(True)), grid, shape)
+            rows.writerows([name, f"{x:.4f}", f"{y:.6g}"] for x, y in zip(grid, values))
+        elif not one.reason:
+            columns = zip(one.two_theta, one.intensity, one.d_angstrom, one.hkl.tolist(), one.multiplicity)
+            rows.writerows([name, f"{x:.5f}", f"{y:.5f}", f"{d:.6f}", *h, n] for x, y, d, h, n in columns)
+    files.write(out, text.getvalue())
+    bad = [(name, one.reason) for name, one in zip(dataset.ids, found) if one.reason]
+    typer.echo(f"{out}: {len(dataset) - len(bad)} patterns, {len(bad)} failed")
+    for name, reason in bad:
+        typer.echo(f"{name}: {reason}", err=True)
 
 
 def solve(
@@ -72,52 +82,76 @@ def solve(
     steps: int = typer.Option(100, min=1, help="Of each of four stages."),
     method: str = typer.Option("adam", help="adam, or langevin for sampling."),
     seed: int = typer.Option(0, help="Of all draws."),
+    accept: float = typer.Option(20.0, help="Largest Rwp, in %, of a candidate that counts as a solution."),
 ) -> None:
-    """Find crystals whose powder pattern is the given one."""
-    import numpy as np
+    """Find crystals whose powder pattern is the given one.
 
-    from crysjax.campaign.solve import RWP, Descent
+    The exit status is 3 where no candidate explains the pattern; the file then holds misfits, best first.
+    """
+    from crysjax.campaign.solve import RWP, Descent, distinct
     from crysjax.campaign.solve import solve as search
     from crysjax.data import datasets, io, scattering
     from crysjax.properties.diffraction import Shape
 
+    if not 0 < accept <= 100:
+        raise ValueError(f"--accept {accept}: expected a share above 0 and up to 100, in %")
     numbers, shape = _atoms(formula, units), Shape(w=_width(fwhm) ** 2)
     table = scattering.scattering(radiation, wavelength_angstrom=wavelength)
-    angle, intensity = read_pattern(pattern, shape)
+    angle, intensity = _read(pattern, shape)
     given = read_part(cell) if cell else None
     if given is not None and len(given) != 1:
         raise ValueError(f"--cell {cell}: {len(given)} crystals; expected one")
-    found = search(
-        angle, intensity, numbers, lattice=None if given is None else given.lattice[0],
-        starts=read_part(begin) if begin else starts, table=table, shape=shape,
-        descent=Descent(steps=steps, method=method), seed=seed,
-    )  # fmt: skip
-    best = datasets.take(found, np.arange(min(keep, len(found))))
+    with bar("solve") as advance:
+        found = search(
+            angle, intensity, numbers, lattice=None if given is None else given.lattice[0],
+            starts=read_part(begin) if begin else starts, table=table, shape=shape,
+            descent=Descent(steps=steps, method=method), seed=seed, progress=advance,
+        )  # fmt: skip
+    best = judged(distinct(found, keep), accept / 100)
     datasets.save(best, out) if out.suffix == ".npz" else io.write_crystals(best, out)
-    typer.echo(f"{out}: {len(best)} candidates, Rwp {100 * best.properties[RWP][0]:.2f} % at best")
+    if broken := found.provenance["broken"]:
+        typer.echo(f"{broken} of {found.provenance['starts']} starts broke and are left out", err=True)
+    solved, least = int(best.properties[SOLVED].sum()), 100 * best.properties[RWP][0]
+    if not solved:
+        typer.echo(f"{out}: no solution found: Rwp {least:.2f} % at best of {len(best)} different candidates, above "
+                   f"the {accept:g} % of --accept; they are kept as misfits")  # fmt: skip
+        raise typer.Exit(NO_SOLUTION)
+    typer.echo(f"{out}: {len(best)} different candidates, {solved} up to {accept:g} %, Rwp {least:.2f} % at best")
 
 
-def read_pattern(path: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """2θ and intensity of a file; a list of peaks is broadened by `shape`."""
+def judged(candidates: Dataset, accept: float) -> Dataset:
+    """Candidates with a property `solved`, 1 or 0; those that do not explain the pattern are called misfits."""
+    from dataclasses import replace
+
     import numpy as np
 
-    from crysjax.properties.diffraction import peak_shapes
+    from crysjax.campaign.solve import RWP
 
-    rows = [re.split(r"[,;\s]+", line.strip()) for line in path.read_text().splitlines()]
-    rows = [row for row in rows if row != [""] and not row[0].startswith("#")]
-    head = rows.pop(0) if rows and not _is_number(rows[0][0]) else []
-    first, second = (head.index(n) for n in (ANGLE, INTENSITY)) if {ANGLE, INTENSITY} <= set(head) else (0, 1)
-    if ID in head and len({row[head.index(ID)] for row in rows}) > 1:
-        raise ValueError(f"{path}: patterns of several crystals; expected one")
-    try:
-        x, y = np.array([(float(row[first]), float(row[second])) for row in rows]).T
-    except (ValueError, IndexError):
-        raise ValueError(f"{path}: expected rows of 2θ and intensity, with a header or without") from None
-    steps = np.diff(x)
-    if len(x) > 2 and np.ptp(steps) <= UNEVEN * steps.mean():
-        return x, y
-    grid = np.arange(max(x.min() - 5, 1), min(x.max() + shape.w**0.5, 179), STEP_DEGREE)  # more may lie beyond
-    return grid, y @ peak_shapes(x, grid, shape)
+    solved = candidates.properties[RWP] <= accept
+    ids = np.array([name if good else f"misfit-{k:04d}" for k, (name, good) in enumerate(zip(candidates.ids, solved))])
+    return replace(candidates, ids=ids, properties=candidates.properties | {SOLVED: solved.astype(np.float32)})
+
+
+def _read(path: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """2θ and intensity of a file; a list of peaks is broadened by `shape`. What is made of it is told."""
+    import numpy as np
+
+    from crysjax.data import powder
+    from crysjax.properties.diffraction import Reflections, profile
+
+    found = powder.read(path)
+    x, y = found.two_theta, found.intensity
+    typer.echo(f"{path}: {len(x)} {'points of a profile' if found.is_profile else 'peaks'}")
+    if found.unread:
+        typer.echo(f"{path}: not used: columns {', '.join(found.unread)}", err=True)
+    if not found.is_profile:
+        grid = np.arange(max(x.min() - 5, 1), min(x.max() + shape.w**0.5, 179), STEP_DEGREE)  # more may lie beyond
+        return grid, profile(Reflections(x, y, np.array(True)), grid, shape)
+    floor = np.quantile(y, 0.1) / max(y.max(), 1e-300)
+    if floor > BACKGROUND:
+        typer.echo(f"{path}: a background of about {100 * floor:.0f} % of the strongest point is still in; it is not "
+                   "modeled and counts as misfit: take it off first", err=True)  # fmt: skip
+    return x, y
 
 
 def _is_number(text: str) -> bool:

@@ -13,9 +13,11 @@ from crysjax.cli.data import read_part
 from crysjax.cli.show import bar
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from crysjax.oracles.mechanics import Curves, Elastic
 
-TENSORS = ("tensor_gpa", "clamped_ion_tensor_gpa", "residual_stress_gpa")
+TENSORS = ("tensor_gpa", "clamped_ion_tensor_gpa", "residual_stress_gpa", "frame_axes")
 
 
 def elasticity(
@@ -27,10 +29,16 @@ def elasticity(
     fmax: float = typer.Option(0.01, min=0, help="Largest force that counts as relaxed, eV/Å."),
     eos: bool = typer.Option(True, "--eos/--no-eos", help="Equation of state too: Birch-Murnaghan, ions relaxed."),
     eos_range: float = typer.Option(0.06, help="Volumes of the equation of state: this much below and above."),
+    remedy: int = typer.Option(0, min=0, help="Follow soft internal modes to lower polymorphs, at most so many times."),
+    structures: Path = typer.Option(None, help="Relaxed crystals; left out, NAME_relaxed.extxyz beside --out."),
 ) -> None:
-    """Elastic tensor with relaxed ions, Voigt-Reuss-Hill moduli, stability, Debye temperature, equation of state."""
+    """Elastic tensor with relaxed ions, Voigt-Reuss-Hill moduli, stability, Debye temperature, equation of state.
+
+    Tensors lie along the axes of the IEEE standard, which the crystal fixes and which each row states.
+    """
     from crysjax.data import files
     from crysjax.oracles import mechanics
+    from crysjax.oracles.soft_ions import SOFT, remedied
     from crysjax.potentials.relax import Relax
 
     if out.suffix not in (".json", ".csv"):
@@ -43,25 +51,49 @@ def elasticity(
         found = mechanics.elasticity(
             engine, params, dataset, relax=relax, settings=settings, max_steps=steps, progress=advance
         )
-    curves = None
+    curves, gain = None, None
+    if remedy:
+        asked = {"times": remedy, "settings": settings, "max_steps": steps}
+        found, gain = remedied(engine, params, found, **asked)
     if eos:
         curves = mechanics.equations_of_state(
             engine, params, found.crystals, strain=eos_range, settings=settings, max_steps=steps
         )
-    rows = _rows(found, curves)
+    rows = _rows(found, curves, gain)
     files.write(out, json.dumps(rows, indent=1) + "\n" if out.suffix == ".json" else _csv(rows))
     unstable = int((found.valid & ~found.moduli.stable).sum())
     failed = int((~found.valid).sum())
+    where = structures or out.with_name(f"{out.stem}_relaxed.extxyz")
+    if written := _write_relaxed(found, where):
+        typer.echo(f"{where}: {written} crystals as they were asked about, {'relaxed' if relax else 'as given'}")
     typer.echo(f"{out}: {len(rows)} crystals, {unstable} elastically unstable, {failed} failed")
     for row in rows:
         if row["reason"]:
-            typer.echo(f"{row['id']}: {row['reason']}", err=True)
+            hint = "; --remedy follows them to a lower polymorph" if row["reason"] == SOFT and not remedy else ""
+            typer.echo(f"{row['id']}: {row['reason']}{hint}", err=True)
 
 
-def _rows(found: Elastic, curves: Curves | None) -> list[dict]:
-    """A dictionary a crystal; what is not known is None."""
+def _write_relaxed(found: Elastic, where: Path) -> int:
+    """The cells that the tensors belong to; how many there are. One without a volume is in none of the formats."""
+    import numpy as np
+
+    from crysjax.data import datasets, io
+
+    lattice = found.crystals.lattice.astype(float)
+    finite = np.isfinite(lattice).all((1, 2))
+    sound = finite & (np.abs(np.linalg.det(np.where(finite[:, None, None], lattice, 0))) > 1e-3)
+    sound &= [bool(np.isfinite(entry.frac).all()) for entry in datasets.entries(found.crystals)]
+    some = datasets.take(found.crystals, sound)
+    if len(some):
+        datasets.save(some, where) if where.suffix == ".npz" else io.write_crystals(some, where)
+    return len(some)
+
+
+def _rows(found: Elastic, curves: Curves | None, gain: np.ndarray | None) -> list[dict]:
+    """One dictionary per crystal; what is not known is None."""
     from crysjax.data import datasets
     from crysjax.data.elements import formula
+    from crysjax.oracles.frames import RULES
 
     named = {f"{name}_gpa" if name not in ("poisson", "anisotropy") else name: x
              for name, x in found.moduli._asdict().items() if name != "stable"}  # fmt: skip
@@ -78,6 +110,11 @@ def _rows(found: Elastic, curves: Curves | None) -> list[dict]:
         for key, tensor in (("tensor_gpa", found.tensor_gpa), ("clamped_ion_tensor_gpa", found.clamped_gpa)):
             row[key] = tensor[k].round(3).tolist() if good else None
         row["residual_stress_gpa"] = found.stress_gpa[k].round(4).tolist() if good else None
+        row["crystal_system"] = (found.system[k] or "unknown") if good else None
+        row["frame"] = f"{'IEEE 176-1987: ' * bool(found.system[k])}{RULES[found.system[k]]}" if good else None
+        row["frame_axes"] = found.axes[k].round(6).tolist() if good else None
+        if gain is not None:
+            row["remedy_gain_ev_per_atom"] = float(gain[k])
         rows.append(row)
     return rows
 

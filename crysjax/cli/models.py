@@ -185,7 +185,7 @@ def relax(
     potential: str = typer.Option("student", help="A potential: name of a model that is here, or a path."),
     steps: int = typer.Option(200, min=1, help="Most steps a crystal."),
     fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),
-    pressure_gpa: float = typer.Option(0.0, help="Outer pressure."),
+    pressure_gpa: float = typer.Option(0.0, help="Outer pressure, GPa."),
     cell: bool = typer.Option(True, help="Whether the cell moves."),
     method: str = typer.Option("lbfgs", help="lbfgs, or fire: slower, calmer."),
     keep_symmetry: float = typer.Option(0.0, min=0, help="Keep the operations found within this distance, Å."),
@@ -217,9 +217,14 @@ def relax(
         io.write_crystals(datasets.from_entries(steps_of_row), trajectory / f"{dataset.ids[row]}.extxyz")
     answers = {"potential_ev_per_atom": found.energy / dataset.num_atoms, "fmax_ev_per_angstrom": found.fmax}
     answers |= {"converged": found.converged.astype(np.float32), "valid": found.valid.astype(np.float32)}
-    relaxed = replace(found.crystals, frac=datasets.wrap(found.crystals.frac), properties=dataset.properties | answers)
+    relaxed = replace(
+        found.crystals, frac=datasets.wrap(found.crystals.frac), properties=found.crystals.properties | answers
+    )
     datasets.save(relaxed, out) if out.suffix == ".npz" else io.write_crystals(relaxed, out)
     typer.echo(f"{out}: {len(dataset)} crystals, {found.converged.sum()} converged, {(~found.valid).sum()} failed")
+    named = {**dataset.properties, **dataset.site_properties}
+    if old := sorted(set(named) - set(found.crystals.properties) - set(found.crystals.site_properties)):
+        typer.echo(f"not kept, for they belong to the unrelaxed crystals: {', '.join(old)}", err=True)
     for name, reason in zip(dataset.ids[~found.valid], found.reason[~found.valid]):
         typer.echo(f"{name}: {reason}", err=True)
 

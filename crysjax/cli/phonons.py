@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from crysjax.oracles.phonons import Phonons
     from crysjax.properties.thermodynamics import Dos, Thermal
 
+MOST_LEFT_OUT = 0.01  # of all modes: more is told
+KJ_PER_MOL_EV = 96.48533212  # 1 eV a particle, CODATA 2018
 WIDTH, HEIGHT, TOP, BOTTOM, LEFT, BANDS, GAP = 900, 480, 20, 440, 64, 600, 20  # of the drawing
 STYLE = (
     "text{font:13px sans-serif;fill:#222}.grid{stroke:#ddd}.edge{stroke:#777}.zero{stroke:#777;stroke-dasharray:4 3}"
@@ -69,15 +71,19 @@ def phonons(
     modes = [f"mode_{k + 1}_thz" for k in range(bands.shape[1])]
     points = np.concatenate([path.distance[:, None], path.q, bands], 1)
     files.write(out / "bands.csv", _csv(["distance_per_a", "q1", "q2", "q3", *modes], points))
-    files.write(out / "dos.csv", _csv(["frequency_thz", "modes_per_thz"], zip(density.frequency, density.density)))
-    names = ["temperature_k", "free_energy_ev", "entropy_ev_per_k", "heat_capacity_ev_per_k"]
-    files.write(out / "thermal.csv", _csv(names, zip(*thermal[:4])))
+    names = ["frequency_thz", "modes_per_thz_per_cell"]
+    files.write(out / "dos.csv", _csv(names, zip(density.frequency, density.density)))
+    files.write(out / "thermal.csv", _thermal_table(thermal, found.crystal.numbers))
     title = f"{found.crystal.id}, {potential}"
     files.write(out / "phonons.svg", drawing(title, path, bands, density))
     io.write_crystals([found.crystal], out / "crystal.cif")
     summary = _summary(found, bands, density, thermal) | {"potential": potential, "remedies": remedies}
     files.write(out / "summary.json", json.dumps(summary, indent=1))
     peak = summary["last_peak_per_cm"]
+    if thermal.left_out > MOST_LEFT_OUT:
+        state = "thermal.csv is empty (nan)" if np.isnan(thermal.entropy).all() else "thermal.csv is too low"
+        shares = f"{100 * thermal.left_out:.3g} % of the modes, {100 * thermal.imaginary:.3g} % imaginary"
+        typer.echo(f"{out}: {shares}, have no thermal average: {state}; --remedy looks for a stable form", err=True)
     state = "no imaginary modes" if summary["stable"] else f"imaginary modes down to {summary['lowest_thz']:.2f} THz"
     typer.echo(f"{out}: {len(found.crystal.numbers)} atoms, last peak at {peak:.1f} cm⁻¹, {state}")
 
@@ -127,7 +133,29 @@ def _thermal(found: Phonons, kelvin: np.ndarray) -> Thermal:
         return jax.tree.map(np.asarray, thermodynamics.thermal(*given))
 
 
+def _thermal_table(thermal: Thermal, numbers: np.ndarray) -> str:
+    """Of a primitive cell, and of a mole of formula units, which does not depend on how many a cell holds."""
+    names = ["temperature_k", "free_energy_ev_per_cell", "entropy_ev_per_k_per_cell", "heat_capacity_ev_per_k_per_cell",
+             "free_energy_kj_per_mol_formula", "entropy_j_per_k_per_mol_formula",
+             "heat_capacity_j_per_k_per_mol_formula"]  # fmt: skip
+    per_mole = KJ_PER_MOL_EV / _formula_units(numbers)
+    of_formula = (
+        thermal.free_energy * per_mole,
+        thermal.entropy * per_mole * 1e3,
+        thermal.heat_capacity * per_mole * 1e3,
+    )
+    return _csv(names, zip(*thermal[:4], *of_formula))
+
+
+def _formula_units(numbers: np.ndarray) -> int:
+    """How many formula units a cell holds."""
+    import numpy as np
+
+    return int(np.gcd.reduce(np.unique(numbers, return_counts=True)[1]))
+
+
 def _summary(found: Phonons, bands: np.ndarray, density: Dos, thermal: Thermal) -> dict:
+    from crysjax.data.elements import formula
     from crysjax.oracles.phonons import STABLE_THZ
     from crysjax.properties import thermodynamics
     from crysjax.properties.vibrations import PER_CM
@@ -138,7 +166,8 @@ def _summary(found: Phonons, bands: np.ndarray, density: Dos, thermal: Thermal) 
         "atoms": len(found.crystal.numbers), "supercell": list(found.cell.repeats), "products": found.products,
         "energy_ev_per_atom": found.energy_ev_per_atom, "stable": lowest > STABLE_THZ, "lowest_thz": lowest,
         "highest_thz": float(found.frequencies.max()), "last_peak_thz": peak, "last_peak_per_cm": peak * PER_CM,
-        "modes_left_out": float(thermal.left_out),
+        "modes_left_out": float(thermal.left_out), "modes_imaginary": float(thermal.imaginary),
+        "formula": formula(found.crystal.numbers), "formula_units_per_cell": _formula_units(found.crystal.numbers),
     }  # fmt: skip
 
 

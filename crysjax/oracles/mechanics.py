@@ -22,6 +22,7 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.element_properties import cell_masses_amu
 from crysjax.geometry.neighbors import Graph, crystal_edges, needed_images, radius_graph_host
+from crysjax.oracles import frames
 from crysjax.potentials.mlip import TOUCHING_ANGSTROM, Potential
 from crysjax.potentials.pool import reduce_skewed
 from crysjax.potentials.relax import Relax
@@ -46,17 +47,20 @@ TIGHT = Relax(fmax_ev_angstrom=0.01)
 
 
 class Elastic(NamedTuple):
-    """A row a crystal, NaN where `valid` is False."""
+    """A row a crystal, NaN where `valid` is False. Tensors lie along `axes`: what a crystal fixes, see `frames`."""
 
     crystals: Dataset  # relaxed
     tensor_gpa: np.ndarray  # (m, 6, 6) with ions relaxed, Voigt
     clamped_gpa: np.ndarray  # (m, 6, 6)
     stress_gpa: np.ndarray  # (m, 6) what the relaxation left
+    axes: np.ndarray  # (m, 3, 3) rows x1, x2, x3 in the Cartesian frame of `crystals`
+    system: np.ndarray  # (m,) str: the crystal system, a key of `frames.RULES`
     moduli: Moduli  # each (m,)
     debye_temperature_k: np.ndarray  # (m,)
     density: np.ndarray  # (m,) g/cm³
     valid: np.ndarray  # (m,) bool
     reason: np.ndarray  # (m,) str: why not valid, "" where it is
+    modes: list[np.ndarray]  # (n, 3) each: the softest displacement of the ions in the Cartesian frame, 0 if unknown
 
 
 class Curves(NamedTuple):
@@ -222,8 +226,12 @@ def _table(crystals: Dataset, rows: list, reason: np.ndarray) -> Elastic:
     """Rows of one crystal each as arrays, NaN where there is a reason."""
     m, bad = len(crystals), reason != ""
     blank = (np.full((6, 6), np.nan), np.full((6, 6), np.nan), np.full(6, np.nan))
-    tensors = [blank if bad[k] else rows[k][0][:3] for k in range(m)]
-    tensor, clamped, stress = (np.stack([np.asarray(t[j], float) for t in tensors]) for j in range(3))
+    given = [frames.frame(entry) if not bad[k] else frames.Frame("", np.eye(3)[None])
+             for k, entry in enumerate(datasets.entries(crystals))]  # fmt: skip
+    axes = np.stack([f.axes[0] if bad[k] else frames.chosen(rows[k][0].tensor, f) for k, f in enumerate(given)])
+    tensors = [blank if bad[k] else _along(rows[k][0], axes[k]) for k in range(m)]
+    tensor, clamped, stress = (np.stack([t[j] for t in tensors]) for j in range(3))
+    modes = [np.zeros((n, 3)) if row is None else row[0].mode[:n] for n, row in zip(crystals.num_atoms, rows)]
     nan = Moduli(*[np.nan] * (len(Moduli._fields) - 1), stable=False)
     means = Moduli(*(np.array(x) for x in zip(*(nan if bad[k] else rows[k][1] for k in range(m)))))
     volume, mass = np.abs(np.linalg.det(crystals.lattice.astype(float))), cell_masses_amu(crystals)
@@ -231,7 +239,14 @@ def _table(crystals: Dataset, rows: list, reason: np.ndarray) -> Elastic:
     debye = np.asarray(debye_temperature(*(jnp.asarray(x, jnp.float32) for x in of_cell)), float)
     with np.errstate(all="ignore"):
         debye, density = np.where(bad, np.nan, [debye, G_CM3_PER_AMU_ANGSTROM3 * mass / volume])
-    return Elastic(crystals, tensor, clamped, stress, means, debye, density, ~bad, reason)
+    system = np.array([f.system for f in given])
+    return Elastic(crystals, tensor, clamped, stress, axes, system, means, debye, density, ~bad, reason, modes)
+
+
+def _along(found: Elasticity, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stiffness with ions relaxed, with ions clamped, and stress, along these axes."""
+    turned = (frames.turn_stiffness(tensor, axes) for tensor in (found.tensor, found.clamped))
+    return *turned, frames.turn_stress(found.stress, axes)
 
 
 def equations_of_state(

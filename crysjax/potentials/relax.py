@@ -14,6 +14,7 @@ with `valid` False and the energy of its last sound state, and the others in the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,11 +75,25 @@ class Motion(NamedTuple):
 AS_USUAL = Relax()
 
 
+def checked(settings: Relax) -> Relax:
+    """The settings, or an error that names the one that is none: each would look like a fault of every crystal."""
+    if settings.method not in METHODS:
+        raise ValueError(f"relax: method {settings.method!r} is not one of {', '.join(METHODS)}")
+    if not math.isfinite(settings.pressure_gpa):
+        raise ValueError(f"relax: pressure_gpa is {settings.pressure_gpa}; expected a finite pressure in GPa")
+    for name in ("fmax_ev_angstrom", "step_angstrom", "closest_angstrom"):
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ValueError(f"relax: {name} is {getattr(settings, name)}; expected a finite number from 0 on")
+    low, high = settings.volume_range
+    if not 0 <= low < 1 < high:
+        raise ValueError(f"relax: volume_range is {low}, {high}; expected one from below 1 to above 1")
+    return settings
+
+
 def start(pack: Pack, settings: Relax = AS_USUAL, symmetry: Symmetry | None = None) -> Relaxation:
     """A relaxation that has not moved yet."""
     b, real = len(pack.lattice), pack.lattice.dtype
-    if settings.method not in METHODS:
-        raise ValueError(f"relax: method {settings.method!r} is not one of {', '.join(METHODS)}")
+    checked(settings)
     pack = jax.tree.map(jnp.asarray, pack)
     eye = jnp.broadcast_to(jnp.eye(3, dtype=real), (b, 3, 3))
     motion = Motion(eye, pack.lattice, METHODS[settings.method]().init(pack), symmetry)

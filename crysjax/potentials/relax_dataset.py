@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -17,9 +19,12 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.geometry.neighbors import needed_images
 from crysjax.potentials.pool import MOST_IMAGES, SPARE, Pool
-from crysjax.potentials.relax import AS_USUAL, ForceField, Relax, Relaxation, relax
+from crysjax.potentials.relax import AS_USUAL, ForceField, Relax, Relaxation, checked, relax
 
 ON_CPU = 64  # sites of a pack whose arrays stay in the cache
+MOVES = {"energy", "enthalpy", "force", "forces", "fmax", "stress", "virial", "virials", "pressure", "potential",
+         "hull", "volume", "density"}  # fmt: skip
+"""Words in names of columns that belong to positions and cell: a crystal that moves does not keep them as labels."""
 
 
 class Size(NamedTuple):
@@ -59,6 +64,7 @@ def relax_dataset(
 ) -> Relaxed:
     """Relax every crystal by at most `max_steps` evaluations.
 
+    The relaxed crystals do not keep what was known of the given positions and cells: see `unlabeled`.
     Badly skewed cells are relaxed in their reduced setting, which needs far fewer images, and handed back in their own.
     With `keep_symmetry_angstrom`, the operations that spglib finds within that tolerance are made exact and kept.
     Packs of `sites` sites (None: as the memory at hand allows) run up to `chunk` steps at a time, as many packs at once
@@ -67,7 +73,7 @@ def relax_dataset(
     crystals go on where they stopped. `progress` is told how many are done, of how many; `record`, after every chunk,
     which rows moved, their energies in eV and their crystals: trajectories.
     """
-    pool = Pool(crystals, settings, cutoff_angstrom + skin_angstrom, keep_symmetry_angstrom)
+    pool = Pool(unlabeled(crystals), checked(settings), cutoff_angstrom + skin_angstrom, keep_symmetry_angstrom)
     size = _first_size(pool, sites or ON_CPU)
 
     def go_on(size: Size, rows: np.ndarray, left_over: bool) -> Relaxation:
@@ -102,6 +108,15 @@ def relax_dataset(
     energy, fmax = (np.where(np.isfinite(x), x, np.nan) for x in (pool.energy, pool.fmax))
     relaxed = pool.snapshot(np.arange(len(crystals)))
     return Relaxed(relaxed, energy, fmax, pool.steps, pool.converged, pool.valid, pool.reason)
+
+
+def unlabeled(crystals: Dataset) -> Dataset:
+    """The crystals without energies, forces, stresses and whatever else names one of `MOVES`."""
+
+    def kept(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: x for name, x in columns.items() if not MOVES & set(re.split(r"[\W_]+", name.lower()))}
+
+    return replace(crystals, properties=kept(crystals.properties), site_properties=kept(crystals.site_properties))
 
 
 def _together() -> int:

@@ -13,7 +13,6 @@ occupancies; the list of reflections is fixed beforehand (`indices`) and checked
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -22,13 +21,11 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Crystal, Estimate, site_mask
-from crysjax.data.datasets import Dataset, entries
-from crysjax.data.scattering import Scattering, of_species
+from crysjax.data.scattering import Scattering
 from crysjax.geometry import lattice as lattices
 
 MOST_REFLECTIONS = 20_000_000  # hkl that a list may have; cells that need more are not crystals or badly skewed
-TWO_THETA_TOLERANCE = 1e-5  # degrees: reflections of one such bin are one peak (pymatgen's TWO_THETA_TOL)
-LEAST_INTENSITY = 1e-3  # of 100: what is not a peak (pymatgen's SCALED_INTENSITY_TOL)
+TILE = 200_000  # peaks times points of a profile that are in memory together
 _PREFACTOR = 41.78214
 _SPLIT = 4096.0  # fractions are split at 2^-12: sums of index times the coarse part are exact in single precision
 
@@ -84,10 +81,15 @@ def indices(limit: tuple[int, int, int] | np.ndarray) -> Indices:
         raise ValueError(
             f"indices: limits {h}, {k}, {m}; expected three from 0 on, of {MOST_REFLECTIONS:,} hkl at most"
         )
-    box = np.stack(np.meshgrid(np.arange(h + 1), np.arange(-k, k + 1), np.arange(-m, m + 1), indexing="ij"), -1)
-    flat = box.reshape(-1, 3)
+    return Indices(planes(0, h + 1, k, m).astype(np.int32), np.array([h, k, m], np.int32))
+
+
+def planes(first: int, end: int, k: int, m: int) -> np.ndarray:
+    """The reflections of `indices` with h from `first` to below `end`, in its order: (r, 3) int."""
+    axes = np.arange(first, end), np.arange(-k, k + 1), np.arange(-m, m + 1)
+    flat = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     # in this order the half of the plane h = 0 that mirrors the other comes first, with the origin at its end
-    return Indices(flat[(2 * k + 1) * (2 * m + 1) // 2 + 1 :].astype(np.int32), np.array([h, k, m], np.int32))
+    return flat if first else flat[(2 * k + 1) * (2 * m + 1) // 2 + 1 :]
 
 
 def within(given: Indices, lattice: np.ndarray, *, wavelength_angstrom: float, two_theta_max_degree: float) -> Indices:
@@ -166,9 +168,19 @@ def _checked(crystal: Crystal, table: Scattering, limit: Array, two_theta_max: f
 def profile(found: Reflections, grid: Array, shape: Shape = Shape()) -> Array:  # noqa: B008 (an immutable default)
     """Intensity on a grid of 2θ in degrees, (g,): the sum of all peaks, each of its intensity's area.
 
-    Time and memory are r times g. List reflections somewhat beyond the grid if their tails matter.
+    Time is r times g; memory is not, in derivatives either: the grid is worked through in tiles that fit into a cache.
+    List reflections somewhat beyond the grid if their tails matter. NumPy arrays give a NumPy array.
     """
-    return found.intensity @ peak_shapes(found.two_theta, grid, shape)
+    wide = max(TILE // max(len(found.two_theta), 1), 16)
+    one = lambda tile: found.intensity @ peak_shapes(found.two_theta, tile, shape)  # noqa: E731
+    if isinstance(found.two_theta, np.ndarray):
+        return np.concatenate([one(grid[k : k + wide]) for k in range(0, max(len(grid), 1), wide)])
+    if len(grid) <= wide:
+        return one(grid)
+    tiles = -(-len(grid) // wide)
+    wide = -(-len(grid) // tiles)  # equal tiles: less is filled up
+    padded = jnp.pad(jnp.asarray(grid), (0, tiles * wide - len(grid)), mode="edge").reshape(tiles, wide)
+    return jax.lax.map(jax.checkpoint(one), padded).reshape(-1)[: len(grid)]
 
 
 def peak_shapes(two_theta: Array, grid: Array, shape: Shape = Shape()) -> Array:  # noqa: B008
@@ -189,103 +201,3 @@ def pattern(
     found = reflections(crystal, scattering, given, two_theta_max_degree=two_theta_max_degree)
     value = profile(found, grid, shape)
     return Estimate(value, jnp.zeros_like(value), found.valid)
-
-
-class Peaks(NamedTuple):
-    """The peaks of one crystal by angle, as pymatgen's calculators define them; none where `reason` says why."""
-
-    two_theta: np.ndarray  # (p,) degrees, of the peak's first reflection
-    intensity: np.ndarray  # (p,) the strongest is 100, unless not scaled
-    hkl: np.ndarray  # (p, 3) one of its reflections, the one of largest h, then k, then l
-    multiplicity: np.ndarray  # (p,) reflections in the peak
-    d_angstrom: np.ndarray  # (p,) spacing of its planes
-    reason: str = ""
-
-
-def peaks(
-    dataset: Dataset,
-    scattering: Scattering,
-    *,
-    two_theta_degree: tuple[float, float] = (0.0, 90.0),
-    scaled: bool = True,
-) -> list[Peaks]:
-    """The peaks of every crystal; `scattering` has `NUM_SPECIES` columns, best in double precision."""
-    answers = []
-    for row in entries(dataset):
-        found, species = np.unique(row.numbers, return_inverse=True)
-        crystal = Crystal(np.eye(len(found))[species], row.frac, row.lattice)
-        answers.append(crystal_peaks(crystal, of_species(scattering, found), two_theta_degree, scaled=scaled))
-    return answers
-
-
-def crystal_peaks(
-    crystal: Crystal,
-    scattering: Scattering,
-    two_theta_degree: tuple[float, float] = (0.0, 90.0),
-    *,
-    scaled: bool = True,
-) -> Peaks:
-    """The peaks of one crystal in an interval of angles: host NumPy in double precision, no compilation.
-
-    Symmetry makes reflections one peak if their angles agree to 1e-5 degrees, which single precision does not give.
-    """
-    low, high = (2 * math.sin(math.radians(t) / 2) / float(scattering.wavelength) for t in two_theta_degree)
-    occupancy, frac, lattice = (np.asarray(leaf, float) for leaf in crystal)
-    reason = _fault(occupancy, frac, lattice, scattering)
-    if reason:
-        return Peaks(np.zeros(0), np.zeros(0), np.zeros((0, 3), int), np.zeros(0, int), np.zeros(0), reason)
-    limit = reflections_needed(
-        lattice, wavelength_angstrom=float(scattering.wavelength), two_theta_max_degree=two_theta_degree[1]
-    ).tolist()
-    hkl = _box(*limit)
-    vectors = hkl @ np.linalg.inv(lattice).T
-    g = np.sqrt(np.einsum("rc,rc->r", vectors, vectors))
-    inside = np.flatnonzero((g <= high + 1e-8) & (g >= low))
-    return _peaks_of(hkl[inside], g[inside], _sums(occupancy, frac, limit)[inside], scattering, scaled)
-
-
-@lru_cache(maxsize=1024)
-def _box(*limit: int) -> np.ndarray:
-    """The list of `indices` as floats, which matrix products want."""
-    return indices(limit).hkl.astype(float)
-
-
-def _fault(occupancy: np.ndarray, frac: np.ndarray, lattice: np.ndarray, scattering: Scattering) -> str:
-    """What keeps a crystal from having a pattern; "" for nothing."""
-    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()) or abs(np.linalg.det(lattice)) < 1e-3:
-        return "positions or cell are not finite, or the cell has no volume"
-    strange = (occupancy > 0).any(0) & (scattering.known <= 0)
-    return "no scattering factors for one of its elements" if strange.any() else ""
-
-
-def _sums(occupancy: np.ndarray, frac: np.ndarray, limit: list[int]) -> np.ndarray:
-    """Σ_j occupancy_j exp(2πi (h x_j + k y_j + l z_j)) of every species in the order of `indices`: (r, s) complex.
-
-    Phases are products over the axes, so the exponentials are few and the rest is one matrix product.
-    """
-    h, k, m = (np.exp(2j * np.pi * np.arange(-n, n + 1)[:, None] * x) for n, x in zip(limit, frac.T))
-    planes = h[limit[0] :, None] * k[None]
-    rows = (m.T[:, :, None] * occupancy[:, None, :]).reshape(len(frac), -1)
-    sums = planes @ rows  # a product a plane: one large one would wake the threads of BLAS for microseconds of work
-    return sums.reshape(-1, occupancy.shape[1])[len(k) * len(m) // 2 + 1 :]
-
-
-def _peaks_of(hkl: np.ndarray, g: np.ndarray, sums: np.ndarray, scattering: Scattering, scaled: bool) -> Peaks:
-    """Reflections in order of hkl with |g| and the sums of each species, gathered into peaks."""
-    two_theta = np.degrees(2 * np.arcsin(np.minimum(g * (float(scattering.wavelength) / 2), 1)))
-    key = np.rint(two_theta / TWO_THETA_TOLERANCE).astype(int) * max(len(g), 1) + np.arange(len(g))
-    bins, order = np.divmod(np.sort(key), max(len(g), 1))
-    edge = np.concatenate([[0], np.flatnonzero(bins[1:] != bins[:-1]) + 1]) if len(g) else np.zeros(0, int)
-    if not len(edge):
-        return Peaks(two_theta, two_theta, hkl.astype(int), np.zeros(0, int), g)
-    count = np.concatenate([edge[1:], [len(g)]]) - edge
-    angle, g = np.minimum.reduceat(two_theta[order], edge), np.minimum.reduceat(g[order], edge)
-    f = np.repeat(form_factors(scattering, g * g / 4), count, axis=0)  # reflections of a peak have one angle
-    f = np.einsum("rs,rs->r", sums[order], f)
-    sin2 = np.square(np.sin(np.radians(angle / 2)))
-    lorentz = (1 + scattering.polarised * np.square(1 - 2 * sin2)) / (sin2 * np.sqrt(1 - sin2))
-    total = 2 * np.add.reduceat(f.real**2 + f.imag**2, edge) * lorentz
-    keep = total > total.max() * (LEAST_INTENSITY / 100)
-    scale = 100 / total.max() if scaled else 1.0
-    last = order[(edge + count - 1)[keep]]
-    return Peaks(angle[keep], total[keep] * scale, hkl[last].astype(int), 2 * count[keep], 1 / g[keep])

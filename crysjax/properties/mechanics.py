@@ -40,6 +40,7 @@ class Elasticity(NamedTuple):
     )
     valid: Array  # () bool
     reason: Array  # () int32, into `REASONS`
+    mode: Array  # (n, 3) the displacement that belongs to `softest`, of length 1 in all
 
 
 class Moduli(NamedTuple):
@@ -98,12 +99,12 @@ def from_derivatives(slope: Array, hessian: Array, mask: Array, volume: Array) -
     per_volume = GPA_PER_EV_A3 / jnp.where(finite, volume, 1)
     ions = 3 * len(mask)
     coupling, clamped = hessian[:ions, ions:], hessian[ions:, ions:]
-    internal, softest, firm = _invertible(hessian[:ions, :ions], mask)
+    internal, softest, mode, firm = _invertible(hessian[:ions, :ions], mask)
     relief = coupling.T @ jnp.linalg.solve(internal, coupling)
     tensor = clamped - jnp.where(firm, (relief + relief.T) / 2, 0)
     reason = jnp.where(finite, jnp.where(firm, 0, 2), 1).astype(jnp.int32)
     return Elasticity(
-        per_volume * tensor, per_volume * clamped, per_volume * slope[ions:], softest, reason == 0, reason
+        per_volume * tensor, per_volume * clamped, per_volume * slope[ions:], softest, reason == 0, reason, mode
     )
 
 
@@ -122,8 +123,8 @@ def derivatives(
     return slope, (hessian + hessian.T) / 2
 
 
-def _invertible(internal: Array, mask: Array) -> tuple[Array, Array, Array]:
-    """The internal Hessian made regular, its smallest eigenvalue, and whether the ions are in a minimum.
+def _invertible(internal: Array, mask: Array) -> tuple[Array, Array, Array, Array]:
+    """The internal Hessian made regular, its smallest eigenvalue and that mode, and whether the ions are in a minimum.
 
     Translations of the crystal as a whole and sites of padding do not couple to strain; giving them a stiffness that
     is above every other makes the matrix regular and changes nothing else.
@@ -133,9 +134,10 @@ def _invertible(internal: Array, mask: Array) -> tuple[Array, Array, Array]:
     stiff = jax.lax.stop_gradient(1 + jnp.sqrt((internal**2).sum()))
     added = jnp.outer(whole, whole) + jnp.diag(1 - mask)
     regular = internal + stiff * jnp.kron(added, jnp.eye(3, dtype=dtype))
-    softest = jnp.linalg.eigvalsh(jax.lax.stop_gradient(regular))[0]
+    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(regular))
+    softest, mode = values[0], vectors[:, 0].reshape(n, 3)
     firm = softest > float(jnp.finfo(dtype).eps) ** 0.5 * stiff  # what rounding can leave of a zero
-    return jnp.where(firm, regular, stiff * jnp.eye(3 * n, dtype=dtype)), softest, firm
+    return jnp.where(firm, regular, stiff * jnp.eye(3 * n, dtype=dtype)), softest, mode, firm
 
 
 def moduli(tensor: Array) -> Moduli:

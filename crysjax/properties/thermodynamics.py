@@ -2,7 +2,8 @@
 
 Frequencies are in THz, imaginary ones negative, (k, 3n) at k wave vectors of `weight` (k,) that add up to 1.
 Quantities are per primitive cell. Modes below `LOWEST_THZ` (the three acoustic ones at Γ, and imaginary ones, which
-have no thermal average) are left out of sums over modes; `Thermal.left_out` says what share of all modes that is.
+have no thermal average) are left out of sums over modes; `Thermal.left_out` says what share of all modes that is. Where
+more than `MOST_IMAGINARY` of all modes are imaginary there is no harmonic thermodynamics, and the answer is NaN.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jax import Array
 KELVIN_PER_THZ = 6.62607015e-34 * 1e12 / 1.380649e-23  # h / k, 47.992 K
 EV_PER_KELVIN = 8.617333262e-5  # Boltzmann's constant
 LOWEST_THZ = 1e-2
+MOST_IMAGINARY = 0.01  # of all modes; what is left out makes every sum too low by about its share
 MANY_PER_PEAK = 0.01  # of the highest peak: lower ripples of a smeared density are not peaks
 
 
@@ -27,13 +29,14 @@ class Dos(NamedTuple):
 
 
 class Thermal(NamedTuple):
-    """Harmonic thermodynamics of a primitive cell at t temperatures."""
+    """Harmonic thermodynamics of a primitive cell at t temperatures; NaN with too many imaginary modes."""
 
     temperature: Array  # (t,) K
     free_energy: Array  # (t,) eV, zero-point energy included
     entropy: Array  # (t,) eV/K
     heat_capacity: Array  # (t,) eV/K at constant volume
     left_out: Array  # () share of the modes that are not in the sums
+    imaginary: Array  # () share of the modes that are imaginary, at rest with rounding aside
 
 
 def dos(frequencies: Array, weight: Array, *, grid: Array, width_thz: float) -> Dos:
@@ -81,5 +84,9 @@ def thermal(frequencies: Array, weight: Array, temperature: Array) -> Thermal:
     entropy = x * jnp.exp(-x) / gone - jnp.log(gone)
     heat = x**2 * jnp.exp(-x) / gone**2
     free, entropy, heat = ((each * share[None]).sum((-2, -1)) * EV_PER_KELVIN for each in (free, entropy, heat))
-    left = 1 - share.sum() / (weight.sum() * frequencies.shape[-1])
-    return Thermal(temperature, free * temperature, entropy, heat, left)
+    every = weight.sum() * frequencies.shape[-1]
+    imaginary = jnp.where(frequencies < -LOWEST_THZ, weight[:, None], 0).sum() / every
+    known = jnp.where(imaginary > MOST_IMAGINARY, jnp.nan, 1)
+    return Thermal(
+        temperature, free * temperature * known, entropy * known, heat * known, 1 - share.sum() / every, imaginary
+    )

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from crysjax.base import Crystal
-from crysjax.campaign import solve as module
-from crysjax.campaign.solve import RWP, Descent, factor, solve
+from crysjax.campaign import misfit as module
+from crysjax.campaign import solve as search
+from crysjax.campaign.misfit import factor
+from crysjax.campaign.solve import COPIES, RWP, Descent, distinct, solve
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
 from crysjax.data.scattering import of_species, scattering
@@ -110,15 +112,16 @@ def test_a_cell_is_found_from_near_it():
 
 def test_the_misfit_over_reflections_is_the_one_over_points(seen):
     """Sums over reflections where the cell is given, over the grid where it is free: one number, by `factor` too."""
-    x, y, numbers = module._checked(GRID, seen, TRUTH.numbers, FEW)
-    begin = module._starts(2, numbers, CELL, 16.0, 0)
-    made = [
-        module._problem(x, y, numbers, begin, fixed, scattering(), SHAPE, FEW, 1e-3, 71.0) for fixed in (True, False)
-    ]
-    cell = module.lattices.encode(begin.lattice[:1], jnp.ones(1))[0] / module._CELL
+    x, y, numbers = search._checked(GRID, seen, TRUTH.numbers, FEW)
+    begin = search._starts(2, numbers, CELL, 16.0, 0)
+    make = {"closest": 1e-3, "reach": 71.0}
+    made = [module.problem(numbers, begin.lattice, scattering(), SHAPE, fixed=f, **make) for f in (True, False)]
+    cell = module.lattices.encode(begin.lattice[:1], jnp.ones(1))[0] / module.CELL
     points = {"frac": begin.frac[0]}, {"frac": begin.frac[0], "cell": cell}  # four atoms fill the slots
-    last = [jax.tree.map(lambda leaf: leaf[-1], problem.data) for problem in made]
-    misfits = [jax.jit(lambda q, d, p: module._misfit(q, d, p, 71.0, 0.0))(*three) for three in zip(made, last, points)]
+    blurs = FEW.blur_degree, FEW.damping_angstrom2
+    last = [module.stages(problem, x, y, *blurs, fixed=f)[-1] for problem, f in zip(made, (True, False))]
+    assert last[0].gram.size and not last[1].gram.size
+    misfits = [jax.jit(lambda q, d, p: module.misfit(q, d, p, 71.0, 0.0))(*three) for three in zip(made, last, points)]
     direct = factor(seen, simulated(TRUTH._replace(frac=np.asarray(begin.frac[0]))))
     # the box lists corners beyond 71 degrees whose tails reach into the data: 1e-3 of it
     np.testing.assert_allclose(np.sqrt(misfits), direct, atol=5e-3)
@@ -126,11 +129,78 @@ def test_the_misfit_over_reflections_is_the_one_over_points(seen):
 
 def test_overlap_of_two_atoms_across_a_face():
     crystal = Crystal(jnp.eye(3), jnp.array([[0.05, 0, 0], [0.95, 0, 0], [0.5, 0.5, 0.5]]), 5 * jnp.eye(3))
-    cost = jax.jit(module._overlap)
+    cost = jax.jit(module.overlap)
     assert float(cost(crystal, jnp.array(2.0))) == pytest.approx((1 - 0.5 / 2) ** 2, rel=1e-4)
     assert float(cost(crystal, jnp.array(0.4))) == 0
     alone = crystal._replace(occupancy=jnp.diag(jnp.array([1.0, 0.0, 1.0])))  # an empty slot does not push
     assert float(cost(alone, jnp.array(2.0))) == 0
+
+
+def test_a_fine_pattern_is_rebinned_and_solved_alike(seen, found):
+    """Forty times as many points, as a diffractometer gives them: the same structure, and arrays no larger."""
+    fine = np.linspace(10, 70, 12_001)
+    descent, y = FEW._replace(steps=60), simulated(TRUTH, fine)
+    narrow, points, step = module.binned(fine, y, SHAPE.w**0.5 / 4)
+    assert step == pytest.approx(0.15) and len(narrow) == 401  # thirty points each, and the last one alone
+    np.testing.assert_allclose(points[:-1].sum() * 30, y[:-1].sum(), rtol=1e-9)
+    answer = solve(fine, y, TRUTH.numbers, lattice=CELL, starts=12, shape=SHAPE, descent=descent)
+    assert answer.properties[RWP][0] < 0.03
+    match = matching.match_pairs(datasets.from_entries([TRUTH]), datasets.take(answer, np.arange(1)), processes=1)
+    assert match.best[0] < 0.03
+    assert module.binned(GRID, seen, SHAPE.w**0.5 / 4)[0] is GRID  # a coarse one stays as it is
+
+
+def test_memory_does_not_grow_with_the_points():
+    """A free cell, 9,001 points and 64 starts, as measured patterns are: what a stage takes is that of a tile."""
+    x = np.linspace(10, 100, 9_001)
+    numbers = np.array([8, 8, 22])
+    begin = search._starts(64, numbers, None, 16.0, 0)
+    made = module.problem(numbers, begin.lattice, scattering(), Shape(), fixed=False, closest=None, reach=101.0)
+    stages = module.stages(made, x, np.ones(9_001), (2.0, 0.0), (0.0, 0.0), fixed=False)
+    assert len(stages[0].grid) < 200 and len(stages[1].grid) < 3_700
+    point = {"frac": jnp.zeros((8, len(made.occupancy), 3)), "cell": jnp.zeros((8, 6))}
+    run = search._stage.lower(made, stages[1], jax.random.split(jax.random.key(0), 8), point, 1.0, FEW, 101.0, False)
+    assert run.compile().memory_analysis().temp_size_in_bytes < 100e6
+
+
+def test_copies_are_removed_and_counted(seen):
+    """One structure in other cells, origins and handedness is one candidate; another volume or structure is not."""
+    mirrored = TRUTH._replace(frac=-PLACES + 0.3)
+    basis = np.array([[1, 1, 0], [0, 1, 0], [0, -1, 1]])
+    other_cell = TRUTH._replace(lattice=basis @ CELL, frac=PLACES @ np.linalg.inv(basis))
+    apart = TRUTH._replace(frac=PLACES + np.array([[0.3, 0, 0], [0, 0, 0], [0, 0.2, 0], [0, 0, 0]]))
+    rows = [TRUTH, mirrored, other_cell, TRUTH._replace(lattice=1.1 * CELL), apart, TRUTH]
+    entries = [row._replace(id=str(k), properties={RWP: 0.85}) for k, row in enumerate(rows)]
+    entries[-1] = entries[-1]._replace(properties={RWP: 0.95})  # as far from the pattern as nothing else
+    best = distinct(datasets.from_entries(entries), 10)
+    assert best.ids.tolist() == ["0", "3", "4", "5"] and best.properties[COPIES].tolist() == [3, 1, 1, 1]
+    assert distinct(datasets.from_entries(entries), 2).ids.tolist() == ["0", "3"]
+
+
+def test_progress_is_told_from_the_start(seen):
+    told = []
+    descent = FEW._replace(steps=1)
+    solve(
+        GRID,
+        seen,
+        TRUTH.numbers,
+        lattice=CELL,
+        starts=3,
+        shape=SHAPE,
+        descent=descent,
+        progress=lambda *a: told.append(a),
+    )
+    assert told[0] == (0, 6) and [t[:2] for t in told[1:]] == [(3, 6), (6, 6)] and "Rwp" in told[-1][2]
+
+
+def test_starts_that_break_are_left_out_and_counted(seen, monkeypatch):
+    """One cell that collapsed does not take the others with it."""
+    cells = np.stack([CELL, np.zeros((3, 3)), np.full((3, 3), np.nan)]).astype(np.float32)
+    final = Crystal(None, np.tile(PLACES, (3, 1, 1)).astype(np.float32), cells)
+    found = search._ranked(final, np.array([0.3, 0.1, np.nan]), np.sort(TRUTH.numbers))
+    assert len(found) == 1 and found.provenance["broken"] == 2 and found.properties[RWP][0] == np.float32(0.3)
+    with pytest.raises(ValueError, match="none of 3 starts"):
+        search._ranked(final, np.full(3, np.nan), np.sort(TRUTH.numbers))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from crysjax.cli import diffraction as commands
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
 from crysjax.data.scattering import scattering
-from crysjax.properties.diffraction import Shape, peaks
+from crysjax.properties.diffraction import Shape
+from crysjax.properties.peaks import peaks
 
 app = typer.Typer()
 app.command("diffraction")(commands.diffraction)

@@ -55,11 +55,14 @@ def test_what_is_written_belongs_together(files, capsys):
     assert summary["highest_thz"] <= bands["mode_3_thz"].max() * 1.001  # the path holds the extremes
     dos, thermal = table(out / "dos.csv"), table(out / "thermal.csv")
     step = dos["frequency_thz"][1] - dos["frequency_thz"][0]
-    assert dos["modes_per_thz"].sum() * step == pytest.approx(3, rel=1e-5)
+    assert dos["modes_per_thz_per_cell"].sum() * step == pytest.approx(3, rel=1e-5)
     np.testing.assert_allclose(thermal["temperature_k"], np.arange(50, 1001, 50))
-    assert (np.diff(thermal["free_energy_ev"]) < 0).all()
+    assert (np.diff(thermal["free_energy_ev_per_cell"]) < 0).all()
     limit = 3 * (1 - summary["modes_left_out"]) * 8.617333e-5
-    assert thermal["heat_capacity_ev_per_k"][-1] == pytest.approx(limit, rel=1e-3)
+    assert thermal["heat_capacity_ev_per_k_per_cell"][-1] == pytest.approx(limit, rel=1e-3)
+    dulong_petit = 3 * (1 - summary["modes_left_out"]) * 8.314463  # J/(K mol)
+    assert thermal["heat_capacity_j_per_k_per_mol_formula"][-1] == pytest.approx(dulong_petit, rel=1e-3)
+    assert summary["formula"] == "Ar" and summary["formula_units_per_cell"] == 1
     lines = ET.parse(out / "phonons.svg").getroot().findall("{http://www.w3.org/2000/svg}polyline")
     assert len(lines) % 3 == 1  # three modes a part of the path, and the density of states
 

@@ -14,6 +14,7 @@ from crysjax.data import datasets
 from crysjax.data.elements import NUMBERS
 from crysjax.data.scattering import WAVELENGTHS, of_species, scattering
 from crysjax.properties import diffraction
+from crysjax.properties import peaks as peak_lists
 from crysjax.properties.diffraction import Indices, Shape, indices, pattern, profile, reflections, reflections_needed
 
 FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
@@ -21,7 +22,7 @@ BCC = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
 LAMBDA = WAVELENGTHS["CuKa"]
 EXACT = scattering(dtype=np.float64)
 quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-crystal_peaks = diffraction.crystal_peaks
+crystal_peaks = peak_lists.crystal_peaks
 
 
 def crystal(symbols: list[str], frac, lattice, dtype=np.float32):
@@ -180,7 +181,7 @@ def test_equal_to_pymatgen_on_real_crystals(data_dir):
     assert len(chosen) == 14
     entries = [entry_of_structure(Structure.from_str(cif, "cif"), "", {}) for cif in chosen]
     for radiation, calculator in (("CuKa", XRDCalculator()), ("neutron", NDCalculator())):
-        found = diffraction.peaks(datasets.from_entries(entries), scattering(radiation, dtype=np.float64))
+        found = peak_lists.peaks(datasets.from_entries(entries), scattering(radiation, dtype=np.float64))
         for entry, ours in zip(datasets.entries(datasets.from_entries(entries)), found):
             if ours.reason:
                 with pytest.raises(ValueError, match="no scattering coefficients"):

@@ -69,6 +69,18 @@ def test_entropy_and_heat_capacity_are_derivatives():
         np.testing.assert_allclose(getattr(single, name), getattr(found, name), rtol=2e-6)
 
 
+def test_too_many_imaginary_modes_give_no_number():
+    """Sums over what is left would be too low by the share of them, 1.5 of 12 here; below 1 % they stand."""
+    unstable = MODES.copy()
+    unstable[1, 0] = -2.0
+    found = double(thermal, unstable, WEIGHT, [300.0])
+    np.testing.assert_allclose([found.imaginary, found.left_out], [0.75 / 6, (0.75 + 0.75) / 6], rtol=1e-12)
+    assert np.isnan([found.free_energy, found.entropy, found.heat_capacity]).all()
+    few = double(thermal, unstable, [0.95, 0.05], [300.0])
+    assert 0 < few.imaginary < 0.01 and np.isfinite([few.free_energy, few.entropy, few.heat_capacity]).all()
+    assert double(thermal, MODES, WEIGHT, [300.0]).imaginary == 0  # modes at rest are not imaginary
+
+
 def test_the_density_of_states_counts_modes():
     """Gaussians 5 widths from the ends: 6e-7 of each is cut off; the trapezium rule is exact far beyond that."""
     grid = even_grid(MODES, 0.1)
