@@ -63,7 +63,8 @@ def remedied(
         if better.any():
             lowest = datasets.take(ends.crystals, (np.arange(len(rows)) * energy.shape[1] + best)[better])
             again = elasticity(potential, params, lowest, relax=False)
-            found, gain[rows[better]] = _put(found, again, rows[better]), gain[rows[better]] + lower[better]
+            found = _put(found, again, rows[better])
+            gain[rows[better]] += lower[better]
     return Remedied(found, gain)
 
 

@@ -61,13 +61,44 @@ def test_a_profile_is_read_back_and_peaks_are_broadened(crystals, tmp_path):
     one = datasets.save(datasets.from_entries([SALT]), tmp_path / "one.npz")
     assert run("diffraction", one, "--out", smooth, "--profile", "--fwhm", 0.4).exit_code == 0
     assert run("diffraction", one, "--out", sharp).exit_code == 0
-    x, y = commands.read_pattern(smooth, Shape(w=0.16))
+    x, y = commands._read(smooth, Shape(w=0.16))
     assert len(x) == len(rows(smooth)) == 1801
-    grid, broad = commands.read_pattern(sharp, Shape(w=0.16))
+    grid, broad = commands._read(sharp, Shape(w=0.16))
     np.testing.assert_allclose(np.interp(grid, x, y)[grid < 89], broad[grid < 89], atol=0.01 * y.max())
     bare = tmp_path / "bare.xy"
     bare.write_text("# measured\n10 1\n10.5 2\n11 5\n11.5 1\n")
-    np.testing.assert_allclose(commands.read_pattern(bare, Shape()), [[10, 10.5, 11, 11.5], [1, 2, 5, 1]])
+    np.testing.assert_allclose(commands._read(bare, Shape()), [[10, 10.5, 11, 11.5], [1, 2, 5, 1]])
+
+
+def test_one_bad_row_does_not_take_the_others_with_it(tmp_path):
+    """A cell so large that its reflections cannot be listed, between two good ones: counted and named."""
+    large = SALT._replace(id="large, badly", lattice=900.0 * np.eye(3))
+    again = SALT._replace(id="salt, again")
+    given = datasets.save(datasets.from_entries([SALT, large, again]), tmp_path / "three.npz")
+    answer = run("diffraction", given, "--out", tmp_path / "p.csv")
+    assert answer.exit_code == 0, answer.output
+    assert (
+        "2 patterns, 1 failed" in answer.output and "large, badly: the cell has more than 20,000,000" in answer.output
+    )
+    names = [row["id"] for row in rows(tmp_path / "p.csv")]  # ids that hold commas are quoted
+    assert set(names) == {"salt", "salt, again"} and names.count("salt") == names.count("salt, again") > 3
+
+
+def test_a_measured_pattern_that_nothing_explains_is_no_solution(tmp_path):
+    """Two atoms of the wrong elements and place cannot give three peaks: told, exit status 3, and kept as misfits."""
+    pattern, out = tmp_path / "noise.xy", tmp_path / "found.npz"
+    x = np.linspace(20, 60, 4001)
+    y = sum(np.exp(-((x - at) ** 2) / 0.02) for at in (21.3, 37.9, 44.4, 52.1)) + 0.1
+    pattern.write_text("\ufeff" + "\n".join(f"{a:.2f}\t{b:.6f}".replace(".", ",") for a, b in zip(x, y)))
+    one = datasets.save(datasets.from_entries([SALT]), tmp_path / "one.npz")
+    answer = run("solve", pattern, "--formula", "NaCl", "--cell", one, "--starts", 4, "--steps", 3, "--fwhm", 0.4,
+                 "--out", out)  # fmt: skip
+    assert answer.exit_code == commands.NO_SOLUTION == 3, answer.output
+    assert "4001 points of a profile" in answer.output and "solve 0/16" in answer.output
+    assert "a background of about" in answer.output and "no solution found: Rwp" in answer.output
+    found = datasets.load(out)
+    assert (found.properties["solved"] == 0).all() and all(name.startswith("misfit-") for name in found.ids)
+    assert found.properties["rwp"].min() > 0.2 and found.properties["copies"].sum() <= 4
 
 
 def test_rock_salt_from_its_own_peaks(tmp_path):
@@ -79,7 +110,8 @@ def test_rock_salt_from_its_own_peaks(tmp_path):
                  "--steps", 40, "--out", out)  # fmt: skip
     assert answer.exit_code == 0, answer.output
     found = datasets.load(out)
-    assert len(found) == 2 and found.properties["rwp"][0] < 0.05
+    assert len(found) <= 2 and found.properties["rwp"][0] < 0.05 and found.ids[0] == "candidate-0000"
+    assert found.properties["solved"][0] == 1 and found.properties["copies"].sum() <= 4
     away = (found.frac[1] - found.frac[0]) % 1
     np.testing.assert_allclose(away, 0.5, atol=0.01)
 
@@ -93,6 +125,7 @@ def test_rock_salt_from_its_own_peaks(tmp_path):
         (["--formula", "NaCl", "--radiation", "light"], "radiation: 'light'"),
         (["--formula", "NaCl", "--cell", "CRYSTALS"], "2 crystals; expected one"),
         (["--formula", "NaCl", "--method", "luck"], "method 'luck'"),
+        (["--formula", "NaCl", "--accept", "nan"], "--accept nan"),
     ],
 )
 def test_mistakes_of_solve_are_one_line(arguments, message, crystals, tmp_path):
@@ -109,7 +142,7 @@ def test_mistakes_in_files_and_angles(crystals, tmp_path):
     words.write_text("two_theta_degree,intensity\nten,one\n")
     for path, message in ((both, "several crystals"), (words, "expected rows of 2θ")):
         with pytest.raises(ValueError, match=message):
-            commands.read_pattern(path, Shape())
+            commands._read(path, Shape())
     for angles in ("90:0", "5", "0:200", "a:b"):
         error = run("diffraction", crystals, "--out", both, "--angles", angles).exception
         assert isinstance(error, ValueError) and f"--angles {angles}" in str(error)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crysjax.cli import app, elasticity
-from crysjax.data import datasets
+from crysjax.data import datasets, io
 from crysjax.data.datasets import Entry
 from crysjax.potentials.mlip import mlip, save_potential
 
@@ -50,6 +50,12 @@ def test_silicon_as_json(crysjax, silicon, tmp_path):
     assert good["born_stable"] and good["reason"] == "" and good["formula"] == "Si"
     assert bad["reason"] and bad["eos_reason"] and bad["bulk_gpa"] is bad["tensor_gpa"] is bad["born_stable"] is None
     assert answer.err == f"c: {bad['reason']}\n"
+    assert good["crystal_system"] == "cubic" and good["frame"].startswith("IEEE 176-1987: x1, x2, x3 along the axes")
+    np.testing.assert_allclose(np.array(good["frame_axes"]) @ np.transpose(good["frame_axes"]), np.eye(3), atol=1e-5)
+    assert bad["frame"] is bad["frame_axes"] is None
+    assert f"{tmp_path / 'si_relaxed.extxyz'}: 2 crystals" in answer.out
+    written = io.read(tmp_path / "si_relaxed.extxyz")
+    np.testing.assert_allclose(np.linalg.det(written.lattice[0].astype(float)), 5.431**3 / 4, rtol=1e-3)
 
 
 def test_silicon_as_a_table(crysjax, silicon, tmp_path):
@@ -61,6 +67,26 @@ def test_silicon_as_a_table(crysjax, silicon, tmp_path):
     assert float(good["c11_gpa"]) < 140 and abs(float(good["c14_gpa"])) < 0.1 and good["born_stable"] == "True"
     assert bad["c11_gpa"] == "" and bad["reason"] == "the potential does not know atomic numbers [6]"
     assert len([name for name in good if name.startswith("c") and name.endswith("_gpa")]) == 21
+    assert good["frame"].startswith("IEEE 176-1987") and bad["frame"] == ""
+
+
+def test_soft_ions_are_told_and_remedied(crysjax, tmp_path):
+    """Body-centered argon with room to shear: its ions are at no minimum, and next to it is a denser packing."""
+    potential = mlip(network="lennard_jones", numbers=(18,), epsilon_ev=0.0104, sigma_angstrom=3.4, cutoff_angstrom=7.0)
+    path = save_potential(tmp_path / "argon.npz", potential, potential.init(jax.random.key(0)))
+    half = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+    cell = 4.265652 * np.array([[1, 1, 0], [-1, 1, 0], [0, 0, 1]])
+    old = {"energy_ev_per_atom": -1.0, "hardness_gpa": 2.0}
+    datasets.save(datasets.from_entries([Entry("bcc", [18] * 4, half, cell, old)]), tmp_path / "bcc.npz")
+    command = ("elasticity", tmp_path / "bcc.npz", "--potential", path, "--no-eos", "--fmax", 0.003, "--out")
+    told = crysjax(*command, tmp_path / "told.csv")
+    assert told.code == 0 and "soft internal modes); --remedy follows them" in told.err, told
+    answer = crysjax(*command, tmp_path / "mended.json", "--remedy", 2)
+    assert answer.code == 0, answer.err
+    row = json.loads((tmp_path / "mended.json").read_text())[0]
+    assert row["reason"] == "" and row["remedy_gain_ev_per_atom"] > 1e-3 and row["bulk_gpa"] > 0
+    written = io.read(tmp_path / "mended_relaxed.extxyz")
+    assert "hardness_gpa" in written.properties and "energy_ev_per_atom" not in written.properties
 
 
 def test_mistakes(crysjax, one_line, silicon, tmp_path):

@@ -27,6 +27,8 @@ def files(tmp_path_factory):
     cube = Entry("argon", np.full(4, 18), corners, 1.01 * EDGE * np.eye(3), {})
     broken = cube._replace(id="broken", frac=corners + 0.05 * np.eye(4, 3))
     io.write_crystals([cube, broken], folder / "argon.extxyz")
+    bcc = Entry("bcc", np.array([18]), np.zeros((1, 3)), 4.265652 / 2 * (1 - 2 * np.eye(3)), {})
+    io.write_crystals([bcc], folder / "bcc.extxyz")
     return folder
 
 
@@ -65,6 +67,31 @@ def test_what_is_written_belongs_together(files, capsys):
     assert summary["formula"] == "Ar" and summary["formula_units_per_cell"] == 1
     lines = ET.parse(out / "phonons.svg").getroot().findall("{http://www.w3.org/2000/svg}polyline")
     assert len(lines) % 3 == 1  # three modes a part of the path, and the density of states
+
+
+def test_an_unstable_crystal_has_no_thermodynamics(files, capsys):
+    """Body-centered argon: more than 1 % of its modes are imaginary, and sums over the others would be too low."""
+    out = files / "unstable"
+    run(
+        files / "bcc.extxyz",
+        "--potential",
+        files / "argon.npz",
+        "--out",
+        out,
+        "--length",
+        7,
+        "--mesh",
+        0.1,
+        "--no-relax",
+    )
+    said, summary, thermal = (
+        capsys.readouterr(),
+        json.loads((out / "summary.json").read_text()),
+        table(out / "thermal.csv"),
+    )
+    assert not summary["stable"] and 0.01 < summary["modes_imaginary"] <= summary["modes_left_out"]
+    assert all(np.isnan(values).all() for name, values in thermal.items() if name != "temperature_k")
+    assert "have no thermal average: thermal.csv is empty (nan); --remedy" in said.err
 
 
 def test_mistakes_are_one_line(files):

@@ -55,7 +55,7 @@ def described_otherwise(entry: Entry, tensor: np.ndarray, seed: int):
     yield Entry("flipped", numbers, -frac, -cell, {}), tensor
     mirror = np.diag([1.0, -1.0, 1.0])
     yield Entry("mirror image", numbers, frac, cell @ mirror, {}), frames.turn_stiffness(tensor, mirror)
-    double = np.concatenate([frac, frac + [1, 0, 0]]) / [2, 1, 1]
+    double = np.concatenate([frac, frac + np.array([1, 0, 0])]) / np.array([2, 1, 1])
     yield Entry("doubled", np.tile(numbers, 2), double, cell * [[2], [1], [1]], {}), tensor
 
 
@@ -80,7 +80,7 @@ def test_a_tensor_is_a_function_of_the_crystal(name):
 
 @pytest.mark.parametrize("name", [n for n in CELLS if n != "triclinic"])  # which pymatgen sorts the other way round
 def test_pymatgen_turns_to_the_same_axes(name):
-    """Senses of axes aside, which the standard ties to piezoelectric constants: they change signs of components alone."""
+    """Senses of axes aside, which the standard ties to piezoelectric constants: they change signs alone."""
     from pymatgen.analysis.elasticity import ElasticTensor
 
     made, entry, tensor = crystal(name)

@@ -193,6 +193,40 @@ def test_pressure_is_worked_against(toys, relaxed):
     np.testing.assert_allclose(found.energy / n, MINIMUM_EV + work, atol=2e-5 + LEFT_EV)
 
 
+def test_labels_of_the_unrelaxed_crystal_stay_behind(toys, relaxed):
+    """Energies, forces, stresses and distances to a hull are those of other positions; what was measured is kept."""
+    data = dataset([toys.draw_argon(2, 0), toys.draw_argon(4, 1)])
+    stale = [datasets.ENERGY, *datasets.STRESS, "formation_energy_ev_per_atom", "e_above_hull_ev_per_atom",
+             "REF_energy", "potential_ev_per_atom", "fmax_ev_per_angstrom", "volume", "virial"]  # fmt: skip
+    kept = ["hardness_gpa", "band_gap_ev", "year", "enforced"]
+    of_sites = {datasets.FORCES: np.ones((6, 3), np.float32), "charge": np.ones(6, np.float32)}
+    properties = {name: np.ones(2, np.float32) for name in [*stale, *kept]}
+    data = replace(data, properties=properties, site_properties=of_sites)
+    seen = []
+    found = module.relax_dataset(
+        toys.argon.energy_forces_stress, (), data, cutoff_angstrom=toys.argon.cutoff_angstrom, settings=USUAL, chunk=5,
+        record=lambda rows, energy, now: seen.append(now),
+    )  # fmt: skip
+    for crystals in (found.crystals, seen[0]):
+        assert sorted(crystals.properties) == sorted(kept) and list(crystals.site_properties) == ["charge"]
+    assert set(stale) <= set(data.properties), "what was given is not changed"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pressure_gpa": float("nan")}, "pressure_gpa is nan; expected a finite pressure in GPa"),
+        ({"pressure_gpa": float("inf")}, "pressure_gpa is inf"), ({"fmax_ev_angstrom": float("nan")}, "fmax_ev_ang"),
+        ({"step_angstrom": -1.0}, "step_angstrom is -1"), ({"volume_range": (2.0, 1.0)}, "volume_range"),
+        ({"method": "luck"}, "method 'luck'"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_none_are_named(toys, relaxed, changed, message):
+    """Not blamed on the crystals' elements, one by one."""
+    with pytest.raises(ValueError, match=message):
+        relaxed([toys.draw_argon(1, 0)], settings=USUAL._replace(**changed))
+
+
 def test_no_crystals_and_only_hopeless_ones(toys, relaxed):
     nothing = datasets.take(dataset([toys.draw_argon(1, 0)]), np.zeros(0, int))
     found = module.relax_dataset(toys.argon.energy_forces_stress, (), nothing, cutoff_angstrom=7.0)
