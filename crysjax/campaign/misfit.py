@@ -40,14 +40,14 @@ _IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(27
 
 
 class Stage(NamedTuple):
-    """What a stage compares with."""
+    """What a stage compares with: points, or sums over them for a given cell. The other leaves are empty."""
 
     grid: Array  # (g,) degrees
     seen: Array  # (g,) blurred data
     weight: Array  # (g,)
     blur: Array  # () degrees
-    pull: Array  # (r,) weighted data along the peaks of each reflection; empty: points are compared
-    gram: Array  # (r, r) overlap of the peaks of two reflections; empty likewise
+    pull: Array  # (r,) weighted data along the peaks of each reflection
+    gram: Array  # (r, r) overlap of the peaks of two reflections
 
 
 class Problem(NamedTuple):
@@ -125,6 +125,7 @@ def stages(
         pull, gram = np.zeros(0), np.zeros((0, 0))
         if angles is not None:
             pull, gram = _overlaps(angles, grid, _wider(shape, blur), seen, weight)
+            grid = seen = weight = np.zeros(0)  # nobody needs them, and one program serves all stages
         leaves = (grid, seen, weight, np.array(wide), pull, gram)
         answers.append(Stage(*(jnp.asarray(leaf, jnp.float32) for leaf in leaves)))
     return answers

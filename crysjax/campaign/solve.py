@@ -36,7 +36,7 @@ EXPLAINED = 0.2  # Rwp up to which a candidate explains a pattern: wrong structu
 COPY = equivalence.Tolerance(stol=0.1, angle_degree=3.0, ltol=0.03)  # closer than solutions that differ
 _LIKE = 0.02  # by how much the Rwp, and relatively the volumes, of copies may differ
 _TOGETHER = 2**21  # reflections times atoms of the starts that move at once
-_CALL = 8  # starts a call where the cell moves: between two of them progress is told
+_CALL = 4  # starts a call where the cell moves: between two of them progress is told
 Progress = Callable[..., None]  # (done, total, what)
 
 
