@@ -94,6 +94,39 @@ def test_pymatgen_turns_to_the_same_axes(name):
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * largest)
 
 
+@pytest.mark.parametrize("angles", [(75, 80, 70), (105, 98, 111), (81, 102, 95)])
+def test_angles_with_c_are_obtuse_in_a_triclinic_crystal(angles):
+    """Its three shortest vectors that span space, found by trying all: c on x3, a in the plane of x1 and x3, and of a,
+    b, c as right-handed axes the first two lean away from the third, whichever the angles of the given cell were."""
+    from pymatgen.core import Lattice
+
+    cell = Lattice.from_parameters(5.1, 6.3, 4.2, *angles).matrix
+    entry = Entry("t", np.array([11, 17, 17]), np.array([[0, 0, 0], PLACE, [-p for p in PLACE]]), cell, {})
+    (axes,) = frames.frame(entry).axes
+    every = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 3), -1).reshape(-1, 3) @ cell
+    every = every[np.argsort(np.linalg.norm(every, axis=-1), kind="stable")][1:]
+    c = every[0]
+    a = next(v for v in every if np.linalg.norm(np.cross(c, v)) > 0.1)
+    b = next(v for v in every if abs(np.linalg.det([a, v, c])) > 0.1)
+    a, b, c = (v @ axes.T for v in (a, b, c))
+    a, b, c = a * np.sign(a[0]), b * np.sign(b[1]), c * np.sign(c[2])
+    np.testing.assert_allclose([c[0], c[1], a[1]], 0, atol=1e-4)
+    assert a[2] < 0 and b[2] < 0 and np.linalg.det([a, b, c]) > 0
+
+
+def test_c_is_short_and_beta_obtuse_in_a_monoclinic_crystal():
+    """From a cell whose a and c are not the shortest vectors normal to b, and whose beta is acute."""
+    _, entry, _ = crystal("monoclinic")
+    skewed = np.array([[1, 0, 1], [0, 1, 0], [0, 0, -1]])
+    other = entry._replace(lattice=skewed @ entry.lattice, frac=entry.frac @ np.linalg.inv(skewed))
+    for given in (entry, other):
+        for axes in frames.frame(given).axes:
+            a, b, c = entry.lattice @ axes.T
+            np.testing.assert_allclose(np.abs([b[0], b[2], c[0], c[1], a[1]]), 0, atol=1e-4)
+            assert a[0] * a[2] * c[2] * b[1] * np.linalg.det([a, b, c]) != 0 and (a @ c) < 0
+            assert np.sign(a[0]) == np.sign(c[2]) == -np.sign(a[2])
+
+
 def test_axes_of_equal_length_are_told_apart_by_the_tensor():
     """An orthorhombic crystal in a cube, and a stiffness that is not cubic: the larger of C11, C22, C33 come first."""
     cube = Entry("o", np.array([11, 17, 35]), np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]]), 5 * np.eye(3), {})
