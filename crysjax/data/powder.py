@@ -75,7 +75,7 @@ def parse(text: str) -> Pattern:
     x, y = (_numbers(rows, column, layout) for column in (layout.angle, layout.intensity))
     _refuse_disorder(x, [line for line, _ in rows])
     used = {layout.angle, layout.intensity}
-    unread = tuple(name for k, name in enumerate(layout.names) if k not in used and name)
+    unread = tuple(name for k, name in enumerate(layout.names) if k not in used and name not in ("", ID))
     return Pattern(x, y, _is_profile(x), unread)
 
 

@@ -41,7 +41,7 @@ def test_one_pattern_however_it_is_written(text, tmp_path):
     ("names", "unread"),
     [
         ("2theta,background,counts", ("background",)), ("background,2theta,counts", ("background",)),
-        ("id,two_theta_degree,counts,intensity", ("id", "counts")), ("d,2theta,hkl,I", ("d", "hkl")),
+        ("id,two_theta_degree,counts,intensity", ("counts",)), ("d,2theta,hkl,I", ("d", "hkl")),
     ],
 )  # fmt: skip
 def test_columns_are_taken_by_their_names(names, unread):
