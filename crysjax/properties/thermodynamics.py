@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -18,6 +19,7 @@ KELVIN_PER_THZ = 6.62607015e-34 * 1e12 / 1.380649e-23  # h / k, 47.992 K
 EV_PER_KELVIN = 8.617333262e-5  # Boltzmann's constant
 LOWEST_THZ = 1e-2
 MOST_IMAGINARY = 0.01  # of all modes; what is left out makes every sum too low by about its share
+AT_ONCE = 2**22  # frequencies times points of a density, or temperatures
 MANY_PER_PEAK = 0.01  # of the highest peak: lower ripples of a smeared density are not peaks
 
 
@@ -43,9 +45,18 @@ def dos(frequencies: Array, weight: Array, *, grid: Array, width_thz: float) -> 
     """Density of states on an even grid (f,) in THz, each mode a Gaussian of standard deviation `width_thz`."""
     if not width_thz > 0:
         raise ValueError(f"width_thz: {width_thz} is not a positive width")
-    away = (grid[:, None, None] - frequencies[None]) / width_thz
-    gaussian = jnp.exp(-(away**2) / 2) / (width_thz * float(np.sqrt(2 * np.pi)))
-    return Dos(grid, (gaussian.sum(-1) * weight[None]).sum(-1))
+    scale = width_thz * float(np.sqrt(2 * np.pi))
+
+    def at(point: Array) -> Array:
+        gaussian = jnp.exp(-(((point - frequencies) / width_thz) ** 2) / 2) / scale
+        return (gaussian.sum(-1) * weight).sum()
+
+    return Dos(grid, jax.lax.map(at, grid, batch_size=_together(frequencies)))
+
+
+def _together(frequencies: Array) -> int:
+    """Points or temperatures at once: memory does not grow with how many there are."""
+    return max(AT_ONCE // max(frequencies.size, 1), 1)
 
 
 def even_grid(frequencies: np.ndarray, width_thz: float, per_width: int = 4) -> np.ndarray:
@@ -78,12 +89,16 @@ def thermal(frequencies: Array, weight: Array, temperature: Array) -> Thermal:
     used = frequencies > LOWEST_THZ
     theta = jnp.where(used, frequencies, 1) * KELVIN_PER_THZ  # (k, 3n) in K
     share = jnp.where(used, weight[:, None], 0)
-    x = theta[None] / temperature[:, None, None]
-    gone = -jnp.expm1(-x)  # 1 - exp(-x)
-    free = x / 2 + jnp.log(gone)
-    entropy = x * jnp.exp(-x) / gone - jnp.log(gone)
-    heat = x**2 * jnp.exp(-x) / gone**2
-    free, entropy, heat = ((each * share[None]).sum((-2, -1)) * EV_PER_KELVIN for each in (free, entropy, heat))
+
+    def at(kelvin: Array) -> tuple[Array, ...]:
+        x = theta / kelvin
+        gone = -jnp.expm1(-x)  # 1 - exp(-x)
+        free = x / 2 + jnp.log(gone)
+        entropy = x * jnp.exp(-x) / gone - jnp.log(gone)
+        heat = x**2 * jnp.exp(-x) / gone**2
+        return tuple((each * share).sum() * EV_PER_KELVIN for each in (free, entropy, heat))
+
+    free, entropy, heat = jax.lax.map(at, temperature, batch_size=_together(frequencies))
     every = weight.sum() * frequencies.shape[-1]
     imaginary = jnp.where(frequencies < -LOWEST_THZ, weight[:, None], 0).sum() / every
     known = jnp.where(imaginary > MOST_IMAGINARY, jnp.nan, 1)

@@ -25,6 +25,7 @@ THZ = float(np.sqrt(1.602176634e-19 / 1.66053906660e-27) / 1e-10 / (2 * np.pi) /
 """√(eV/(Å² u)) / 2π in THz, 15.633 (CODATA 2018)."""
 PER_CM = 1e12 / 2.99792458e10
 """1 THz in cm⁻¹."""
+MOST_WAVES = 1_000_000  # of a mesh, both of each pair q and -q counted
 WELL_SPANNED = 0.1  # least eigenvalue of the directions' mean projector (1/3 is the most) that counts as spanning
 _DIRECTIONS = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)], float)
 
@@ -177,7 +178,12 @@ def mesh(lattice: np.ndarray, spacing_per_angstrom: float) -> tuple[np.ndarray, 
         raise ValueError(f"spacing_per_angstrom: {spacing_per_angstrom} is not a positive step of the mesh of q")
     lengths = np.linalg.norm(np.linalg.inv(np.asarray(lattice, float)), axis=0)
     size = np.maximum(np.ceil(lengths / spacing_per_angstrom - 1e-6), 1).astype(int)
-    grid = np.array(list(itertools.product(*map(range, size))))
+    if (count := size.prod(dtype=float)) > MOST_WAVES:
+        raise ValueError(
+            f"spacing_per_angstrom: {spacing_per_angstrom} gives {count:,.0f} wave vectors; expected "
+            f"{MOST_WAVES:,} at most"
+        )
+    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).reshape(-1, 3)
     own, minus = (np.ravel_multi_index(tuple(g.T), size) for g in (grid, -grid % size))
     kept = own <= minus
     return grid[kept] / size, np.where(own == minus, 1, 2)[kept] / len(grid)

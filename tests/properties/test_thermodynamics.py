@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crysjax.properties import thermodynamics as module
 from crysjax.properties.thermodynamics import (
     EV_PER_KELVIN,
     KELVIN_PER_THZ,
@@ -88,6 +89,26 @@ def test_the_density_of_states_counts_modes():
     assert np.sum(found.density) * (grid[1] - grid[0]) == pytest.approx(6, rel=1e-6)
     with pytest.raises(ValueError, match="width_thz"):
         dos(jnp.asarray(MODES), jnp.asarray(WEIGHT), grid=jnp.asarray(grid), width_thz=0.0)
+
+
+def test_memory_does_not_grow_with_points_or_temperatures(monkeypatch):
+    """Worked through in parts, the same numbers; a compiled program that holds no array of both."""
+    t, grid = np.linspace(50, 1000, 5), even_grid(MODES, 0.1)
+    whole = (
+        double(thermal, MODES, WEIGHT, t),
+        double(lambda f, w, g: dos(f, w, grid=g, width_thz=0.1), MODES, WEIGHT, grid),
+    )
+    monkeypatch.setattr(module, "AT_ONCE", 2 * MODES.size)
+    parts = (
+        double(thermal, MODES, WEIGHT, t),
+        double(lambda f, w, g: dos(f, w, grid=g, width_thz=0.1), MODES, WEIGHT, grid),
+    )
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts)):
+        np.testing.assert_allclose(b, a, rtol=1e-12)
+    frequencies, weight, many = jnp.ones((500, 12)), jnp.ones(500) / 500, jnp.ones(2000)
+    for run in (jax.jit(thermal), jax.jit(lambda f, w, g: dos(f, w, grid=g, width_thz=0.1))):
+        takes = run.lower(frequencies, weight, many).compile().memory_analysis().temp_size_in_bytes
+        assert takes < 4e6  # and 48 MB an array of all
 
 
 def test_the_last_peak():

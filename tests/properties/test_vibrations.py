@@ -257,6 +257,8 @@ def test_the_mesh_stands_for_the_whole_zone(odd):
     np.testing.assert_allclose((weight[:, None] * few**3).sum(), (many**3).mean(0).sum(), rtol=1e-10)
     with pytest.raises(ValueError, match="spacing_per_angstrom"):
         vibrations.mesh(one.lattice, 0.0)
+    with pytest.raises(ValueError, match="wave vectors; expected 1,000,000 at most"):
+        vibrations.mesh(one.lattice, 0.001)
 
 
 def lennard_jones(cell: Supercell, reach: float, edge):
