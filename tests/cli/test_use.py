@@ -110,6 +110,17 @@ def test_relaxation_lowers_the_energy(crysjax, world, tmp_path):
     assert compositions(end) == compositions(given) and end.ids.tolist() == given.ids.tolist()
 
 
+def test_a_relaxed_crystal_has_no_label_of_the_unrelaxed_one(crysjax, one_line, world, tmp_path):
+    """Energies belong to the positions they were computed at: not kept, and told; a pressure that is none is named."""
+    answer, end = relaxed(crysjax, world, tmp_path / "a.npz", "--steps", 1)
+    assert "band_gap_ev" in end.properties and "potential_ev_per_atom" in end.properties
+    assert not {datasets.ENERGY, "formation_energy_ev_per_atom"} & set(end.properties)
+    lost = f"{datasets.ENERGY}, formation_energy_ev_per_atom"
+    assert f"not kept, for they belong to the unrelaxed crystals: {lost}\n" in answer.err
+    command = ("relax", world.data, "--potential", world.potential, "--out", tmp_path / "b.npz")
+    one_line(crysjax(*command, "--pressure-gpa", "nan"), "pressure_gpa is nan; expected a finite pressure in GPa")
+
+
 def test_evaluation_shows_floors_beside_the_match(crysjax, world, like_test, tmp_path):
     truth, train = f"{world.data}:test", f"{world.data}:train"
     options = ["--match", truth, "--train", train, "--processes", 1, "--out", tmp_path]
