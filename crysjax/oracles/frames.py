@@ -3,7 +3,8 @@
 Axes follow IEEE Std 176-1987, section 3.2 (as in de Jong et al., Sci. Data 2, 150009 (2015)), from the conventional
 cell that spglib finds. Where that leaves several choices with different tensors (the senses of axes, which it ties to
 piezoelectric constants, and axes of equal length), the tensor decides: of C11, C22, C33, C44, C55, C66, C12, C13, C23,
-C14 and so on, the first that differs is the largest.
+C14 and so on, the first that differs is the largest. It also decides between axes that only symmetry makes alike, which
+a relaxed crystal has to a tolerance alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from crysjax.data.datasets import Entry
 
 EQUAL = 1e-3  # relative: lengths, and cosines of angles, that are taken for equal
+RELAXED_ANGSTROM = 0.03  # spglib's tolerance: what a relaxation to 0.01 eV/Å may leave
 SAME = 1e-3  # of the largest component: what single precision and an incomplete relaxation leave
 _PAIRS = np.array([(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)])
 _ORDER = [(k, k) for k in range(6)] + [(0, 1), (0, 2), (1, 2)]
@@ -42,7 +44,7 @@ class Frame(NamedTuple):
     axes: np.ndarray  # (k, 3, 3) rows x1, x2, x3 in the Cartesian frame of the crystal: all that the rules allow
 
 
-def frame(crystal: Entry, *, tolerance_angstrom: float = 0.01) -> Frame:
+def frame(crystal: Entry, *, tolerance_angstrom: float = RELAXED_ANGSTROM) -> Frame:
     """The frames of a crystal that the standard's rules on its axes allow; `chosen` takes one of them."""
     os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C library prints what the answer says anyway
     import spglib
@@ -58,7 +60,8 @@ def frame(crystal: Entry, *, tolerance_angstrom: float = 0.01) -> Frame:
         return Frame("", np.eye(3)[None])
     system = _system(found.number)
     conventional = (lattice.T @ np.linalg.inv(found.transformation_matrix)).T
-    return Frame(system, np.stack(_AXES[system](conventional)))
+    turns, axes = _TURNS.get(system, np.eye(3)[None]), np.stack(_AXES[system](conventional))
+    return Frame(system, (turns[:, None] @ axes[None]).reshape(-1, 3, 3))
 
 
 def _system(number: int) -> str:
@@ -84,11 +87,6 @@ def _by_length(vectors: np.ndarray) -> list[np.ndarray]:
 
 def _along_axes(cell: np.ndarray) -> list[np.ndarray]:
     return [_right_handed(cell[2], cell[0])]
-
-
-def _both_senses(cell: np.ndarray) -> list[np.ndarray]:
-    """A rotation about c or the inversion brings all other choices to these."""
-    return [_right_handed(z * cell[2], x * cell[0]) for z in (1, -1) for x in (1, -1)]
 
 
 def _sorted_axes(cell: np.ndarray) -> list[np.ndarray]:
@@ -130,9 +128,29 @@ def _obtuse(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
 
 
 _AXES = {
-    "cubic": _along_axes, "tetragonal": _both_senses, "orthorhombic": _sorted_axes, "hexagonal": _both_senses,
-    "trigonal": _both_senses, "monoclinic": _about_b, "triclinic": _reduced_axes,
+    "cubic": _along_axes, "tetragonal": _along_axes, "orthorhombic": _sorted_axes, "hexagonal": _along_axes,
+    "trigonal": _along_axes, "monoclinic": _about_b, "triclinic": _reduced_axes,
 }  # fmt: skip
+
+
+def _about_c(fold: int) -> np.ndarray:
+    """Rotations about x3 and about axes normal to it."""
+    angles = 2 * np.pi * np.arange(fold) / fold
+    turns = [np.array([[np.cos(t), np.sin(t), 0], [-np.sin(t), np.cos(t), 0], [0, 0, 1]]) for t in angles]
+    return np.stack([*turns, *(np.diag([1.0, -1.0, -1.0]) @ turn for turn in turns)])
+
+
+_SIGNED = [
+    np.eye(3)[list(p)] * s
+    for p in itertools.permutations(range(3))
+    for s in np.indices((2,) * 3).reshape(3, -1).T * 2 - 1
+]
+_TURNS = {
+    "cubic": np.stack([turn for turn in _SIGNED if np.linalg.det(turn) > 0]), "tetragonal": _about_c(4),
+    "orthorhombic": _about_c(2), "hexagonal": _about_c(6), "trigonal": _about_c(6),
+    "monoclinic": np.stack([np.eye(3), np.diag([-1.0, 1.0, -1.0])]),
+}  # fmt: skip
+"""Rotations of the lattice: they leave the rules true, and the tensor too where the symmetry is exact and full."""
 
 
 def chosen(tensor: np.ndarray, found: Frame) -> np.ndarray:
