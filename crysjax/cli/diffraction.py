@@ -145,7 +145,8 @@ def _read(path: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     if found.unread:
         typer.echo(f"{path}: not used: columns {', '.join(found.unread)}", err=True)
     if not found.is_profile:
-        grid = np.arange(max(x.min() - 5, 1), min(x.max() + shape.w**0.5, 179), STEP_DEGREE)  # more may lie beyond
+        step = min(STEP_DEGREE, shape.w**0.5 / 2)
+        grid = np.arange(max(x.min() - 5, 1), min(x.max() + shape.w**0.5, 179), step)  # more may lie beyond
         return grid, profile(Reflections(x, y, np.array(True)), grid, shape)
     floor = np.quantile(y, 0.1) / max(y.max(), 1e-300)
     if floor > BACKGROUND:

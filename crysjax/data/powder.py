@@ -18,9 +18,9 @@ from crysjax.data import limits
 
 ANGLE, INTENSITY = "two_theta_degree", "intensity"
 ANGLES = {"twothetadegree", "twotheta", "2theta", "2thetadegree", "2thetadeg", "2th", "2t", "tth", "angle", "2θ",
-          "2θdegree", "2thetadegrees", "pos2th", "x"}  # fmt: skip
+          "2θdegree", "2thetadegrees", "pos2th", "pos", "position", "angledegree", "x"}  # fmt: skip
 INTENSITIES = {"intensity", "intensities", "counts", "cts", "iobs", "yobs", "observed", "i", "y", "intensitycounts",
-               "intensitycts", "countspersecond", "cps"}  # fmt: skip
+               "intensitycts", "intensityau", "countspersecond", "cps"}  # fmt: skip
 ID = "id"
 MOST_COLUMNS = 3  # of a file that does not name them: angle, intensity, error
 EVEN = 0.01  # relative: a profile is measured in equal steps, a list of peaks is not
