@@ -56,7 +56,8 @@ class Problem(NamedTuple):
     occupancy: Array  # (n, s)
     lattice: Array  # (3, 3) of a given cell
     table: Scattering
-    given: Indices
+    given: Indices  # what a descent looks at: all that strains of up to `_GROWTH` bring within the angles
+    every: Indices  # the whole box within their limits
     shape: Shape
     closest: Array  # () Å
 
@@ -81,22 +82,30 @@ def problem(
     angle = {"wavelength_angstrom": float(table.wavelength), "two_theta_max_degree": reach}
     cells = np.asarray(cells, float)
     given = diffraction.indices(diffraction.reflections_needed(cells * (1 if fixed else _GROWTH), **angle).max(0))
-    if fixed:
-        hkl = diffraction.within(given, cells[0], **angle).hkl
-        given = given._replace(hkl=np.pad(hkl, ((0, -len(hkl) % _ROWS), (0, 0))))
-    if len(given.hkl) * atoms > MOST_TERMS:
+    every, given = given, _rows_of(given, cells[:1] if fixed else cells, 1.0 if fixed else _GROWTH, angle)
+    every = given if fixed else every
+    if len(every.hkl) * atoms > MOST_TERMS:
         what = "" if fixed else ", or the cell"
         raise ValueError(
-            f"solve: {len(given.hkl):,} reflections of {len(numbers)} atoms are too many; give a smaller cell{what} or "
+            f"solve: {len(every.hkl):,} reflections of {len(numbers)} atoms are too many; give a smaller cell{what} or "
             f"a pattern that ends earlier"
         )
     occupancy = np.pad(np.eye(kinds, dtype=np.float32)[species], ((0, atoms - len(numbers)), (0, 0)))
     size = abs(np.linalg.det(cells)).mean() / len(numbers)
     near = 0.6 * np.cbrt(size) if closest is None else closest
-    made = Problem(
-        occupancy, cells[0].astype(np.float32), columns, given, Shape(*map(np.float32, shape)), np.float32(near)
-    )
+    shape = Shape(*map(np.float32, shape))
+    made = Problem(occupancy, cells[0].astype(np.float32), columns, given, every, shape, np.float32(near))
     return jax.tree.map(jnp.asarray, made)
+
+
+def _rows_of(given: Indices, cells: Sequence[np.ndarray], room: float, angle: dict) -> Indices:
+    """The reflections that one of the cells has within the angles, or would have stretched by `room`; filled up."""
+    least = np.full(len(given.hkl), np.inf)
+    for cell in cells:
+        least = np.minimum(least, np.linalg.norm(given.hkl @ np.linalg.inv(cell).T, axis=-1))
+    reach = 2 * np.sin(np.radians(angle["two_theta_max_degree"]) / 2) / angle["wavelength_angstrom"]
+    hkl = given.hkl[least <= room * reach + 1e-8]
+    return given._replace(hkl=np.pad(hkl, ((0, -len(hkl) % _ROWS), (0, 0))))
 
 
 # What the stages compare with

@@ -218,7 +218,7 @@ def _search(descent: Descent, sampled: bool) -> Search:
 @partial(jax.jit, static_argnums=3)
 def _profiles(made: Problem, crystals: Crystal, grid: Array, two_theta_max: float) -> Array:
     def one(crystal: Crystal) -> Array:
-        found = reflections(crystal, made.table, made.given, two_theta_max_degree=two_theta_max)
+        found = reflections(crystal, made.table, made.every, two_theta_max_degree=two_theta_max)
         return profile(found, grid, made.shape)
 
     return jax.lax.map(one, crystals)

@@ -14,7 +14,7 @@ from crysjax.data import datasets
 from crysjax.data.datasets import Entry
 from crysjax.data.scattering import of_species, scattering
 from crysjax.evaluation import matching
-from crysjax.properties.diffraction import Shape, indices, pattern, reflections_needed
+from crysjax.properties.diffraction import Shape, indices, pattern, reflections_needed, within
 
 GRID = np.linspace(10, 70, 301)
 SHAPE = Shape(w=0.36)
@@ -161,6 +161,22 @@ def test_memory_does_not_grow_with_the_points():
     point = {"frac": jnp.zeros((8, len(made.occupancy), 3)), "cell": jnp.zeros((8, 6))}
     run = search._stage.lower(made, stages[1], jax.random.split(jax.random.key(0), 8), point, 1.0, FEW, 101.0, False)
     assert run.compile().memory_analysis().temp_size_in_bytes < 100e6
+
+
+def test_no_reflection_is_missing_from_a_cell_that_moves():
+    """Any cell that a start becomes by strains of up to 20 % in any direction: all that it has within the angles."""
+    rng, numbers = np.random.default_rng(0), np.array([8, 22])
+    begin = search._starts(4, numbers, None, 16.0, 0)
+    made = module.problem(numbers, begin.lattice, scattering(), Shape(), fixed=False, closest=None, reach=80.0)
+    listed = {tuple(h) for h in np.asarray(made.given.hkl).tolist()}
+    assert len(listed) < 0.7 * len(made.every.hkl)
+    angle = {"wavelength_angstrom": 1.54184, "two_theta_max_degree": 80.0}
+    for k in range(20):
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        cell = np.asarray(begin.lattice[k % 4], float) @ turn @ np.diag(rng.uniform(0.7, 1.2, 3)) @ turn.T
+        wide = indices(reflections_needed(cell, **angle))
+        needed = {tuple(h) for h in within(wide, cell, **angle).hkl.tolist()}
+        assert len(needed) > 10 and all(h in listed or tuple(-n for n in h) in listed for h in needed)
 
 
 def test_copies_are_removed_and_counted(seen):
