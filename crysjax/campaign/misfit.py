@@ -81,9 +81,11 @@ def problem(
     columns = of_species(table, np.pad(found, (0, kinds - len(found))))
     angle = {"wavelength_angstrom": float(table.wavelength), "two_theta_max_degree": reach}
     cells = np.asarray(cells, float)
-    given = diffraction.indices(diffraction.reflections_needed(cells * (1 if fixed else _GROWTH), **angle).max(0))
-    every, given = given, _rows_of(given, cells[:1] if fixed else cells, 1.0 if fixed else _GROWTH, angle)
-    every = given if fixed else every
+    reached = cells[:1] if fixed else _GROWTH * cells
+    box = diffraction.indices(diffraction.reflections_needed(reached, **angle).max(0))
+    hkl = diffraction.within(box, reached, **angle).hkl
+    given = box._replace(hkl=np.pad(hkl, ((0, -len(hkl) % _ROWS), (0, 0))))
+    every = given if fixed else box
     if len(every.hkl) * atoms > MOST_TERMS:
         what = "" if fixed else ", or the cell"
         raise ValueError(
@@ -96,16 +98,6 @@ def problem(
     shape = Shape(*map(np.float32, shape))
     made = Problem(occupancy, cells[0].astype(np.float32), columns, given, every, shape, np.float32(near))
     return jax.tree.map(jnp.asarray, made)
-
-
-def _rows_of(given: Indices, cells: Sequence[np.ndarray], room: float, angle: dict) -> Indices:
-    """The reflections that one of the cells has within the angles, or would have stretched by `room`; filled up."""
-    least = np.full(len(given.hkl), np.inf)
-    for cell in cells:
-        least = np.minimum(least, np.linalg.norm(given.hkl @ np.linalg.inv(cell).T, axis=-1))
-    reach = 2 * np.sin(np.radians(angle["two_theta_max_degree"]) / 2) / angle["wavelength_angstrom"]
-    hkl = given.hkl[least <= room * reach + 1e-8]
-    return given._replace(hkl=np.pad(hkl, ((0, -len(hkl) % _ROWS), (0, 0))))
 
 
 # What the stages compare with

@@ -93,9 +93,13 @@ def planes(first: int, end: int, k: int, m: int) -> np.ndarray:
 
 
 def within(given: Indices, lattice: np.ndarray, *, wavelength_angstrom: float, two_theta_max_degree: float) -> Indices:
-    """Only the reflections of a fixed cell within an angle: half as many, and less. Host NumPy."""
-    g = np.linalg.norm(given.hkl @ np.linalg.inv(np.asarray(lattice, float)).T, axis=-1)
-    return given._replace(hkl=given.hkl[g <= 2 * _half_sine(two_theta_max_degree) / wavelength_angstrom + 1e-8])
+    """Only the reflections that a cell (3, 3), or one of several (m, 3, 3), has within an angle: half of them, or
+    less. Host NumPy.
+    """
+    reach, seen = 2 * _half_sine(two_theta_max_degree) / wavelength_angstrom, np.zeros(len(given.hkl), bool)
+    for cell in np.asarray(lattice, float).reshape(-1, 3, 3):
+        seen |= np.linalg.norm(given.hkl @ np.linalg.inv(cell).T, axis=-1) <= reach + 1e-8
+    return given._replace(hkl=given.hkl[seen])
 
 
 def reflections(
