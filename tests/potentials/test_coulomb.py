@@ -1,5 +1,7 @@
 """Charges against Madelung's constants and Ewald's sum; Buckingham's crystals against their minimum in closed form."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from scipy.special import erfc
 from crysjax.base import Crystal, one_hot
 from crysjax.data.batching import Capacity
 from crysjax.potentials.cluster import COULOMB_EV_ANGSTROM
+from crysjax.potentials.coulomb import wolf_energies
 from crysjax.potentials.mlip import mlip
 
 FACES = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
@@ -182,3 +185,22 @@ def test_energy_is_linear_in_occupancy_and_in_the_strengths(toys):
 def test_settings_that_do_not_fit_are_named(settings, says):
     with pytest.raises(ValueError, match=says):
         mlip(**dict(network="buckingham", numbers=(8, 12)) | LEWIS_CATLOW | settings)
+
+
+def test_two_ions_feel_no_force_and_no_energy_where_the_sphere_ends():
+    """The shifted force of Fennell and Gezelter (2006): both vanish at the cutoff, at any damping."""
+    one, other = jnp.array([0, 1]), jnp.array([1, 0])
+
+    def total(r, mask):
+        graph = SimpleNamespace(receiver=one, sender=other, mask=jnp.full(2, mask, jnp.float64))
+        charge = jnp.array([1.0, -1.0], jnp.float64)
+        return wolf_energies(charge, jnp.broadcast_to(r, 2), graph, 0.1, 5.0).sum()
+
+    def pair(r):
+        return total(r, 1.0) - total(r, 0.0)
+
+    with jax.enable_x64(True):
+        value, slope = jax.value_and_grad(pair)(jnp.asarray(5.0, jnp.float64))
+        inside = jax.grad(pair)(jnp.asarray(3.0, jnp.float64))
+    assert abs(float(value)) < 1e-9 and abs(float(slope)) < 1e-9
+    assert float(inside) > 0.1  # opposite charges attract
