@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset
 
 LEAST_LABELS = 20  # fewer say nothing of a std
-SLOPE = 0.5
+SLOPE = 0.15
 """How fast a std grows with the novelty, where a config does not say. See `experiments/uncertainty`."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +29,15 @@ def temperature_key(config: Mapping[str, Any], model: str) -> str:
 
 def settings(path: Path, config: Mapping[str, Any], model: str, temperature: float | None, like: bool) -> dict:
     """Changed settings of the sampler: `temperature` if given, else what `sampling.json` beside the model says."""
+    from crysjax.data import reading
+
     if temperature is not None:
         return {temperature_key(config, model): temperature}
     file = path.with_name("sampling.json")
     if not file.exists():
         return {}
     try:
-        found = json.loads(file.read_text())["like" if like else "free"]
+        found = reading.read_json(file)["like" if like else "free"]
         given = {str(key): float(value) for key, value in found.items()}
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: expected free and like, with settings and numbers ({error})") from None

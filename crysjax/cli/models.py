@@ -42,7 +42,7 @@ def sample(
     want: list[str] = typer.Option([], "--property", help="NAME=VALUE, or NAME=LOW:HIGH: a value a crystal."),
     steps: int | None = typer.Option(None, min=1, help="Steps of the sampler."),
     guidance: str = typer.Option("", help="Weight of guidance; or NAME=WEIGHT,..., one a --property."),
-    temperature: float | None = typer.Option(None, help="Of its choices: below 1 sharper, above 1 more varied."),
+    temperature: float | None = typer.Option(None, help="A factor: choices are sharper below 1."),
     seed: int = typer.Option(0, help="Of all draws."),
 ) -> None:
     """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""

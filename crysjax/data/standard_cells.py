@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crysjax.data import symmetry_finder
 from crysjax.data.datasets import FORCES, Dataset, Entry, entries, wrap
 
 _ROUNDS = 8  # a cell is reduced until it stays as it is: rounding to float32 and means of positions can open a new step
@@ -107,9 +108,7 @@ def _niggli(entry: Entry, symprec: float) -> Entry | None:
 
 def _niggli_change(lattice: np.ndarray, margin: float) -> np.ndarray | None:
     """The whole-number change of basis to the Niggli cell, right-handed; `margin` in Å² is what counts as equal."""
-    import spglib
-
-    found = spglib.niggli_reduce(lattice, eps=margin)
+    found = symmetry_finder.niggli_reduced(lattice, margin=margin)
     if found is None:
         return None
     change = np.round(found @ np.linalg.inv(lattice))

@@ -57,10 +57,10 @@ def checked_cell(cell: Cell) -> Cell:
     return lattice, frac, numbers.astype(np.intc)
 
 
-def niggli_reduced(lattice: np.ndarray) -> np.ndarray | None:
-    """The Niggli-reduced cell (3, 3) of a checked one, None where spglib finds none."""
+def niggli_reduced(lattice: np.ndarray, *, margin: float = 1e-5) -> np.ndarray | None:
+    """The Niggli-reduced cell (3, 3) of a checked one, None where spglib finds none; `margin` in Å² counts as equal."""
     import spglib
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return spglib.niggli_reduce(np.asarray(lattice, float))
+        return spglib.niggli_reduce(np.asarray(lattice, float), eps=margin)

@@ -87,8 +87,9 @@ def fit_spread(error: np.ndarray, spread: np.ndarray, *, least_floor: float = 0.
 def floor_of_the_certain(error: np.ndarray, spread: np.ndarray) -> float:
     """Half the root mean square error among the half of the rows with the smaller spread.
 
-    A likelihood with short tails sets the floor by the many whose errors are tiny, such as metals whose band gap is 0,
-    and leaves a std of almost nothing to the few among them that are wrong by electronvolts.
+    Where a large factor of the spread already explains the errors that were seen, the likelihood is free to put the
+    floor at nothing. Crystals of which all members are certain, such as metals whose band gap is 0, would get a std of
+    almost nothing, and a few in a hundred of them are wrong by electronvolts.
     """
     error, spread, _ = _finite(error, spread, least=0.0)
     certain = error[np.argsort(spread, kind="stable")[: max(len(error) // 2, 1)]]

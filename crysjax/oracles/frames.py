@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
+from crysjax.data import symmetry_finder
 from crysjax.data.datasets import Entry
 
 EQUAL = 1e-3  # relative: lengths, and cosines of angles, that are taken for equal
@@ -47,15 +47,11 @@ class Frame(NamedTuple):
 def frame(crystal: Entry, *, tolerance_angstrom: float = RELAXED_ANGSTROM) -> Frame:
     """The frames of a crystal that the standard's rules on its axes allow; `chosen` takes one of them."""
     os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C library prints what the answer says anyway
-    import spglib
-
     lattice = np.asarray(crystal.lattice, float)
     if not (np.isfinite(lattice).all() and np.isfinite(crystal.frac).all()):  # spglib would crash on them
         raise ValueError(f"{crystal.id or 'crystal'}: positions or cell are not finite")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cell = (lattice, np.asarray(crystal.frac, float), np.asarray(crystal.numbers, int))
-        found = spglib.get_symmetry_dataset(cell, symprec=tolerance_angstrom)
+    cell = (lattice, np.asarray(crystal.frac, float), np.asarray(crystal.numbers, int))
+    found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance_angstrom)
     if found is None:
         return Frame("", np.eye(3)[None])
     system = _system(found.number)

@@ -57,6 +57,7 @@ def ask(predictor: Any, dataset: Dataset) -> Said:
 
 def distance_to(train: np.ndarray, rows: np.ndarray, neighbors: int = NEIGHBORS) -> np.ndarray:
     """Mean distance to the nearest training rows, features standardised on them, over √d (after Janet et al. 2019)."""
+    train = train[np.isfinite(train).all(1)]  # a network refuses some crystals
     scale = train.std(0) + 1e-9
     train, rows = train / scale, rows / scale
     square = (train**2).sum(1)

@@ -3,14 +3,17 @@
     python experiments/uncertainty/shift.py split --data data/mp_20_16k.npz --mpts ../shared/data/mpts_52
     crysjax train configs/mp_20_heads.yaml --out runs/shift --set data=data/shift.npz --set steps=5000
     python experiments/uncertainty/shift.py measure --model runs/shift/model.npz --data data/shift.npz --out shift.json
+    python experiments/uncertainty/shift.py judge --model mp_20_heads --inside data/mp_20.npz:test \
+        --others data/mpts_52.npz:test data/aflow.npz --out judge.json
 
 One training set without three kinds of crystals: those that contain a held-out element, those of held-out prototypes,
 and those that were published late. Beside them `val` holds compositions that training has not seen, which are in
 distribution otherwise. One model trained on the rest answers for all four.
 
 `measure` compares three standard deviations of the same predictions: a constant, the calibrated spread of the members,
-and the same growing with the novelty. The growth rates are fitted by likelihood to `val` and two of the shifts and
-judged on the third; those fitted to all are what `configs/mp_20_heads.yaml` takes for the shipped model.
+and the same growing with the novelty. The growth rates are fitted by likelihood to `val` and all shifts but one and
+judged on the one left out, where each held-out element is a shift of its own; those fitted to all are what
+`configs/mp_20_heads.yaml` takes for the shipped model.
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.stats import mannwhitneyu, norm, spearmanr
 
+from crysjax.base import Estimate
 from crysjax.cli import registry
+from crysjax.cli.data import read_part
 from crysjax.data import batching, datasets, files, splits
-
-SHIFTS = ("element", "prototype", "year")
+from crysjax.data.elements import NUMBERS
 
 
 def years(folder: Path) -> dict[str, int]:
@@ -119,6 +123,16 @@ def row(error: np.ndarray, std: np.ndarray) -> dict[str, float]:
     }  # fmt: skip
 
 
+def shifts(whole: datasets.Dataset) -> dict[str, datasets.Dataset]:
+    """`val` and every shift; a crystal with several held-out elements counts for the first."""
+    found = {name: datasets.where_split(whole, name) for name in ("val", "prototype", "year")}
+    left = datasets.where_split(whole, "element")
+    for symbol in whole.provenance["split"]["held_out"]:
+        has = np.array([NUMBERS[symbol] in row.numbers for row in datasets.entries(left)])
+        found[symbol], left = datasets.take(left, np.flatnonzero(has)), datasets.take(left, np.flatnonzero(~has))
+    return found
+
+
 def measured(said: dict[str, Said], names: tuple[str, ...], usual: float) -> dict:
     """The tables of every property and split."""
     inside, found = (
@@ -153,9 +167,40 @@ def measured(said: dict[str, Said], names: tuple[str, ...], usual: float) -> dic
 def measure(model: str, data: Path, out: Path) -> None:
     """Write and print how true the uncertainty is on every split."""
     loaded, whole = registry.load_model(model, "heads"), datasets.load(data)
-    parts = {name: datasets.where_split(whole, name) for name in ("val", *SHIFTS)}
-    said = {name: ask(loaded, part) for name, part in parts.items()}
+    said = {name: ask(loaded, part) for name, part in shifts(whole).items()}
     found = measured(said, loaded.build.names, float(np.median(said["val"].novelty)))
+    files.write(out, json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+def told(truth: np.ndarray, said: Estimate, k: int, inside: np.ndarray, valid: np.ndarray) -> dict[str, float]:
+    """One property of one source: how far off, how surely, beside a constant and beside the std of the own source."""
+    error = truth[valid] - said.value[valid, k]
+    return row(error, said.std[valid, k]) | {
+        "bias": float(-np.nanmean(error)),
+        "mae_of_a_constant": float(np.nanmean(np.abs(truth - np.nanmedian(truth)))),
+        "std_auroc": auroc(inside[:, k], said.std[valid, k]),
+    }
+
+
+def judge(model: str, inside: str, others: list[str], out: Path) -> None:
+    """Write and print how true a model's own std is on its own source and on others, which took no part in it."""
+    loaded = registry.load_model(model, "heads")
+    names, limit = loaded.build.names, loaded.config["settings"]["novelty.limit"]
+    predict, far, found, first = jax.jit(loaded.build.predict), jax.jit(loaded.build.novelty), {}, None
+    for path in (inside, *others):
+        part = read_part(path)
+        shape = batching.capacity(part.num_atoms, 512)
+        said = batching.each_crystal(lambda pack: predict(loaded.params, pack), part, shape)
+        novelty = batching.each_crystal(lambda pack: far(loaded.params, pack), part, shape)
+        valid = said.valid.all(-1)
+        first = first or (said.std[valid], novelty[valid])
+        labels = {name: part.properties[name] for name in names if name in part.properties}
+        found[Path(path).name] = {
+            "crystals": len(part), "refused": int((~valid).sum()), "outside": float((novelty[valid] > limit).mean()),
+            "novelty_auroc": auroc(first[1], novelty[valid]),
+            **{name: told(labels[name], said, names.index(name), first[0], valid) for name in labels},
+        }  # fmt: skip
     files.write(out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
@@ -172,8 +217,13 @@ def main() -> None:
     two.add_argument("--model", required=True)
     two.add_argument("--data", type=Path, default=Path("data/shift.npz"))
     two.add_argument("--out", type=Path, required=True)
+    three = commands.add_parser("judge")
+    three.add_argument("--model", default="mp_20_heads")
+    three.add_argument("--inside", default="data/mp_20.npz:test")
+    three.add_argument("--others", nargs="*", default=[])
+    three.add_argument("--out", type=Path, required=True)
     given = vars(parser.parse_args())
-    {"split": split, "measure": measure}[given.pop("command")](**given)
+    {"split": split, "measure": measure, "judge": judge}[given.pop("command")](**given)
 
 
 if __name__ == "__main__":

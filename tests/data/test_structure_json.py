@@ -44,7 +44,7 @@ def test_structures_of_jarvis(tmp_path):
         assert found.numbers.tolist() == [1, 8]
         np.testing.assert_allclose(found.frac, [[0, 0, 0], [0.5, 0.25, 0.5]])
         np.testing.assert_allclose(found.lattice[0], np.diag([3, 4, 5]))
-    assert found.ids.tolist() == ["JVASP-1"] and found.properties["optb88vdw_bandgap"].tolist() == [1.5]
+    assert found.ids.tolist() == ["JVASP-1"] and found.properties["band_gap_ev"].tolist() == [1.5]
     for broken in (WATER | {"elements": ["D"]}, WATER | {"lattice_mat": [[0] * 3] * 3}, WATER | {"coords": "x"}):
         with pytest.raises(ValueError, match=r"positions|no volume|no structure of pymatgen or JARVIS"):
             read(tmp_path, broken)

@@ -68,7 +68,8 @@ def test_the_certain_that_are_wrong_raise_the_floor():
     assert abs(floor - 0.5 * np.sqrt(4 / 100)) < 0.002
     a, b = cal.fit_spread(error, spread, least_floor=floor)
     assert b >= floor * (1 - 1e-6) and abs(np.hypot(a, b) - 1) < 0.15
-    assert cal.fit_spread(error, spread)[1] < floor
+    wide = cal.fit_spread(error, spread, least_floor=0.5)
+    assert wide[1] >= 0.5 * (1 - 1e-6) and wide[0] < a
 
 
 def test_reliability_bins_by_hand():
