@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from crysjax import __version__
-from crysjax.cli import compare, data, design, diffraction, elasticity, evaluate, judge, models, phonons, train
+from crysjax.cli import compare, data, design, diffraction, elasticity, evaluate, judge, models, phonons, predict, train
 from crysjax.cli.arguments import alone, no_empty_paths
 from crysjax.cli.show import Stopped, printable, say
 from crysjax.cli.signals import EXIT_CODES, terminable
@@ -29,7 +29,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command("train")(alone(train.train))
 app.command("sample")(alone(models.sample, crystals=True))
-app.command("predict")(models.predict)
+app.command("predict")(predict.predict)
 app.command("relax")(alone(models.relax, crystals=True))
 app.command("elasticity")(elasticity.elasticity)
 app.command("diffraction")(diffraction.diffraction)

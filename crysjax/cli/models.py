@@ -169,36 +169,6 @@ def _number(text: str, expected: str, least: float = -math.inf) -> float:
     return value
 
 
-def predict(
-    crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
-    model: str = typer.Option("mp_20_heads", help="Heads or synthesizability: name of a shipped model, or a path."),
-    out: Path | None = typer.Option(None, help="CSV to write; left out, rows are printed."),
-) -> None:
-    """Predict properties with uncertainty."""
-    import numpy as np
-
-    from crysjax.campaign.validate import estimate
-    from crysjax.data import batching, files
-
-    loaded, dataset = registry.load_scorer(model), read_part(crystals)
-    if loaded.config.get("elements"):
-        warn_of_strangers(crystals, dataset, loaded.config["elements"], "predictions", counted=True)
-    found = estimate(loaded.build.predict, loaded.params, dataset, batching.capacity(dataset.num_atoms))
-    head = ["id", *(f"{name}{end}" for name in loaded.config["properties"] for end in ("", "_std"))]
-    numbers = np.stack([found.value, found.std], -1).reshape(len(dataset), -1)
-    meaning = loaded.config.get("meaning")
-    note = [meaning] if meaning and out else []  # a file keeps it beside every score
-    rows = [[i, *(f"{v:.5g}" for v in row), *note] for i, row in zip(dataset.ids, numbers)]
-    table = files.csv_text(head + ["meaning"] * len(note), rows)
-    if meaning:
-        say(f"crysjax: {loaded.config['properties'][0]}: {meaning}", err=True)
-    if out is None:
-        say(table.rstrip("\n"))
-    else:
-        files.write(out, table)
-        say(f"{out}: {len(dataset)} crystals")
-
-
 def relax(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
     out: Path = typer.Option(..., help="Relaxed crystals: .npz, .extxyz, .cif, or a folder of CIFs."),

@@ -11,6 +11,7 @@ import yaml
 from ase.io import read as ase_read
 
 from crysjax.data import datasets, io
+from crysjax.data.datasets import Entry
 
 
 def compositions(dataset) -> list[list[int]]:
@@ -76,7 +77,7 @@ def predicted(crysjax, world, crystals, out) -> dict[str, list[float]]:
     assert answer.code == 0, answer.err
     head, *rows = csv.reader(out.read_text().splitlines())
     names = ("formation_energy_ev_per_atom", "band_gap_ev")
-    assert head == ["id", *(f"{name}{end}" for name in names for end in ("", "_std"))]
+    assert head == ["id", *(f"{name}{end}" for name in names for end in ("", "_std")), "novelty", "outside"]
     return {name: [float(v) for v in values] for name, *values in rows}
 
 
@@ -90,6 +91,21 @@ def test_predictions_do_not_depend_on_the_company(crysjax, world, tmp_path):
     energy, std = np.array([together[f"c{i:02d}"][:2] for i in range(60)]).T
     assert (std > 0).all()
     assert np.corrcoef(energy, known)[0, 1] > 0.5  # thirty steps are enough to see the heavy atoms
+
+
+def test_what_no_model_takes_has_empty_cells_and_what_is_far_is_told(crysjax, world, tmp_path):
+    """A cell of lead, which training never saw, is outside; one of 0.9 Å between planes is refused."""
+    rows = [
+        Entry("lead", np.array([82]), np.zeros((1, 3)), 3.5 * (np.ones((3, 3)) - np.eye(3)) / 2**0.5, {}),
+        Entry("needle", np.array([8, 8]), np.array([[0, 0, 0], [0, 0.5, 0.5]]), np.diag([0.9, 9.0, 9.0]), {}),
+    ]
+    datasets.save(datasets.from_entries(rows), tmp_path / "odd.npz")
+    answer = crysjax("predict", tmp_path / "odd.npz", "--model", world.heads, "--out", tmp_path / "odd.csv")
+    assert answer.code == 0 and "1 of 2 crystals have no prediction" in answer.err
+    assert "1 of 2 crystals are outside the training data" in answer.err
+    lead, needle = csv.DictReader((tmp_path / "odd.csv").read_text().splitlines())
+    assert float(lead["outside"]) == 1 and float(lead["band_gap_ev"]) >= 0
+    assert needle["band_gap_ev"] == needle["band_gap_ev_std"] == needle["novelty"] == ""
 
 
 def relaxed(crysjax, world, out, *options):
