@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crysjax.data.batching import Capacity
     from crysjax.data.datasets import Dataset
+    from crysjax.evaluation import calibration
 
 LEAST_LABELS = 20  # fewer say nothing of a std
+POWERS = (0.3, 1.0)
+"""Range of the power of the spread in a calibrated std."""
+
 SLOPE = 0.15
 """How fast a std grows with the novelty, where a config does not say. See `experiments/uncertainty`."""
 
@@ -70,22 +74,24 @@ def calibrate(
         fits.append(of_all)
         rest = known & ~mine
         if rest.any():
-            std = grown * np.sqrt((of_half[0] * said.std[:, k]) ** 2 + of_half[1] ** 2)
+            std = grown * np.sqrt((of_half.factor * said.std[:, k] ** of_half.power) ** 2 + of_half.floor**2)
             summary = calibration.summarize((error * grown)[rest], std[rest])
             report[name] = {key: round(float(value), 4) for key, value in summary._asdict().items()}
-    factors, floors = ([round(x, 6) for x in column] for column in zip(*fits))
-    found = {"ensemble.spread_factor": factors, "ensemble.floor": floors} if many else {"heads.std": floors}
+    factors, floors, powers = ([round(x, 6) for x in column] for column in zip(*fits))
+    of_many = {"ensemble.spread_factor": factors, "ensemble.floor": floors, "ensemble.power": powers}
+    found = of_many if many else {"heads.std": floors}
     return settings | found | {"novelty.slope": slope, "novelty.usual": usual, "novelty.limit": limit}, report
 
 
-def _fitted(error: Any, spread: Any, *, many: bool) -> tuple[float, float]:
-    """Factor of the spread and floor; with too few labels the plain spread of many, or the std of one as it is."""
+def _fitted(error: Any, spread: Any, *, many: bool) -> calibration.Spread:
+    """The std out of the spread; with too few labels the plain spread of many, or the std of one as it is."""
     import numpy as np
 
     from crysjax.evaluation import calibration
 
     if len(error) < LEAST_LABELS:
-        return (1.0, 0.0) if many else (0.0, float(spread[0]) if len(spread) else 1.0)
+        return calibration.Spread(1.0, 0.0) if many else calibration.Spread(0.0, float([*spread, 1.0][0]))
     if many:
-        return calibration.fit_spread(error, spread, least_floor=calibration.floor_of_the_certain(error, spread))
-    return 0.0, float(np.sqrt(np.mean(np.square(error))))
+        floor = calibration.floor_of_the_certain(error, spread)
+        return calibration.fit_spread(error, spread, least_floor=floor, powers=POWERS)
+    return calibration.Spread(0.0, float(np.sqrt(np.mean(np.square(error)))))

@@ -48,7 +48,7 @@ def pull(
     if name not in PUBLISHED:
         say(_kept(name, source))
         return
-    model = PUBLISHED[name]
+    model, folder = PUBLISHED[name], _folder()  # nothing is downloaded that has no place
     data = _fetch(model.address) if source is None else reading.read_bytes(source, MODEL_BYTES)
     found = hashlib.sha256(data).hexdigest()
     if found != model.sha256:
@@ -56,7 +56,7 @@ def pull(
         raise ValueError(
             f"{source or model.address}: SHA-256 is {found}, expected {model.sha256}; nothing was kept{own}"
         )
-    target = files.write(_folder() / f"{name}{Path(model.address).suffix}", data)
+    target = files.write(folder / f"{name}{Path(model.address).suffix}", data)
     say(f"{target}: {name}, licence {model.licence}")
 
 

@@ -59,33 +59,42 @@ def fit_scale(error: np.ndarray, std: np.ndarray) -> float:
     return float(np.sqrt(np.mean((error / std) ** 2)))
 
 
-def fit_spread(error: np.ndarray, spread: np.ndarray, *, least_floor: float = 0.0) -> tuple[float, float]:
-    """(a, b) with the highest Gaussian likelihood of `std² = a² spread² + b²`: spread of an ensemble plus a floor.
+class Spread(NamedTuple):
+    """A std out of the spread of an ensemble: `std² = (factor * spread ** power)² + floor²`."""
 
-    A spread alone is far too small where members happen to agree; the floor is what all of them miss alike, and at
-    least `least_floor`.
+    factor: float
+    floor: float
+    power: float = 1.0
+
+
+def fit_spread(
+    error: np.ndarray, spread: np.ndarray, *, least_floor: float = 0.0, powers: tuple[float, float] = (1.0, 1.0)
+) -> Spread:
+    """The `Spread` with the highest Gaussian likelihood, its floor at least `least_floor`, its power within `powers`.
+
+    A spread alone is far too small where members happen to agree; the floor is what all of them miss alike. A power
+    below 1 takes back what few members exaggerate: their spread varies more from crystal to crystal than the error.
     """
     from scipy.optimize import minimize
 
     error, spread, _ = _finite(error, spread, least=0.0)
     unit, size = (float(np.sqrt(np.mean(a**2))) or 1.0 for a in (error, spread))
-
+    relative = np.maximum(spread / size, 1e-9)
     lowest = 2 * np.log(max(least_floor / unit, np.exp(-8)))
 
-    def negative_log_likelihood(log_squares: np.ndarray) -> float:
-        a2, b2 = np.exp(log_squares)
-        variance = a2 * (spread / size) ** 2 + b2
+    def negative_log_likelihood(x: np.ndarray) -> float:
+        variance = np.exp(x[0]) * relative ** (2 * x[2]) + np.exp(x[1])
         return float(np.mean((error / unit) ** 2 / variance + np.log(variance)) / 2)
 
-    starts = [np.log([share, 1 - share]) for share in (0.1, 0.5, 0.9)]
-    bounds = [(-16, 8), (lowest, 8)]
+    starts = [np.array([np.log(share), np.log(1 - share), p]) for share in (0.1, 0.5, 0.9) for p in {*powers}]
+    bounds = [(-16, 8), (lowest, 8), powers]
     fits = [minimize(negative_log_likelihood, s, bounds=bounds, method="L-BFGS-B") for s in starts]
-    a2, b2 = np.exp(min(fits, key=lambda fit: fit.fun).x)
-    return float(np.sqrt(a2) * unit / size), float(np.sqrt(b2) * unit)
+    a2, b2, power = min(fits, key=lambda fit: fit.fun).x
+    return Spread(float(np.exp(a2 / 2) * unit / size**power), float(np.exp(b2 / 2) * unit), float(power))
 
 
 def floor_of_the_certain(error: np.ndarray, spread: np.ndarray) -> float:
-    """Half the root mean square error among the half of the rows with the smaller spread.
+    """Root mean square error among the half of the rows with the smaller spread.
 
     Where a large factor of the spread already explains the errors that were seen, the likelihood is free to put the
     floor at nothing. Crystals of which all members are certain, such as metals whose band gap is 0, would get a std of
@@ -93,7 +102,7 @@ def floor_of_the_certain(error: np.ndarray, spread: np.ndarray) -> float:
     """
     error, spread, _ = _finite(error, spread, least=0.0)
     certain = error[np.argsort(spread, kind="stable")[: max(len(error) // 2, 1)]]
-    return float(0.5 * np.sqrt(np.mean(np.square(certain))))
+    return float(np.sqrt(np.mean(np.square(certain))))
 
 
 def coverage(error: np.ndarray, std: np.ndarray, levels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

@@ -23,15 +23,16 @@ def ensemble(
     together: int = 1,
     spread_factor: tuple[float, ...] = (),
     floor: tuple[float, ...] = (),
+    power: tuple[float, ...] = (),
 ) -> Heads:
     """`members` independent copies of `head` as one `Heads`; every parameter gets a leading axis of members.
 
     Args:
         bootstrap: whether members weigh the crystals differently (otherwise they differ by initialisation alone).
         together: members computed at once; 1 keeps the working set in a CPU's cache, `members` fills an accelerator.
-        spread_factor, floor: calibration, one number a property, fitted on held-out data
-            (`evaluation.calibration.fit_spread`): `std² = (spread_factor * spread)² + floor²`, spread the standard
-            deviation over members. Empty: 1 and 0, the plain ensemble.
+        spread_factor, floor, power: calibration, one number per property, fitted on held-out data
+            (`evaluation.calibration.fit_spread`): `std² = (spread_factor * spread ** power)² + floor²`, spread the
+            standard deviation over members. Empty: 1, 0 and 1, the plain ensemble.
 
     Features are the first member's; the novelty is the mean over members.
     `loss` is the mean over members of each one's loss, so that each follows its own gradient divided by `members`
@@ -41,6 +42,7 @@ def ensemble(
         raise ValueError(f"ensemble: members is {members}; a spread needs at least 2")
     factor = _row("spread_factor", spread_factor, 1.0, head.names)
     least = _row("floor", floor, 0.0, head.names)
+    exponent = _row("power", power, 1.0, head.names)
     each, at_once = jnp.arange(members, dtype=jnp.uint32), together if together > 1 else None
 
     def init(key: Array, pack: Pack) -> Params:
@@ -76,7 +78,7 @@ def ensemble(
         estimates = jax.lax.map(lambda p: head.predict(p, pack), params, batch_size=at_once)
         value, variance = moments(estimates.value)
         # no slope where members agree exactly, instead of an infinite one
-        std = jnp.sqrt(jnp.maximum(factor**2 * variance + least**2, 1e-12))
+        std = jnp.sqrt(jnp.maximum(factor**2 * jnp.maximum(variance, 1e-16) ** exponent + least**2, 1e-12))
         return Estimate(value, std, estimates.valid.all(0))
 
     def features(params: Params, pack: Pack) -> Array:

@@ -45,7 +45,7 @@ def test_scale_maximises_the_likelihood():
 def test_spread_and_floor_are_recovered():
     spread = RNG.gamma(2.0, 0.5, N)
     error = np.sqrt((1.8 * spread) ** 2 + 0.7**2) * RNG.normal(size=N) * 100  # units of 1/100
-    a, b = cal.fit_spread(error, spread * 100)
+    a, b, _ = cal.fit_spread(error, spread * 100)
     # Fisher information of (a, b) at the truth, from the squared std s²: Var = 2 (Σ g gᵀ / s⁴)^-1
     s2 = (1.8 * spread) ** 2 + 0.49
     g = np.stack([2 * 1.8 * spread**2, np.full(N, 2 * 0.7)]) / s2
@@ -53,9 +53,20 @@ def test_spread_and_floor_are_recovered():
     assert abs(a - 1.8) < 4 * error_a and abs(b / 100 - 0.7) < 4 * error_b
 
 
+def test_an_exaggerated_spread_gets_its_power_back():
+    """Errors whose std is 0.5 sqrt(spread): the power is found as well as 20,000 rows allow."""
+    rng = np.random.default_rng(5)
+    spread = np.exp(rng.normal(size=20_000))
+    error = 0.5 * np.sqrt(spread) * rng.normal(size=len(spread))
+    found = cal.fit_spread(error, spread, powers=(0.2, 1.0))
+    # d log std / d power = log spread, of unit variance: Fisher information 2 per row, the factor beside it
+    assert abs(found.power - 0.5) < 4 / np.sqrt(2 * len(spread)) * 1.2 and abs(found.factor - 0.5) < 0.02
+    assert cal.fit_spread(error, spread).power == 1
+
+
 def test_members_that_all_agree_leave_the_floor():
     error = RNG.normal(size=500)
-    a, b = cal.fit_spread(error, np.full(500, 1e-9))
+    a, b, _ = cal.fit_spread(error, np.full(500, 1e-9))
     assert abs(np.hypot(a * 1e-9, b) - np.sqrt((error**2).mean())) < 1e-3
 
 
@@ -65,8 +76,8 @@ def test_the_certain_that_are_wrong_raise_the_floor():
     error = np.where(spread < 1, 1e-4, 1.0) * RNG.normal(size=4000)
     error[np.arange(0, 3600, 100)] = 2.0
     floor = cal.floor_of_the_certain(error, spread)
-    assert abs(floor - 0.5 * np.sqrt(4 / 100)) < 0.002
-    a, b = cal.fit_spread(error, spread, least_floor=floor)
+    assert abs(floor - np.sqrt(4 / 100)) < 0.004
+    a, b, _ = cal.fit_spread(error, spread, least_floor=floor)
     assert b >= floor * (1 - 1e-6) and abs(np.hypot(a, b) - 1) < 0.15
     wide = cal.fit_spread(error, spread, least_floor=0.5)
     assert wide[1] >= 0.5 * (1 - 1e-6) and wide[0] < a

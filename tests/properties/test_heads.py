@@ -223,7 +223,7 @@ def test_training_reaches_the_noise_and_calibration_makes_std_true():
     raw = model.predict(params, fits)
     error = np.asarray(make_targets(fits, noise, seed=1) - raw.value)
     pairs = [calibration.fit_spread(error[:, k], raw.std[:, k]) for k in range(2)]
-    factors, floors = zip(*pairs)
+    factors, floors, _ = zip(*pairs)
     estimate = ensemble(HEADS, members=4, spread_factor=factors, floor=floors).predict(params, tests)
     for k in range(2):
         found = calibration.summarize(np.asarray(make_targets(tests, noise, seed=2) - estimate.value)[:, k],
