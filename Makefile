@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 VENV := .venv
 READY := $(VENV)/.ready
+# Processes that share out the test files; each takes up to 6 GB.
+WORKERS ?= 2
 # The first interpreter of at least 3.11; `make PYTHON=/path/to/python quickstart` names another one.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
@@ -32,7 +34,7 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -13,7 +13,7 @@ LEAST_LABELS = 20  # fewer say nothing of a std
 POWERS = (0.3, 1.0)
 """Range of the power of the spread in a calibrated std."""
 
-SLOPE = 0.15
+SLOPE = 0.14
 """How fast a std grows with the novelty, where a config does not say. See `experiments/uncertainty`."""
 
 
