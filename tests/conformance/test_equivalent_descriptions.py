@@ -1,7 +1,7 @@
 """The table of equivalent descriptions: what is said of a crystal does not change with the cell that describes it.
 
 A line of `FUNCTIONS` per function of a crystal. Networks have random weights of a size that makes every wrong feature
-visible; the shipped models are asked about real crystals in `tests/cli/test_shipped_models.py`.
+visible; the shipped models are asked about real crystals in `experiments/equivalence`.
 """
 
 from __future__ import annotations
