@@ -159,7 +159,7 @@ def _refuse_repeated(parts: list[Dataset], paths: list[str], whole: Dataset) -> 
         return
     split, twice = pairs[:, count.argmax()].tolist()
     holds = [((part.ids == twice) & (part.split == split)).any() for part in parts]
-    where = ", ".join(dict.fromkeys(clean(p, 80) for p, has in zip(paths, holds) if has)) if len(holds) > 1 else ""
+    where = ", ".join(dict.fromkeys(clean(p, 500) for p, has in zip(paths, holds) if has)) if len(holds) > 1 else ""
     raise ValueError(
         f"id {twice!r} comes {count.max()} times in split {split!r} ({(count > 1).sum()} such ids)"
         f"{f', in {where}' if where else ''}; give each crystal an id of its own, or each file a split"
