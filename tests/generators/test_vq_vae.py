@@ -124,7 +124,7 @@ def test_the_codebook_follows_by_its_own_loss_alone(trained, prototypes):
     expected = np.zeros_like(codebook)
     for b, m in itertools.product(range(len(codes)), range(2)):
         expected[m, codes[b, m]] += 2 * (codebook[m, codes[b, m]] - vectors[b, m]) / vectors.size
-    # the vectors come from another compiled program: they agree to about 1e-5, and tens of them are summed over 64 m w
+    # the vectors come from another compiled program: they agree to about 1e-5, and tens of them add up
     np.testing.assert_allclose(gradient["codebook"], expected, atol=5e-6)
 
 
