@@ -29,7 +29,7 @@ def test_every_file_is_judged_or_counted_and_nothing_is_executed(crysjax, world,
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["all"]
     parsed, valid = found["ledger"][:2]
     assert parsed["entered"] == found["crystals"] + found["not_read"] and found["crystals"] >= len(good) / 2
-    assert found["not_read"] > 40 and sum(valid["reasons"].values()) <= valid["entered"] - valid["passed"]
+    assert found["not_read"] > 45 and sum(valid["reasons"].values()) <= valid["entered"] - valid["passed"]
     rows = list(csv.DictReader((tmp_path / "out" / "all" / "structures.csv").open()))
     assert len(rows) == parsed["entered"]
     assert all(row["reason"] for row in rows if row.get("passed_all") != "1")
