@@ -138,11 +138,15 @@ def members(leaders: set[int], table: dict[int, tuple[int, int, int]], *, sessio
 
 
 def table() -> dict[int, tuple[int, int, int]]:
-    """Parent, session and resident pages of every living process, by /proc/PID/stat (proc(5), fields 4, 6 and 24)."""
+    """Parent, session and resident pages of every living process, by /proc/PID/stat (proc(5), fields 4, 6 and 24).
+
+    A zombie with threads left (field 20) lives: its first thread has ended, and until the last one has, its children are
+    still its own.
+    """
     found = {}
     for place in _PROC.glob("[0-9]*"):
         with suppress(OSError, IndexError, ValueError):  # it ended while we looked
             words = (place / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if words[0] not in "ZX":
+            if words[0] not in "ZX" or int(words[17]) > 1:
                 found[int(place.name)] = (int(words[1]), int(words[3]), int(words[21]))
     return found

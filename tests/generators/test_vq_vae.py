@@ -1,6 +1,7 @@
 """The vector-quantised autoencoder: quantisation against brute force, an exact prior over codes, a known mixture."""
 
 import itertools
+from collections import Counter
 from types import SimpleNamespace
 
 import jax
@@ -135,8 +136,27 @@ def test_known_shares_are_recovered(trained, prototypes):
     share = np.mean([prototypes.is_second(pack) for pack in drawn])
     assert abs(share - prototypes.SHARE) < 4 * np.sqrt(0.21 / 1024) + 0.03
     assert np.mean([prototypes.offset_error(pack) for pack in drawn]) < 0.06  # 0.125 for positions at random
-    entropy = -0.3 * np.log(0.3) - 0.7 * np.log(0.7)
-    assert abs(trained.metrics["prior"] - entropy) < 0.1  # nats: the codes tell the prototype and nothing else
+
+
+def test_the_prior_learns_the_law_of_the_codes(trained, prototypes):
+    """1,024 crystals: what the prior pays for their codes is the entropy of the codes, and a code names its prototype.
+
+    How many codes a prototype takes is left to the training, which is chaotic: six seeds gave entropies of 0.60 to 1.36
+    and a prior that pays 0.00 to 0.25 nats more, where codes still moved late.
+    """
+    template, asked = prototypes.draw(jax.random.key(9))[0], prototypes.nothing()
+    seen, nats = [], []
+    for k in range(16):
+        pack, second = prototypes.draw(jax.random.key(100 + k))
+        codes = trained.space.encode(trained.params, pack, pack)  # by the statistics of its own pack, as in training
+        log_p = jax.nn.log_softmax(trained.space.logits(trained.params, codes, template, asked))
+        nats.append(-jnp.take_along_axis(log_p, codes[:, :, None], -1)[..., 0].sum(-1))
+        seen += [(*code, kind) for code, kind in zip(codes.tolist(), second.tolist())]
+    of_pair = np.asarray(list(Counter(seen).values())) / len(seen)
+    of_code = np.asarray(list(Counter(pair[:2] for pair in seen).values())) / len(seen)
+    entropy, joint = (-(p * np.log(p)).sum() for p in (of_code, of_pair))
+    assert joint - entropy < 0.02  # nats that the prototype still holds when the code is known; 0.61 without a code
+    assert abs(np.mean(np.concatenate(nats)) - entropy) < 0.4  # M ln K = 4.2 for a prior that knows nothing
 
 
 def test_encoded_crystals_come_back(trained, prototypes):

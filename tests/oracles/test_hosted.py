@@ -167,6 +167,28 @@ def test_each_failure_costs_itself_and_nobody_else(tmp_path):
     np.testing.assert_array_equal(found.value, np.float32([-3, 0, -3 / 9]))
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc on this system")
+def test_a_process_lives_as_long_as_its_last_thread():
+    """Its first thread ends and it looks like a zombie, yet its child is still its own, and found."""
+    code = (
+        "import ctypes, subprocess, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid, flush=True)\n"
+        "ctypes.PyDLL(None).pthread_exit(None)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child, stat = int(process.stdout.readline()), Path(f"/proc/{process.pid}/stat")
+    try:
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        assert supervisor.members({process.pid}, supervisor.table(), sessions=False) == {process.pid, child}
+        supervisor.kill_below(process.pid)
+        assert alive(process.pid) and not alive(child)
+    finally:
+        process.kill()
+        process.wait()
+    assert not alive(process.pid)
+
+
 def test_what_crashed_is_asked_again(tmp_path):
     for retries, reason, tries in ((0, "the worker was killed by SIGSEGV: somebody else's words", 1), (1, "", 2)):
         note = tmp_path / f"{retries}"
