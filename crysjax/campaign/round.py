@@ -39,7 +39,7 @@ from crysjax.evaluation import gates, ledger, matching
 from crysjax.surrogates.acquisition import select_batch
 
 LEAST_OUTCOMES = 4  # validated candidates before the surrogate has a say
-PAIRS = 2048  # of a pack: what fits the cache
+PAIRS = 2048  # of a pack, about: what fits the cache
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 RoundProgress = Callable[[int, str, int, int], None]  # the same, after the number of the round
@@ -170,7 +170,7 @@ def draw(plan: Plan, tools: Tools, key: jax.Array, number: int, learned: Learned
     templates = replace(
         sampling.blank(drawn_sizes), ids=np.array([f"{number}-{i:04d}" for i in range(plan.candidates)])
     )
-    batch = batching.pack_dataset(templates, pack_shape(sizes))
+    batch = batching.pack_dataset(templates, pack_shape(sizes, plan.candidates))
     packs, (tiles, slots) = sampling.restrict(batch.pack, plan.elements), batch.index.shape
     asked = jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1))
     condition, found = Condition(asked, jnp.zeros(slots, jnp.int32)), []
@@ -187,10 +187,16 @@ def draw(plan: Plan, tools: Tools, key: jax.Array, number: int, learned: Learned
     return Drawn(batching.scatter_rows(templates, batch.index, stacked.pack), table)
 
 
-def pack_shape(sizes: dict[int, int]) -> Capacity:
-    """One shape for all packs of a campaign: it follows from the histogram of sizes, not from what was drawn."""
+def pack_shape(sizes: dict[int, int], candidates: int) -> Capacity:
+    """One shape for all packs of a campaign, so that a round's candidates fill a whole number of packs.
+
+    It follows from the histogram of sizes, not from what was drawn, with room for two standard deviations of a round's
+    pairs; a round of still larger crystals takes one pack more.
+    """
     common = np.repeat(list(sizes), np.maximum(1, np.array(list(sizes.values())) * 64 // sum(sizes.values())))
-    return batching.capacity(common, PAIRS)
+    of_each = common * (common - 1) / 2
+    total = candidates * of_each.mean() + 2 * np.sqrt(candidates) * of_each.std()
+    return batching.capacity(common, int(np.ceil(total / max(round(total / PAIRS), 1))))
 
 
 def screen(drawn: Drawn, alive: np.ndarray, outcomes: Outcomes, known: frozenset[str]) -> np.ndarray:

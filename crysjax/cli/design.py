@@ -97,6 +97,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     with _naming("novel_to"):
         known = read_part(plan.novel_to) if plan.novel_to else None
     reference, gate = read_reference(path), gates(max_atoms=plan.max_atoms)
+    shape = pack_shape(sizes, -(-plan.validations // plan.rounds))
     flags = {"oxidation": lambda entry: oxidation_flag(entry.numbers), "coordination": coordination_flag}
     tools = Tools(
         goals=goals,
@@ -104,8 +105,8 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
                          judge_error=judge_error(goals, reference)),
         generator=model.params, predictor=predictor, surrogate=surrogate, sizes=sizes,
         condition=targets.wanted(goals, model.config["properties"], centre, scale),
-        relax=relaxer(potential, params, steps=plan.relax_steps), inspect=inspector(gate, pack_shape(sizes), flags),
-        judge=judge(goals, predictor, pack_shape(sizes), reference),
+        relax=relaxer(potential, params, steps=plan.relax_steps), inspect=inspector(gate, shape, flags),
+        judge=judge(goals, predictor, shape, reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
         draws=draws(plan),
     )  # fmt: skip

@@ -41,7 +41,7 @@ def drawn_energies(plan: Plan, packs: int, particles: int) -> dict[int, np.ndarr
     model = registry.load_model(plan.generator, "generator", {"generator.steps": plan.sample_steps})
     goals = targets.goals(plan.target, tools.predictor.names, tools.predictor.scale)
     sizes = np.sort(sampling.draw_sizes(plan.seed, tools.sizes, plan.candidates))
-    batch = batching.pack_dataset(sampling.blank(sizes), pack_shape(tools.sizes))
+    batch = batching.pack_dataset(sampling.blank(sizes), pack_shape(tools.sizes, plan.candidates))
     templates, slots = sampling.restrict(batch.pack, plan.elements), batch.index.shape[1]
     asked = Condition(
         jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1)), jnp.zeros(slots, jnp.int32)
