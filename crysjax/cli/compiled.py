@@ -28,7 +28,7 @@ def keep_compiled(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def _folder(environ: MutableMapping[str, str]) -> Path | None:
-    """The user's cache folder, made where it is missing; None where that is impossible, as for a user without a home."""
+    """The user's cache folder, made where it is missing; None where that cannot be, as for a user without a home."""
     try:
         base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = base / "crysjax" / "compiled"

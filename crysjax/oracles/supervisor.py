@@ -140,8 +140,8 @@ def members(leaders: set[int], table: dict[int, tuple[int, int, int]], *, sessio
 def table() -> dict[int, tuple[int, int, int]]:
     """Parent, session and resident pages of every living process, by /proc/PID/stat (proc(5), fields 4, 6 and 24).
 
-    A zombie with threads left (field 20) lives: its first thread has ended, and until the last one has, its children are
-    still its own.
+    A zombie with threads left (field 20) lives: its first thread has ended, and its children are its own until the last
+    one has.
     """
     found = {}
     for place in _PROC.glob("[0-9]*"):
