@@ -76,8 +76,9 @@ def test_picks_follow_the_weights_and_leave_out_what_is_not_finite(toys):
 
 
 def test_effective_particles(toys):
-    energies = jnp.array([[0.0, 0.0], [0.0, jnp.inf], [0.0, 200.0]])
-    np.testing.assert_allclose(effective_particles(energies), [3.0, 1.0], rtol=1e-6)
+    half = np.log(2)  # weights of 1/2, 1/4 and 1/4, whose squares sum to 3/8
+    energies = jnp.array([[0.0, 0.0, 0.0], [0.0, jnp.inf, half], [0.0, 200.0, half]])
+    np.testing.assert_allclose(effective_particles(energies), [3.0, 1.0, 8 / 3], rtol=1e-6)
     with pytest.raises(ValueError, match="particles is 0"):
         resample(toys.generator(), toys.energy, particles=0)
 

@@ -201,6 +201,22 @@ def test_gradients_are_those_of_finite_differences(name):
             assert (np.abs(expected).max() > 1e-3) == (field in row.moves)
 
 
+@pytest.mark.parametrize("size", [0.8, 1.1])
+def test_pressure_is_minus_the_slope_of_the_energy_by_the_volume(size):
+    """P = -dE/dV, all edges growing alike: a compressed crystal pushes, an expanded one pulls."""
+    with jax.enable_x64(True):
+        energy = jax.jit(by_morse(by_potential.energy_ev_per_atom))
+        pressure = jax.jit(by_morse(by_potential.pressure_gpa))
+        crystal = jax.tree.map(jnp.asarray, spaced(np.random.default_rng(4)))
+        crystal = crystal._replace(lattice=size * crystal.lattice)
+        ends = [crystal._replace(lattice=(1 + s * 1e-4) * crystal.lattice) for s in (1, -1)]
+        energies = [3 * float(energy(end).value) for end in ends]  # of three atoms
+        volumes = [float(abs(np.linalg.det(end.lattice))) for end in ends]
+        found = float(pressure(crystal).value)
+    slope = (energies[0] - energies[1]) / (volumes[0] - volumes[1])  # off by the cubic term: 1e-8 times some tens
+    assert found == pytest.approx(-slope * 160.21766208, rel=1e-5) and (found > 0) == (size < 1)  # GPa an eV/Å³
+
+
 def test_what_is_not_finite_is_not_valid():
     def fn(crystal: Crystal) -> Estimate:
         size = jnp.log(crystal.lattice[0, 0] - 4)
