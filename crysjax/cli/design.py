@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from crysjax.campaign.round import Tools
     from crysjax.campaign.validate import Reference
 
+BESIDE = {"generator": ("sampling.json",), "potential": ("references.json",)}
+
 
 def design(
     config: Path = typer.Argument(help="The plan, such as configs/quickstart.yaml."),
@@ -39,7 +41,7 @@ def design(
     try:
         with bar("design") as advance:
             outcomes = round.run(
-                plan, tools, out, resume=resume,
+                plan, tools, out, resume=resume, say=lambda text: say(f"crysjax: {text}", err=True),
                 progress=lambda number, what, done, total: advance(
                     done, total, part=f"round {number + 1}/{plan.rounds} {what}"
                 ),
@@ -107,13 +109,25 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         relax=relaxer(potential, params, steps=plan.relax_steps), inspect=inspector(gate, pack_shape(sizes), flags),
         judge=judge(goals, predictor, pack_shape(sizes), reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
-        draws=draws(plan),
+        draws=draws(plan), files=digests_of(plan),
     )  # fmt: skip
     names = {"generator": plan.generator, "heads": plan.heads, "potential": plan.potential}
     judges = f"the property heads {plan.heads}, which also steered the sampling"
     if reference is not None:
         judges += ", except the formation energy, which is that of the potential"
     return tools, {"models": names, "judges": judges, "opinions": opinions(plan, goals.names, reference is not None)}
+
+
+def digests_of(plan: Plan) -> dict[str, str]:
+    """SHA-256 of the files of the plan's models, and of those beside them that are read with them."""
+    from crysjax.data import reading
+
+    found = {}
+    for role in ("generator", "heads", "potential"):
+        path = registry.model_path(getattr(plan, role))
+        beside = (path.with_name(name) for name in BESIDE.get(role, ()))
+        found |= {f"{file.name} of the {role}": reading.digest(file) for file in (path, *beside) if file.is_file()}
+    return found
 
 
 def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str, str]:
