@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import registry
+from crysjax.cli import drawing, registry
 from crysjax.cli.data import read_part
 from crysjax.cli.show import Stopped, bar, printable, say
 
@@ -78,7 +78,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     from crysjax.surrogates.gp import gp
 
     with _naming("generator"):
-        model = registry.load_model(plan.generator, "generator", {"generator.steps": plan.sample_steps})
+        model = drawing.load(plan.generator, False, {"generator.steps": plan.sample_steps})
     with _naming("heads"):
         predictor, heads = registry.load_predictor(plan.heads)
     if plan.hull:
