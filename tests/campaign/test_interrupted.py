@@ -1,9 +1,7 @@
 """A campaign that is killed at any write goes on to the same result, and knows what the kill had cost."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,17 +11,9 @@ from crysjax.campaign import interrupted
 from crysjax.campaign import outcomes as memory
 from crysjax.data import files
 from crysjax.evaluation import ledger
+from tests.support import beside
 
-
-def _beside(name: str):
-    """Another test file of this folder, as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-campaigns = _beside("test_round")
+campaigns = beside(__file__, "test_round")
 PLAN, World, everything, several_packs = (
     getattr(campaigns, name) for name in ("PLAN", "World", "everything", "several_packs")
 )

@@ -24,13 +24,7 @@ CUBE = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """These programs run for milliseconds and compile for seconds: compile lightly."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("light_compiles")
 
 
 def packed(crystals: list[tuple], shape: Capacity, cutoff: float) -> tuple:

@@ -15,13 +15,7 @@ SLOPE, OFFSET = 0.7, -0.4  # a classifier that is not the best one
 EXACT = (MADE - NOT, float(np.log(PRIOR / (1 - PRIOR))))  # slope and offset of the posterior's logit
 
 
-@pytest.fixture(autouse=True, scope="module")
-def light_compiles():
-    """These programs run for milliseconds and compile for seconds."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("light_compiles")
 
 
 def gaussian_mean(function, center: float) -> float:
