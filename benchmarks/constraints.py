@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--out", help="a file for the table")
     arguments = parser.parse_args()
     lines = [
-        "| constraint | violations | structure % | composition % | valid % | formulas | elements | Å^3 an atom | s |",
+        "| constraint | violations | structure % | composition % | valid % | formulas | elements | Å^3 per atom | s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     print("\n".join(lines), flush=True)

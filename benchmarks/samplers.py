@@ -50,7 +50,7 @@ def _mixture(x: Array, means: Array, shares: Array, variance: Array, windings: i
 
 
 def wrapped_case(process: Process) -> Case:
-    """Wrapped diffusion of one site a crystal, whose position is the mixture."""
+    """Wrapped diffusion of one site per crystal, whose position is the mixture."""
 
     def answer(x: Array, t: Array) -> Array:
         spread = process.dynamics.spread(t)
@@ -63,7 +63,7 @@ def wrapped_case(process: Process) -> Case:
 
 
 def path_case(process: Process, gamma: float, nodes: int = 65) -> Case:
-    """Flows and interpolants of two sites a crystal: an integral over the displacement, whose law is triangular."""
+    """Flows and interpolants of two sites per crystal: an integral over the displacement, whose law is triangular."""
 
     def answer(x: Array, t: Array) -> Array:
         pair, time = x.reshape(-1, 2, 3), t.reshape(-1, 2, 1)[:, 0]

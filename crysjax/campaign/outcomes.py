@@ -18,7 +18,7 @@ CRYSTALS = ("ids", "num_atoms", "numbers", "frac", "lattice")
 
 
 class Outcomes(NamedTuple):
-    """Validated candidates in the order they were made; host arrays with a row a crystal."""
+    """Validated candidates in the order they were made; host arrays with one row per crystal."""
 
     rounds: int  # that are finished
     calls: dict[str, int]  # oracle -> calls

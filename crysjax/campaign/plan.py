@@ -108,7 +108,7 @@ def plan(
         _require(value >= 1, key, value, "a whole number of at least 1")
     _require(max_atoms >= min_atoms, "max_atoms", max_atoms, f"at least min_atoms = {min_atoms}")
     _require(max_atoms <= 64, "max_atoms", max_atoms, "at most 64")
-    _require(validations >= rounds, "validations", validations, f"at least one a round (rounds = {rounds})")
+    _require(validations >= rounds, "validations", validations, f"at least one per round (rounds = {rounds})")
     _require(candidates * rounds >= validations, "validations", validations, "no more than candidates * rounds")
     _require(guidance in GUIDANCE, "guidance", guidance, choice(guidance, GUIDANCE))
     _require(0 <= guidance_strength < math.inf, "guidance_strength", guidance_strength, "a finite number from 0 on")

@@ -66,7 +66,7 @@ class Tools(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """All candidates of a round before validation: host arrays, a row a crystal."""
+    """All candidates of a round before validation: host arrays, one row per crystal."""
 
     crystals: Dataset
     proposal: Proposal  # without its packs

@@ -71,7 +71,7 @@ def plan_settings(
         task: "csp", the structure of a given composition, or "de novo", free samples.
         train_split, split: what floors learn from, and what is asked.
         rows: compositions asked, the first of a fixed shuffle, or crystals sampled.
-        tries: candidates a composition.
+        tries: candidates per composition.
         seeds: of sampling; more than one gives the spread between them.
         steps: numbers of sampler steps at which each model that has them is measured as well.
         retrieve: templates that a retrieval-based flow chooses among.

@@ -161,7 +161,7 @@ def space_groups(
 def pairs(
     path: Path = typer.Argument(help="A data set file with splits."),
     out: Path = typer.Option(..., help="The data set file to write (.npz)."),
-    tries: int = typer.Option(5, min=1, help="Nearest templates a crystal."),
+    tries: int = typer.Option(5, min=1, help="Nearest templates per crystal."),
     train_split: str = typer.Option("train", help="The split that templates are taken from."),
     others: str = typer.Option("val", help="Further splits to pair, such as val,test."),
 ) -> None:

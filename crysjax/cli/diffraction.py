@@ -26,7 +26,7 @@ SOLVED, NO_SOLUTION = "solved", 3
 
 def diffraction(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
-    out: Path = typer.Option(..., help="CSV to write: a row a peak, or a row a point with --profile."),
+    out: Path = typer.Option(..., help="CSV to write: one row per peak, or per point with --profile."),
     radiation: str = typer.Option("CuKa", help="An X-ray line such as CuKa1 or MoKa, or neutron."),
     wavelength: float | None = typer.Option(None, help="In Å, instead of the line's own."),
     angles: str = typer.Option("0:90", help="LOW:HIGH, 2θ in degrees."),

@@ -32,7 +32,7 @@ class Known(NamedTuple):
 
     rows: list[Entry]
     tree: object  # scipy cKDTree of flattened fingerprints, maximum norm
-    volume: np.ndarray  # (m,) Å³ an atom
+    volume: np.ndarray  # (m,) Å³ per atom
 
 
 class Proposal(NamedTuple):
@@ -55,7 +55,7 @@ def flat(row: Entry) -> np.ndarray:
 
 
 def volume(row: Entry) -> float:
-    """Å³ an atom."""
+    """Å³ per atom."""
     return abs(np.linalg.det(np.asarray(row.lattice, float))) / len(row.numbers)
 
 

@@ -157,7 +157,7 @@ within {repeats.NEAR} and volumes within {repeats.NEAR_VOLUME:.0%}, confirmed by
 {max(limit // 3, 1)} proposals are compared; where there are more, the count is scaled by the confirmed share.",
         f"Exact duplicates: the same with fingerprints within {repeats.EQUAL} and RMS below {repeats.EQUAL_RMS} of the \
 free length.",
-        f"Twins: at most {limit} rows of known composition a pair (seed {report['seed']}) against the most similar \
+        f"Twins: at most {limit} rows of known composition per pair (seed {report['seed']}) against the most similar \
 known structure, as it is ({matcher}) and with equally frequent species exchanged (stol 0.5, angle 10°, ltol 0.3).",
         f"Families: {families}. At most {report['symmetry_rows']} rows a split are drawn; where there are more, the \
 shares are lower bounds."

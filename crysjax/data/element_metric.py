@@ -20,7 +20,7 @@ from crysjax.data.templates import element_table
 
 
 class _Tries(NamedTuple):
-    """Pairs as arrays: a row a site, and a row a pair."""
+    """Pairs as arrays: one row per site, and one row per pair."""
 
     pair: np.ndarray  # (sites,) which pair a site belongs to
     new: np.ndarray  # (sites,) element that the site carries, from 0

@@ -98,7 +98,7 @@ def _nearest_within(frac: np.ndarray, lattice: np.ndarray, neighbors: int, radiu
     """The nearest of all images that may lie within `radius` (b,), infinite where there are too few: (b, n, k).
 
     A pair's offset o is wrapped to the nearest cell; only translations T with |T| <= radius + max|o| can bring it
-    within the radius. |o + T|² = |o|² + 2 o.T + |T|² is one small matrix product a crystal.
+    within the radius. |o + T|² = |o|² + 2 o.T + |T|² is one small matrix product per crystal.
     """
     count, sites = frac.shape[:2]
     offset = frac[:, :, None] - frac[:, None]

@@ -93,7 +93,7 @@ def continuous_flow(
         steps: of the solver; 4 ("rk4") or 2 ("heun") network calls each.
         solver: "rk4" or "heun".
         blur: share of noise that samples keep, between 0 and 1.
-        divergence: "exact", 3 max_sites + 6 products a call, or "hutchinson", `probes` of them: unbiased for log p,
+        divergence: "exact", 3 max_sites + 6 products per call, or "hutchinson", `probes` of them: unbiased for log p,
             with probes of +-1 that stay the same along the way.
         max_sites: of a crystal, for the exact divergence; larger crystals score NaN.
         seed: of the probes.
@@ -103,7 +103,7 @@ def continuous_flow(
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
         drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         frac_weight, lattice_weight: of the squared errors of flow matching, as in `iterative`.
-        species_weight: of the species' nats a site.
+        species_weight: of the species' nats per site.
     """
     _check("solver", solver, tuple(TABLEAUS))
     _check("divergence", divergence, ("exact", "hutchinson"))

@@ -20,7 +20,7 @@ SPACE_GROUPS = 231  # 0 = not given
 TIME_FREQUENCIES = 16
 LATTICE_CENTER = (0.0, 0.0, 0.0, 0.0, 0.0, 1.6)
 LATTICE_SCALE = (0.2, 0.2, 0.2, 0.2, 0.2, 0.3)
-"""Defaults where no data set has been measured: a cubic cell of 16 Å^3 an atom."""
+"""Defaults where no data set has been measured: a cubic cell of 16 Å^3 per atom."""
 
 Numbers = tuple[float, ...]
 
@@ -110,7 +110,7 @@ def harden(rows: Array, template: Pack) -> Array:
 
 
 def mean_over_crystals(values: Array, pack: Pack) -> Array:
-    """The mean of a number a crystal over the slots that hold one: (b,) -> ()."""
+    """The mean of one number per crystal over the slots that hold one: (b,) -> ()."""
     real = (num_sites(pack) > 0).astype(values.dtype)
     return jnp.sum(jnp.where(real > 0, values, 0)) / jnp.maximum(real.sum(), 1)
 

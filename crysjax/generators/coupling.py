@@ -59,7 +59,7 @@ class Moved(NamedTuple):
 
 
 def schedule(rounds: int) -> Moved:
-    """Three layers, one an axis, for each of `rounds` groups of sites, in the order of `GROUPS`."""
+    """Three layers, one per axis, for each of `rounds` groups of sites, in the order of `GROUPS`."""
     chosen = [GROUPS[k % len(GROUPS)] for k in range(rounds) for _ in range(3)]
     axes = np.tile(np.eye(3, dtype=np.float32), (rounds, 1))
     digit, value = (np.array(column, np.int32) for column in zip(*chosen))

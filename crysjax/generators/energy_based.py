@@ -1,4 +1,4 @@
-"""An energy-based model: one learned scalar a crystal, whose gradient is the score that a sampler follows.
+"""An energy-based model: one learned scalar per crystal, whose gradient is the score that a sampler follows.
 
 E(crystal, t | condition) is trained by denoising score matching (Vincent 2011) over noise levels (Song & Ermon 2019),
 with the score as the gradient of a network's scalar (Salimans & Ho 2021): -∇E meets the score of the noise, the wrapped
@@ -287,5 +287,5 @@ def _perceptron(key: Array, features: jax.ShapeDtypeStruct, hidden: int) -> Para
 
 
 def _apply(params: Params, features: Array) -> Array:
-    """A number a row: (m, d) -> (m,)."""
+    """One number per row: (m, d) -> (m,)."""
     return (jax.nn.silu(features @ params["first"] + params["bias"][None]) @ params["last"])[:, 0]

@@ -103,7 +103,7 @@ def euclidean_flow() -> Process:
 
 
 def cross_entropy(logits: Array, target: Array) -> Array:
-    """In nats a site, of one-hot rows: (n, s), (n, s) -> (n,)."""
+    """In nats per site, of one-hot rows: (n, s), (n, s) -> (n,)."""
     return -jnp.sum(target * jax.nn.log_softmax(logits), -1)
 
 

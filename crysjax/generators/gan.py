@@ -5,7 +5,7 @@ positions and to a lattice; `orbit_layouts` expands the former and averages the 
 of CubicGAN (Zhao et al. 2021) and PGCGM (Zhao et al. 2023). The critic is a scalar on the features of a `Network` and
 so, unlike theirs and that of MatGAN (Dan et al. 2020), does not change when sites are renumbered or moved together.
 
-A baseline: one network call a sample and no likelihood, and nothing in the loss asks that every mode be covered.
+A baseline: one network call per sample and no likelihood, and nothing in the loss asks that every mode be covered.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def gan(
             one that fits its species rows and the group that is asked for (`orbit_layouts.place`); where none fits
             every site moves on its own. Layouts are drawn, not learnt.
         layout_weights: how often each is drawn; empty = alike.
-        latent, site_latent: random numbers a crystal and a site.
+        latent, site_latent: random numbers per crystal and per site.
         width: of the generator's hidden layers.
         lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
         property_center, property_scale: the same for the conditioning properties; their number is the model's.

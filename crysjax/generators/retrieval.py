@@ -212,7 +212,7 @@ def _fields(x: Geometry, rows: Array) -> Fields:
 
 
 def _share(values: Array, weight: Array, pack: Pack) -> Array:
-    """The mean of a number a crystal, weighted, over the slots that hold one."""
+    """The mean of one number per crystal, weighted, over the slots that hold one."""
     real = jnp.where(num_sites(pack) > 0, weight, 0)
     return jnp.sum(values * real) / jnp.maximum(real.sum(), 1)
 

@@ -1,4 +1,4 @@
-"""Vector-quantised autoencoder of crystals: a few discrete codes a crystal, decoded by flow matching or diffusion.
+"""Vector-quantised autoencoder of crystals: a few discrete codes per crystal, decoded by flow matching or diffusion.
 
 VQ-VAE (van den Oord et al. 2017); VQCrystal (Qiu et al. 2024) for crystals, whose codes are the genes of a genetic
 search. The encoder's crystal vector is cut into M groups, each replaced by the nearest of the K vectors of that group's
@@ -159,19 +159,19 @@ def vq_vae(
         network: the backbone of the decoder and, with parameters of its own, of the encoder.
         frac, lattice, species, steps, lattice_center, lattice_scale, property_center, property_scale, known_fraction,
             drop_condition, frac_weight, lattice_weight, species_weight: as in `iterative`; no classifier-free guidance.
-        codes: codes a crystal, M.
+        codes: codes per crystal, M.
         entries: entries of each codebook, K.
-        code_width: numbers an entry.
+        code_width: numbers per entry.
         hidden: width of the perceptrons.
         codebook_weight, commitment_weight: of `|sg(v) - e|²` and `|v - sg(e)|²` (van den Oord et al. 2017, eq. 3),
             means over the numbers of a code. The codebook follows by its gradient: a moving average would be a state,
             and a loss has none.
         revival_weight: entries that no crystal of the pack uses are drawn to vectors of random crystals of it with this
             weight (`codebooks.revival`); an entry that more than this over K of the crystals use hardly feels it.
-        prior_weight: of the prior's cross entropy, in nats a crystal; its gradient reaches the prior alone.
+        prior_weight: of the prior's cross entropy, in nats per crystal; its gradient reaches the prior alone.
 
     Metrics: the decoder's errors, `perplexity` (entries in use a group, its mean; a pack can show at most its number of
-    crystals), `commitment` (squared distance a number), `prior` (nats a crystal; M ln K knows nothing).
+    crystals), `commitment` (squared distance per number), `prior` (nats per crystal; M ln K knows nothing).
     """
     space = code_space(
         network,

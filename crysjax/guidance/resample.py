@@ -33,7 +33,7 @@ def resample(
     Args:
         energy: pack -> (b,), dimensionless (multiply by the inverse temperature); every crystal is picked by its own.
             NaN and +inf are never picked, unless all particles of a crystal are so: then one of them at random.
-        particles: samples a crystal. The tilt is spent when `effective_particles` comes near 1.
+        particles: samples per crystal. The tilt is spent when `effective_particles` comes near 1.
         together: decodes computed at once; 1 keeps the working set in a CPU's cache.
 
     The noise is that of all particles, stacked on a leading axis, so `sample` is still `decode` of `noise`. A gradient

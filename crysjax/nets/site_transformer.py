@@ -52,7 +52,7 @@ def site_transformer(
     Args:
         outputs: numbers a site that it answers.
         size: "S", "B" or "L", see `SIZES`.
-        width, layers, heads: features a site, blocks and attention heads, in place of those of the size.
+        width, layers, heads: features per site, blocks and attention heads, in place of those of the size.
 
     Raises:
         ValueError: the size is unknown, or the width cannot be shared out among the heads.

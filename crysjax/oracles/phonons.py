@@ -208,7 +208,7 @@ def relaxed(
     max_steps: int = 400,
     keep_symmetry_angstrom: float | None = 0.01,
 ) -> list[tuple[Entry, float, str]]:
-    """Each crystal relaxed, its energy in eV an atom (NaN without one), and why it is no minimum ("" where it is)."""
+    """Each crystal relaxed, its energy in eV per atom (NaN without one), and why it is no minimum ("" where it is)."""
     given = datasets.from_entries(crystals)
     found = relax_dataset(
         potential.energy_forces_stress, params, given, cutoff_angstrom=potential.cutoff_angstrom,

@@ -72,7 +72,7 @@ class Potential(NamedTuple):
     """
 
     init: Callable[[Array], Params]
-    energy: Callable[[Params, Pack, Graph], Array]  # (b,) eV a crystal
+    energy: Callable[[Params, Pack, Graph], Array]  # (b,) eV per crystal
     energy_forces_stress: Callable[[Params, Pack, Graph], tuple[Array, Array, Array]]  # + eV/Å, eV/Å³
     cutoff_angstrom: float
     numbers: tuple[int, ...]  # atomic numbers it knows

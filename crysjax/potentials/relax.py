@@ -34,7 +34,7 @@ class Relax(NamedTuple):
     """How, how far and how fast."""
 
     method: str = "lbfgs"  # one of `descent.METHODS`
-    fmax_ev_angstrom: float = 0.05  # largest force, and largest cell force an atom
+    fmax_ev_angstrom: float = 0.05  # largest force, and largest cell force per atom
     pressure_gpa: float = 0.0
     move_cell: bool = True
     step_angstrom: float = 0.1  # largest move of an atom in one step
@@ -51,7 +51,7 @@ class Symmetry(NamedTuple):
 
 
 class Relaxation(NamedTuple):
-    """Where a pack stands; a row a crystal. It can be handed back to `relax` to go on."""
+    """Where a pack stands; one row per crystal. It can be handed back to `relax` to go on."""
 
     pack: Pack
     energy: Array  # (b,) eV, enthalpy where a pressure is set

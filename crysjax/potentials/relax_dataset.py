@@ -36,7 +36,7 @@ class Size(NamedTuple):
 
 
 class Relaxed(NamedTuple):
-    """A row a crystal of the data set; NaN energy and forces where nothing could be computed."""
+    """One row per crystal of the data set; NaN energy and forces where nothing could be computed."""
 
     crystals: Dataset
     energy: np.ndarray  # (m,) eV, enthalpy where a pressure is set
@@ -186,7 +186,7 @@ def _even(edges: float) -> int:
     return int(-(-edges // step) * step)
 
 
-@lru_cache(maxsize=16)  # a campaign relaxes a few crystals a round, by the same potential
+@lru_cache(maxsize=16)  # a campaign relaxes a few crystals per round, by the same potential
 def _compiled(
     forces: ForceField, cutoff: float, grown: tuple, settings: Relax, skin: float, chunk: int
 ) -> Callable[[Params, Relaxation, int, int], Relaxation]:

@@ -38,7 +38,7 @@ class Indices(NamedTuple):
 
 
 class Reflections(NamedTuple):
-    """A row a reflection; the intensity is 0 for unused rows and for those that the wavelength does not reach."""
+    """One row per reflection; the intensity is 0 for unused rows and for those that the wavelength does not reach."""
 
     two_theta: Array  # (r,) degrees
     intensity: Array  # (r,) of hkl and -h-k-l together

@@ -120,7 +120,7 @@ def _sorted(fractions: np.ndarray, energies: np.ndarray, d: int) -> tuple[np.nda
 
 
 def _words(systems: np.ndarray) -> np.ndarray:
-    """A random word an element so that no two systems of the table have the same sum."""
+    """One random word per element so that no two systems of the table have the same sum."""
     for seed in range(100):
         words = np.random.default_rng(seed).integers(0, 1 << 32, NUM_SPECIES + 1, dtype=np.uint32)
         words[NUM_SPECIES] = 0

@@ -57,7 +57,7 @@ def force_stream(dataset: Dataset, edges: Edges, shape: Capacity, room: int, til
 def force_packs(
     dataset: Dataset, edges: Edges, groups: list[list[int]], shape: Capacity, room: int
 ) -> list[tuple[Pack, Labels]]:
-    """A labelled pack a group of rows."""
+    """One labeled pack per group of rows."""
     return [learn.labelled_pack(dataset, edges, np.array(g), shape, room) for g in groups]
 
 
@@ -70,7 +70,7 @@ def _endless(groups_of: Callable[[int], list], build: Callable[[list], tuple], t
             groups = groups_of(epoch)
             total = len(groups) // tiles
             if not total:
-                raise ValueError(f"tiles: {tiles} packs a step, but the data set fills only {len(groups)}; lower tiles")
+                raise ValueError(f"tiles: {tiles} packs per step, but the data set fills only {len(groups)}; lower tiles")
             for k in range(step, total):
                 yield build(groups[k * tiles : (k + 1) * tiles])
             step, epoch = max(step - total, 0), epoch + 1

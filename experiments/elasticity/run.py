@@ -4,7 +4,7 @@
     python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --out runs/elasticity --summarise
 
 Crystals of AFLOW's test file are made primitive, relaxed, and their elastic tensors computed by exact second
-derivatives. Each block of crystals is appended to `POTENTIAL.jsonl` when it is done, a row a crystal, failures with
+derivatives. Each block of crystals is appended to `POTENTIAL.jsonl` when it is done, one row per crystal, failures with
 their reason; a run that was stopped goes on where it was. Which crystals are drawn depends on the seed alone; small
 cells come first, so that compiled programs serve many. `--summarise` prints Markdown: errors, floors on the same
 crystals, reasons, time.
@@ -58,7 +58,7 @@ def primitive(name: str, cif: str) -> Entry:
 
 
 def chosen(folder: Path, count: int, seed: int, most_atoms: int) -> Dataset:
-    """`count` random crystals (0: all) of at most `most_atoms` atoms, in order of size and volume an atom."""
+    """`count` random crystals (0: all) of at most `most_atoms` atoms, in order of size and volume per atom."""
     ids, cifs, _ = read(folder, "test")
     drawn = np.random.default_rng(seed).permutation(len(ids))[: count or None]
     entries = [primitive(ids[k], cifs[ids[k]]) for k in drawn]
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> None:
         with file.open("a") as out:
             out.writelines(json.dumps(row) + "\n" for row in rows(found, block, seconds))
         good = int(found.valid.sum())
-        print(f"{first + len(block)}/{len(todo)}: {good} of {len(block)}, {seconds:.1f} s a crystal", flush=True)
+        print(f"{first + len(block)}/{len(todo)}: {good} of {len(block)}, {seconds:.1f} s per crystal", flush=True)
 
 
 def kept(file: Path) -> list[dict]:
@@ -172,7 +172,7 @@ def summarise(options: argparse.Namespace) -> None:
             f"{len(every)} crystals of {atoms.min()} to {atoms.max()} atoms, {len(stable)} with a stable tensor; ",
             end="",
         )
-        print(f"{np.median(seconds):.1f} s a crystal (median of blocks), {seconds.sum() / 60:.0f} min in all\n")
+        print(f"{np.median(seconds):.1f} s per crystal (median of blocks), {seconds.sum() / 60:.0f} min in all\n")
         why = Counter(_kind(row["reason"]) for row in every if not row.get("stable"))
         for reason, count in why.most_common():
             print(f"* {count}: {reason}")

@@ -169,7 +169,7 @@ def figures(rows: list[dict], potential: str) -> str:
     failed = [f"{row['id']} {row['formula']}: {row['reason']}" for row in rows if row not in good]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     seconds = np.array([row["seconds"] for row in good])
-    told = f"{potential}, {len(rows)} crystals, {np.median(seconds):.0f} s a crystal (median). Without an answer: "
+    told = f"{potential}, {len(rows)} crystals, {np.median(seconds):.0f} s per crystal (median). Without an answer: "
     return f"{told}{'; '.join(failed) or 'none'}.\n\n{table}\n"
 
 

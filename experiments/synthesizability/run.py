@@ -87,7 +87,7 @@ def labelled(part: Dataset, kind: str) -> Dataset:
 
 
 def same_volume(data: Dataset) -> np.ndarray:
-    """Every cell at 20 Å^3 an atom: the volume then tells nothing, such as that a cell was scaled and not relaxed."""
+    """Every cell at 20 Å^3 per atom: the volume then tells nothing, such as that a cell was scaled and not relaxed."""
     volume = np.abs(np.linalg.det(data.lattice.astype(np.float64)))
     return (data.lattice * (20 * data.num_atoms / volume)[:, None, None] ** (1 / 3)).astype(np.float32)
 

@@ -55,7 +55,7 @@ BAD = {
     "rounds: true": r"rounds: True; expected a whole number",
     "rounds: 2.5": r"rounds: 2\.5; expected a whole number",
     "rounds: 0": r"rounds: 0; expected a whole number of at least 1",
-    "validations: 1": r"validations: 1; expected at least one a round",
+    "validations: 1": r"validations: 1; expected at least one per round",
     "guidance: resampel": r"guidance: 'resampel'; expected one of none, .*did you mean resample\?",
     "max_atoms: 1": r"max_atoms: 1; expected at least min_atoms = 2",
     "seed: -1": r"seed: -1; expected a whole number from 0",

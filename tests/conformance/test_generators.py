@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 def starts(pack: Pack) -> dict[str, jax.Array]:
-    """Two candidates a crystal, the truth itself shifted."""
+    """Two candidates per crystal, the truth itself shifted."""
     crystals = pack.lattice.shape[0]
     some = jnp.stack([jnp.ones(crystals), jnp.zeros(crystals)])
     return {

@@ -76,9 +76,9 @@ def test_each_gate_names_its_own_fault():
     entries = [
         rock_salt([11, 17], 5.64),  # salt
         rock_salt([11, 17], 5.64, move=-0.35),  # sites 0.85 Å apart
-        rock_salt([11, 17], 9.4),  # 104 Å^3 an atom
+        rock_salt([11, 17], 9.4),  # 104 Å^3 per atom
         rock_salt([11, 2], 5.64),  # helium
-        rock_salt([11, 17], 3.0),  # 3.4 Å^3 an atom, and too close
+        rock_salt([11, 17], 3.0),  # 3.4 Å^3 per atom, and too close
     ]
     found = jax.jit(gates.gates(max_atoms=8))(pack_of(entries))
     table = np.stack([found.apart, found.dense, found.neutral, found.passed], 1)[:5].tolist()

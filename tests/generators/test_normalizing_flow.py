@@ -269,7 +269,7 @@ def divergence_after_training(generator, steps: int, rate: float, count: int = 6
 
 
 def test_the_coupling_flow_finds_a_known_distribution():
-    """9.4 nats a crystal (closed form) separate the known law from the start; few are left, and none is gained."""
+    """9.4 nats per crystal (closed form) separate the known law from the start; few are left, and none is gained."""
     generator = coupling_flow(
         dense(width=16, layers=1, frequencies=3, geometry=0), rounds=3, bins=8, width=32,
         lattice_layers=4, lattice_bins=8, position_blur=0.0, lattice_blur=0.0, species_weight=0.0,

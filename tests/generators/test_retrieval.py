@@ -51,7 +51,7 @@ def exact(target, **settings):
     def apply(params, pack, context):
         t = jnp.arccos(jnp.clip(context[:, 0], -1, 1)) / jnp.pi  # the first time feature is cos(pi t)
         left = jnp.maximum(t, 1e-3)
-        gap = torus.log((pack.frac - target.frac)[1::2] - (pack.frac - target.frac)[::2])  # two sites a crystal
+        gap = torus.log((pack.frac - target.frac)[1::2] - (pack.frac - target.frac)[::2])  # two sites per crystal
         way = jnp.stack([-gap / 2, gap / 2], 1).reshape(-1, 3) / left[pack.owner][:, None]
         atoms = jnp.array([2.0, 2.0, 0.0])
         change = lattices.encode(pack.lattice, atoms) - lattices.encode(target.lattice, atoms)

@@ -23,7 +23,7 @@ SHAPE = batching.Capacity(sites=14, pairs=20, crystals=6)
 
 
 def draw_crystals(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Skewed cells of about 12 Å³ an atom, atoms up to three cells away from home: (frac, lattice) of each size."""
+    """Skewed cells of about 12 Å³ per atom, atoms up to three cells away from home: (frac, lattice) of each size."""
     rng, out = np.random.default_rng(seed), []
     for n in SIZES:
         cell = np.eye(3) * (12 * n) ** (1 / 3) + np.triu(rng.uniform(-2.5, 2.5, (3, 3)), 1)

@@ -73,7 +73,7 @@ def potential(name: str):
 
 
 def draw_crystal(n: int, seed: int, nearest: float = 1.5) -> Crystal:
-    """A random triclinic cell of about 14 Å³ an atom without atoms nearer than `nearest` (Å); NumPy, float64."""
+    """A random triclinic cell of about 14 Å³ per atom without atoms nearer than `nearest` (Å); NumPy, float64."""
     rng = np.random.default_rng((n, seed))
     while True:
         cell = np.eye(3) * (14 * n) ** (1 / 3) + rng.uniform(-0.8, 0.8, (3, 3))

@@ -192,7 +192,7 @@ def test_noise_is_made_symmetric_and_what_is_symmetric_stays(odd):
 
 
 def test_symmetry_saves_products_and_changes_nothing():
-    """Diamond needs one product, rock salt two, three atoms on crossing mirrors three; without symmetry 3 an atom."""
+    """Diamond needs one product, rock salt two, three atoms on crossing mirrors three; without symmetry 3 per atom."""
     cases = [
         ([[0, 0, 0], [0.25] * 3], 3.6 * FCC, [6, 6], 1),
         ([[0, 0, 0], [0.5] * 3], 5.6 * FCC, [11, 17], 2),
