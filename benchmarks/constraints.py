@@ -4,7 +4,7 @@
 
 The shipped generator with few steps and small crystals, so that 10,000 samples of each constraint take minutes. The
 violations are counted on the host, after the samples went through a data set, by `guidance.constraints.violations`
-and, for distances, by ASE's neighbour list. Validity is CDVAE's (`evaluation/validity`).
+and, for distances, by ASE's neighbor list. Validity is CDVAE's (`evaluation/validity`).
 """
 
 from __future__ import annotations

@@ -91,10 +91,10 @@ def traced(args) -> dict:
 
     @jax.jit
     def run(batch: Crystal, columns, owner, hkl):
-        shared = columns._replace(wavelength=None, polarised=None)
+        shared = columns._replace(wavelength=None, polarized=None)
         own = jax.tree.map(lambda leaf: leaf[owner], (batch, shared))
-        both = own[1]._replace(wavelength=columns.wavelength, polarised=columns.polarised)
-        axes = both._replace(**dict.fromkeys(both._fields, 0))._replace(wavelength=None, polarised=None)
+        both = own[1]._replace(wavelength=columns.wavelength, polarized=columns.polarized)
+        axes = both._replace(**dict.fromkeys(both._fields, 0))._replace(wavelength=None, polarized=None)
         return jax.vmap(one, in_axes=(0, axes, 0))(own[0], both, hkl)
 
     def go() -> np.ndarray:

@@ -3,7 +3,7 @@
     python benchmarks/samplers.py
 
 Positions: crystals of two sites whose difference is, along each axis, a mixture of two wrapped normals. Lattices: six
-standardised coordinates, each a mixture of two normals. The error is the 1-Wasserstein distance between the samples of
+standardized coordinates, each a mixture of two normals. The error is the 1-Wasserstein distance between the samples of
 all axes and as many exact draws, in cell lengths or standard deviations; the last line of a case is that of other exact
 draws, below which nothing can be told apart. `tests/generators/test_samplers.py` fits the orders of convergence on the
 same cases.
@@ -29,7 +29,7 @@ MEANS, WIDTH, SHARES = (0.15, -0.2), 0.08, (0.6, 0.4)  # of the difference of tw
 LATTICE_MEANS, LATTICE_WIDTH = (
     (-0.9, 0.9),
     0.4,
-)  # even shares; mean 0 and nearly unit variance, as standardised data has
+)  # even shares; mean 0 and nearly unit variance, as standardized data has
 
 
 class Case(NamedTuple):

@@ -2,7 +2,7 @@
 
 Units: Å, eV, GPa, K. Lattice rows are the vectors a, b, c, so that `cartesian = frac @ lattice`.
 Functions are pure; arguments come in the order `(params, key, data, condition)`; keys are explicit and used once.
-Lower is better: energies, objectives and losses are minimised.
+Lower is better: energies, objectives and losses are minimized.
 
 Two views of the same material:
 
@@ -145,7 +145,7 @@ class Dynamics(NamedTuple):
 
 
 class Search(NamedTuple):
-    """An optimiser or sampler over a pytree of floats; `search.run` is the one loop. Lower values are better."""
+    """An optimizer or sampler over a pytree of floats; `search.run` is the one loop. Lower values are better."""
 
     init: Callable[..., PyTree]  # (key, x) -> state
     ask: Callable[..., PyTree]  # (key, state) -> x

@@ -216,7 +216,7 @@ def _wider(shape: Shape, blur: float | Array) -> Shape:
     return shape._replace(w=shape.w + blur**2)
 
 
-# What a descent minimises
+# What a descent minimizes
 
 
 def crystal_at(made: Problem, point: PyTree) -> Crystal:

@@ -22,7 +22,7 @@ GUIDANCE = ("none", "resample", "gradient", "sgld", "psgld")
 class Goal(NamedTuple):
     """What one property should be: inside a window (either side may be open), or as low or as high as possible."""
 
-    kind: str  # "window", "minimise" or "maximise"
+    kind: str  # "window", "minimise" or "maximise": the spelling of states and summaries; plans may use either
     low: float = -math.inf
     high: float = math.inf
 
@@ -78,7 +78,7 @@ def plan(
     """A campaign.
 
     Args:
-        target: property -> `[low, high]` (null leaves a side open), "minimise" or "maximise"; in YAML one line each,
+        target: property -> `[low, high]` (null leaves a side open), "minimize" or "maximize"; in YAML one line each,
             `target.band_gap_ev: [1, 2]`.
         elements: symbols that may occur.
         min_atoms, max_atoms: atoms in the cell.
@@ -138,7 +138,7 @@ def _elements(symbols: list[str]) -> tuple[int, ...]:
 
 
 def _goal(name: str, value: Any) -> Goal:
-    key, expected = f"target.{name}", '[low, high], "minimise" or "maximise"'
+    key, expected = f"target.{name}", '[low, high], "minimize" or "maximize"'
     if isinstance(value, str):
         kind = {"minimize": "minimise", "maximize": "maximise"}.get(value, value)
         _require(kind in ("minimise", "maximise"), key, value, expected)

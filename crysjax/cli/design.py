@@ -94,7 +94,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         raise ValueError(f"max_atoms: {plan.max_atoms}; the generator knows {known[0]} to {known[-1]} atoms")
     goals = targets.goals(plan.target, predictor.names, predictor.scale)
     settings = model.config["settings"]
-    centre, scale = (settings[f"generator.property_{key}"] for key in ("center", "scale"))
+    center, scale = (settings[f"generator.property_{key}"] for key in ("center", "scale"))
     surrogate = gp(ard=False, capacity=plan.validations, unit_prior=True, observed=True)  # see campaign/predictive.py
     with _naming("novel_to"):
         known = read_part(plan.novel_to) if plan.novel_to else None
@@ -105,7 +105,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         propose=proposer(guide(model.build, plan), predictor, goals, gate, surrogate, exploration=plan.exploration,
                          judge_error=judge_error(goals, reference)),
         generator=model.params, predictor=predictor, surrogate=surrogate, sizes=sizes,
-        condition=targets.wanted(goals, model.config["properties"], centre, scale),
+        condition=targets.wanted(goals, model.config["properties"], center, scale),
         relax=relaxer(potential, params, steps=plan.relax_steps), inspect=inspector(gate, pack_shape(sizes), flags),
         judge=judge(goals, predictor, pack_shape(sizes), reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),

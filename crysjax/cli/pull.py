@@ -21,7 +21,7 @@ class Published(NamedTuple):
 
     address: str
     sha256: str
-    licence: str
+    license: str
 
 
 PUBLISHED = {
@@ -57,7 +57,7 @@ def pull(
             f"{source or model.address}: SHA-256 is {found}, expected {model.sha256}; nothing was kept{own}"
         )
     target = _write(folder / f"{name}{Path(model.address).suffix}", data)
-    say(f"{target}: {name}, licence {model.licence}")
+    say(f"{target}: {name}, license {model.license}")
 
 
 def _folder() -> Path:

@@ -1,7 +1,7 @@
 """Structures that come twice: equal up to rounding, or nearly, within one split and across two.
 
 The fingerprint proposes, for every row, known structures of the same reduced formula; StructureMatcher decides. It has
-to: a fingerprint that forgets which element a neighbour is cannot tell polytypes and orderings apart. Where there are
+to: a fingerprint that forgets which element a neighbor is cannot tell polytypes and orderings apart. Where there are
 more proposals than `limit`, that many are drawn and the count is scaled by the share that was confirmed.
 """
 

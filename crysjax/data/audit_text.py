@@ -152,7 +152,7 @@ def _methods(report: dict) -> str:
     families = "spglib, symprec 0.1 Å; prototype = anonymous formula, space group, atoms in the primitive cell; \
 Wyckoff sequence = multiplicity and site symmetry of every orbit, which do not depend on the origin"
     lines = [
-        f"Near duplicates: same reduced formula, fingerprints (mean neighbour distances, 12 neighbours, an element) \
+        f"Near duplicates: same reduced formula, fingerprints (mean neighbor distances, 12 neighbors, an element) \
 within {repeats.NEAR} and volumes within {repeats.NEAR_VOLUME:.0%}, confirmed by {matcher}. At most \
 {max(limit // 3, 1)} proposals are compared; where there are more, the count is scaled by the confirmed share.",
         f"Exact duplicates: the same with fingerprints within {repeats.EQUAL} and RMS below {repeats.EQUAL_RMS} of the \

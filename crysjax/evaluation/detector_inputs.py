@@ -30,7 +30,7 @@ def seen_compositions(test: Dataset, train: Dataset) -> np.ndarray:
 def seen_structures(test: Dataset, train: Dataset, *, tolerance: float = 1e-3) -> np.ndarray:
     """Whether each test crystal occurs in the training set up to `tolerance`: (m,) bool.
 
-    The same reduced formula, a fingerprint (neighbour distances over the free length) that nowhere differs by more
+    The same reduced formula, a fingerprint (neighbor distances over the free length) that nowhere differs by more
     than `tolerance`, and a volume per atom that differs by less than three times that share.
     """
     tests, known = entries(test), defaultdict(list)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: a model that also learnt to answer without its conditions steers itself towards them."""
+"""Classifier-free guidance: a model that also learned to answer without its conditions steers itself towards them."""
 
 from __future__ import annotations
 

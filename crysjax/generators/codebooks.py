@@ -1,4 +1,4 @@
-"""Vector quantisation: vectors of crystals replaced by the nearest entries of learnt codebooks, one per group.
+"""Vector quantization: vectors of crystals replaced by the nearest entries of learned codebooks, one per group.
 
 van den Oord et al. 2017. Every function is pure: what a codebook needs beyond gradients, the usage of its entries, is
 counted within one pack. Shapes: b crystals, m groups (codes per crystal), k entries of a codebook, w numbers per entry.

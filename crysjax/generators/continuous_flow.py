@@ -40,7 +40,7 @@ from crysjax.generators import coordinates
 from crysjax.generators.composition import composition
 from crysjax.generators.coordinates import Fields, Geometry
 from crysjax.generators.coupling import ReadOut
-from crysjax.generators.flows import centred, euclidean_flow, torus_flow
+from crysjax.generators.flows import centered, euclidean_flow, torus_flow
 from crysjax.geometry import torus
 
 Field = Callable[[Geometry, Array], Geometry]  # (x, u) -> dx/du
@@ -79,14 +79,14 @@ def continuous_flow(
     """The continuous flow.
 
     `log_prob(params, pack, condition, template=None, key=None)` is the log-density in nats of a crystal with respect
-    to the Lebesgue measure of its fractional coordinates in [0, 1)^3n times that of its six standardised lattice
+    to the Lebesgue measure of its fractional coordinates in [0, 1)^3n times that of its six standardized lattice
     coordinates, times the counting measure of the species of those sites that `template` leaves free; without one all
     species count as given. The velocity has no mean over a crystal and the noise is uniform, so the density is one on
     the whole torus that translations do not change: no coordinate is taken out. `key` draws the probes of the
     divergence; without one they follow from `seed`.
 
     It is the density of `sample` up to the solver's error (order 4 for "rk4", 2 for "heun") and, where the network is
-    not smooth, its jumps: `geometry` features of `nets.dense` jump where a neighbour's nearest image changes in a
+    not smooth, its jumps: `geometry` features of `nets.dense` jump where a neighbor's nearest image changes in a
     skewed cell, so set `network.geometry: 0` for a density.
 
     Args:
@@ -146,7 +146,7 @@ def continuous_flow(
         def velocity(x: Geometry, u: Array) -> Geometry:
             t = jnp.exp(u)
             answer = predict(params, x, jnp.full(len(pack.lattice), t), pack, condition)
-            move = centred(answer.frac, pack)
+            move = centered(answer.frac, pack)
             towards = jnp.where(used, x.lattice - answer.lattice, 0)
             return Geometry(t * move * site_mask(pack.occupancy)[:, None], towards)
 

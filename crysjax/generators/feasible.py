@@ -2,7 +2,7 @@
 
 A composition assigns every element a number of atoms and, for neutrality, one oxidation state. Going through the
 elements one by one, the reachable (atoms so far, elements so far, charge so far) are a small set of whole numbers, so
-existence is a dynamic programme and not a search; going back through it yields a composition as a witness.
+existence is a dynamic program and not a search; going back through it yields a composition as a witness.
 """
 
 from __future__ import annotations

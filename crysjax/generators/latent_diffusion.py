@@ -1,13 +1,13 @@
-"""Latent diffusion of crystals: one Gaussian latent per site from an autoencoder, and a transformer that draws the latents.
+"""Latent diffusion of crystals: one Gaussian latent per site from an autoencoder, and a transformer that draws them.
 
 ADiT (Joshi et al. 2025, "All-atom Diffusion Transformers"), on latent diffusion (Rombach et al. 2022) and DiT
 (Peebles & Xie 2023). Encoder, decoder and denoiser are transformers over sites (`nets.site_transformer`), with no
 symmetry built in but permutation. What differs from ADiT:
 
 * The encoder reads sines and cosines of the fractions and six rotation-free lattice coordinates, the decoder answers
-  points near circles, read by atan2, so positions live on the torus and no rotation has to be learnt. Translations have
-  to be, as in ADiT: every training crystal is shifted at random.
-* One stage: both losses are minimised at once, and the denoiser takes its latents as constants, so that the
+  points near circles, read by atan2, so positions live on the torus and no rotation has to be learned. Translations
+  have to be, as in ADiT: every training crystal is shifted at random.
+* One stage: both losses are minimized at once, and the denoiser takes its latents as constants, so that the
   autoencoder learns what it would learn alone and the denoiser follows a target that settles.
 * The template's species rows go into the denoiser per site, so known species, lists of elements and none at all are one
   model; known species are held. No self-conditioning, no site numbers.
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
     """What the decoder says of a pack."""
 
     circle: Array  # (n, 6) near the cosines and then the sines of 2 pi frac
-    lattice: Array  # (b, 6) standardised rotation-free coordinates
+    lattice: Array  # (b, 6) standardized rotation-free coordinates
     species: Array  # (n, s) logits
 
 

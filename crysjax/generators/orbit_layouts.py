@@ -83,8 +83,8 @@ def place(layouts: Layouts, pack: Pack, group: Array, order: Array, choice: Arra
 
     A layout fits if it has as many sites as the crystal, the group that is asked for (0: any) and orbits whose sites
     all have the same species row. Sites with a rare row come first, as small orbits do; rows that are equally common
-    are put in the order of `order` (b, s), random numbers per crystal and species. Among the fitting layouts one is drawn
-    with the weights given, by `choice` (b, l) Gumbel noise; where none fits there is no symmetry.
+    are put in the order of `order` (b, s), random numbers per crystal and species. Among the fitting layouts one is
+    drawn with the weights given, by `choice` (b, l) Gumbel noise; where none fits there is no symmetry.
     """
     row, real = pack.occupancy, site_mask(pack.occupancy) > 0
     i, j = pack.pairs[:, 0], pack.pairs[:, 1]

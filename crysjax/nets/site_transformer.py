@@ -118,7 +118,7 @@ def _modulation(w: Params, known: Array, pack: Pack, parts: int) -> list[Array]:
 
 
 def _normed(x: Array) -> Array:
-    """Layer normalisation without parameters: shift and scale come from the context."""
+    """Layer normalization without parameters: shift and scale come from the context."""
     x = x - x.mean(-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
 

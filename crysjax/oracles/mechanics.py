@@ -39,7 +39,7 @@ from crysjax.properties.mechanics import (
     strain_matrix,
 )
 
-SKIN_ANGSTROM = 1e-3  # derivatives see no other neighbours; this is for the rounding of positions
+SKIN_ANGSTROM = 1e-3  # derivatives see no other neighbors; this is for the rounding of positions
 MOST_IMAGES = 32  # along one axis; a cell that needs more is no crystal
 SLOTS_STEP = 4  # sizes are rounded up to few, each of which compiles once
 EnergyOf = Callable[[Params, Pack, Graph], Array]

@@ -53,7 +53,7 @@ def room_for_edges(edges: Edges, shape: Capacity, num_atoms: np.ndarray) -> int:
     return int(-(-max(1.05 * mean, edges.count.max()) // 128) * 128)
 
 
-def labelled_pack(dataset: Dataset, edges: Edges, rows: np.ndarray, shape: Capacity, room: int) -> tuple[Pack, Labels]:
+def labeled_pack(dataset: Dataset, edges: Edges, rows: np.ndarray, shape: Capacity, room: int) -> tuple[Pack, Labels]:
     """The crystals `rows` as one pack with its graph and labels."""
     start, sites = np.cumsum(edges.count) - edges.count, datasets.site_index(dataset, rows)
     ends, shifts, first = np.full((room, 2), shape.sites - 1, np.int32), np.zeros((room, 3), np.int32), 0

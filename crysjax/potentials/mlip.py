@@ -3,7 +3,7 @@
 A network only has to give site energies as a function of species and edge vectors. Everything else is here, once:
 forces and stress are the derivatives by a displacement of every site and a strain of every crystal (Knuth et al.,
 Comput. Phys. Commun. 190, 33 (2015)), a crystal that cannot be computed answers NaN without touching its
-neighbours in the pack, and files hold their own settings, so that a potential rebuilds itself from one file.
+neighbors in the pack, and files hold their own settings, so that a potential rebuilds itself from one file.
 """
 
 from __future__ import annotations

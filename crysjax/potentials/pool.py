@@ -18,7 +18,7 @@ from crysjax.potentials.relax import Relax, Relaxation, Symmetry, start
 
 MOST_IMAGES = 8  # along one axis; a reduced cell that needs more is no crystal
 SPARE = 1.05  # of the reach: cells shrink, and images at the very reach are a matter of rounding
-SKEWED = 2.0  # longest edge over the distance of its planes; reduced cells reach the root of 2 (face-centred cubic)
+SKEWED = 2.0  # longest edge over the distance of its planes; reduced cells reach the root of 2 (face-centered cubic)
 
 _start = jax.jit(start, static_argnums=1)  # one program, not one per operation
 

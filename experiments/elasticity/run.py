@@ -1,12 +1,12 @@
 """Bulk and shear moduli of AFLOW crystals by foundation potentials: how near, how often, how long?
 
     python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --potential nequix-mp-1.nqx --out runs/elasticity
-    python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --out runs/elasticity --summarise
+    python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --out runs/elasticity --summarize
 
 Crystals of AFLOW's test file are made primitive, relaxed, and their elastic tensors computed by exact second
 derivatives. Each block of crystals is appended to `POTENTIAL.jsonl` when it is done, one row per crystal, failures with
 their reason; a run that was stopped goes on where it was. Which crystals are drawn depends on the seed alone; small
-cells come first, so that compiled programs serve many. `--summarise` prints Markdown: errors, floors on the same
+cells come first, so that compiled programs serve many. `--summarize` prints Markdown: errors, floors on the same
 crystals, reasons, time.
 """
 
@@ -160,7 +160,7 @@ def errors(found: np.ndarray, truth: np.ndarray) -> str:
     return f"{rank} | {np.abs(off).mean():.1f} | {100 * np.abs(off / truth).mean():.1f} % | {off.mean():+.1f}"
 
 
-def summarise(options: argparse.Namespace) -> None:
+def summarize(options: argparse.Namespace) -> None:
     """Markdown of everything that is in the folder."""
     truth = read(options.aflow, "test")[2]
     for file in sorted(options.out.glob("*.jsonl")):
@@ -206,11 +206,11 @@ def main() -> None:
     ask.add_argument("--steps", type=int, default=300)
     ask.add_argument("--seconds", type=float, default=float("inf"), help="no block begins after them")
     ask.add_argument("--compiled", type=Path, help="folder that keeps compiled programs for the next run")
-    ask.add_argument("--summarise", action="store_true")
+    ask.add_argument("--summarize", action="store_true")
     options = ask.parse_args()
     if options.compiled:
         jax.config.update("jax_compilation_cache_dir", str(options.compiled))
-    summarise(options) if options.summarise else run(options)
+    summarize(options) if options.summarize else run(options)
 
 
 if __name__ == "__main__":

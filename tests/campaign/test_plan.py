@@ -77,7 +77,7 @@ REPLACED = {
     ("[1, 2.5]", "[2.5, 1]"): r"target\.band_gap_ev: \[2\.5, 1\]; expected a window whose low side is below",
     ("[1, 2.5]", "[null, null]"): r"target\.band_gap_ev: .*bounded on one side",
     ("[1, 2.5]", "[1, wide]"): r"target\.band_gap_ev: .*two numbers",
-    ("[1, 2.5]", "lowest"): r"target\.band_gap_ev: 'lowest'; expected \[low, high\], \"minimise\" or \"maximise\"",
+    ("[1, 2.5]", "lowest"): r"target\.band_gap_ev: 'lowest'; expected \[low, high\], \"minimize\" or \"maximize\"",
     ("[1, 2.5]", "1.5"): r"target\.band_gap_ev: 1\.5; expected \[low, high\]",
     ("[O, Ti, Sr]", "[O, Tj, Sr]"): r"elements: 'Tj'; expected a chemical element from H to Fm \(did you mean",
     ("[O, Ti, Sr]", "[O, O]"): r"elements: 'O'; expected each element once",

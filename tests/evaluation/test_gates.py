@@ -1,4 +1,4 @@
-"""The traced gates against the host's, and against pymatgen's periodic neighbours."""
+"""The traced gates against the host's, and against pymatgen's periodic neighbors."""
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +63,8 @@ def test_shortest_distances_equal_pymatgen():
     distance = found.shortest_angstrom
     for entry, shortest in zip(entries, np.asarray(distance)):
         crystal = structures.Structure(entry.lattice, entry.numbers, entry.frac)
-        neighbours = crystal.get_neighbor_list(8.0)[3]
-        assert shortest == pytest.approx(neighbours.min(), rel=2e-5)
+        neighbors = crystal.get_neighbor_list(8.0)[3]
+        assert shortest == pytest.approx(neighbors.min(), rel=2e-5)
     radii = contacts.radii_angstrom()[np.stack([found.first, found.second])[:, : len(entries)] - 1].sum(0)
     np.testing.assert_allclose(
         found.distance_angstrom[: len(entries)], found.closeness[: len(entries)] * radii, rtol=1e-6

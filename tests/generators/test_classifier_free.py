@@ -123,7 +123,7 @@ def template() -> Pack:
 
 
 def drawn(network: Network, guidance, asked: tuple[float, float]) -> np.ndarray:
-    """Standardised lattice coordinates (crystals, 6) of samples."""
+    """Standardized lattice coordinates (crystals, 6) of samples."""
     center, scale = (0.0,) * 5 + (1.6,), (0.1,) * 6
     generator = iterative(
         network, frac=processes.torus_flow(), lattice=processes.euclidean_flow(), species=processes.simplex_flow(),

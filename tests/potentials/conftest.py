@@ -110,7 +110,7 @@ def same_bits(a: Answer, b: Answer) -> bool:
     return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b))
 
 
-# Argon: face-centred cubic, at -8.6 epsilon an atom the only minimum near by
+# Argon: face-centered cubic, at -8.6 epsilon an atom the only minimum near by
 
 ARGON = dict(network="lennard_jones", numbers=(18,), epsilon_ev=0.0104, sigma_angstrom=3.4, cutoff_angstrom=7.0)
 EDGE = 5.25  # Å, of the cube, near the minimum

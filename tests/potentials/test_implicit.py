@@ -96,7 +96,7 @@ def test_by_every_parameter_of_the_potential(case, toys):
 
 
 def test_by_the_composition(case, toys):
-    """A little nickel on aluminium's site, and the other way round."""
+    """A little nickel on aluminum's site, and the other way round."""
     with jax.enable_x64(True):
         value = lambda o: observable(  # noqa: E731
             case.known(case.params, case.pack._replace(occupancy=o), case.graph), case.weights, case.pack

@@ -1,4 +1,4 @@
-"""What every potential owes: symmetry, true derivatives, a smooth cutoff, neighbours left alone; and its files."""
+"""What every potential owes: symmetry, true derivatives, a smooth cutoff, neighbors left alone; and its files."""
 
 import json
 from collections.abc import Callable
@@ -350,7 +350,7 @@ def rewritten(path, change: Callable[[dict], dict]):
         (lambda c: c | {"format": 99}, "potential format 99, this version reads format 1"),
         (lambda c: {"format": 1, "kind": "generator"}, "potential"),
         (lambda c: c | {"potential": c["potential"] | {"network": "schnet"}}, "network: 'schnet' is not one of"),
-        (lambda c: c | {"potential": c["potential"] | {"colour": 3}}, "colour"),
+        (lambda c: c | {"potential": c["potential"] | {"color": 3}}, "color"),
         (lambda c: c | {"potential": c["potential"] | {"channels": 7}}, "its arrays do not fit its own settings"),
         (lambda c: c | {"potential": c["potential"] | {"numbers": [1, 8, 14, 141]}}, "atomic numbers from 1 to 100"),
         (lambda c: [], "list"),
