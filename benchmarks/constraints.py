@@ -4,7 +4,7 @@
 
 The shipped generator with few steps and small crystals, so that 10,000 samples of each constraint take minutes. The
 violations are counted on the host, after the samples went through a data set, by `guidance.constraints.violations`
-and, for distances, by ASE's neighbour list. Validity is CDVAE's (`evaluation/validity`).
+and, for distances, by ASE's neighbor list. Validity is CDVAE's (`evaluation/validity`).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--out", help="a file for the table")
     arguments = parser.parse_args()
     lines = [
-        "| constraint | violations | structure % | composition % | valid % | formulas | elements | Å^3 an atom | s |",
+        "| constraint | violations | structure % | composition % | valid % | formulas | elements | Å^3 per atom | s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     print("\n".join(lines), flush=True)

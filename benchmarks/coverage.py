@@ -4,7 +4,7 @@
 
 Both sets are files or folders that `crysjax data` reads. `--peer-python` names an interpreter with matminer and
 pymatgen; it makes the structure fingerprints of the first `--peer-count` samples as CDVAE's script does, one process,
-and the script prints both times a crystal (processor time) and the largest difference of a fingerprint.
+and the script prints both times per crystal (processor time) and the largest difference of a fingerprint.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def compare(samples, count: int, python: str) -> None:
     ours_s = time.process_time() - clock
     theirs, theirs_s = peer(part, python)
     print(
-        f"{len(part)} crystals: ours {1e3 * ours_s / len(part):.1f} ms a crystal, matminer "
+        f"{len(part)} crystals: ours {1e3 * ours_s / len(part):.1f} ms per crystal, matminer "
         f"{1e3 * theirs_s / len(part):.1f} ms, {theirs_s / ours_s:.1f} times; "
         f"largest difference {np.nanmax(np.abs(ours - theirs)):.1e}"
     )

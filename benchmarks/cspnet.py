@@ -37,7 +37,7 @@ def draw_batch(count: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     num_atoms = rng.choice(len(SIZES), count, p=SIZES / SIZES.sum())
     sites = num_atoms.sum()
-    edge = 2.6 * np.cbrt(num_atoms)[:, None, None]  # 17.6 cubic Å a site
+    edge = 2.6 * np.cbrt(num_atoms)[:, None, None]  # 17.6 cubic Å per site
     arrays = {
         "numbers": rng.integers(1, 90, sites),
         "frac": rng.random((sites, 3)),
@@ -261,7 +261,7 @@ def main() -> None:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Markdown: one line a row, with its time and memory over ours of the same mode and precision."""
+    """Markdown: one line per row, with its time and memory over ours of the same mode and precision."""
     head = [
         "",
         "mode",

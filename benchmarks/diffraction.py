@@ -70,7 +70,7 @@ def crysjax(args) -> dict:
 
 
 def traced(args) -> dict:
-    """Intensities of all reflections, `CHUNK` of one crystal a row, by the function that has derivatives."""
+    """Intensities of all reflections, `CHUNK` of one crystal per row, by the function that has derivatives."""
     import jax
     import jax.numpy as jnp
 
@@ -91,10 +91,10 @@ def traced(args) -> dict:
 
     @jax.jit
     def run(batch: Crystal, columns, owner, hkl):
-        shared = columns._replace(wavelength=None, polarised=None)
+        shared = columns._replace(wavelength=None, polarized=None)
         own = jax.tree.map(lambda leaf: leaf[owner], (batch, shared))
-        both = own[1]._replace(wavelength=columns.wavelength, polarised=columns.polarised)
-        axes = both._replace(**dict.fromkeys(both._fields, 0))._replace(wavelength=None, polarised=None)
+        both = own[1]._replace(wavelength=columns.wavelength, polarized=columns.polarized)
+        axes = both._replace(**dict.fromkeys(both._fields, 0))._replace(wavelength=None, polarized=None)
         return jax.vmap(one, in_axes=(0, axes, 0))(own[0], both, hkl)
 
     def go() -> np.ndarray:
@@ -154,7 +154,7 @@ def main() -> None:
                 for name, seconds in json.loads(said.splitlines()[-1]).items():
                     times.setdefault(name, []).append(seconds)
         best = {name: np.min(rows, axis=0) for name, rows in times.items()}
-        print("| | wall s | processor s | ms a crystal | times ours (wall) | times ours (processor) |")
+        print("| | wall s | processor s | ms per crystal | times ours (wall) | times ours (processor) |")
         print("| --- | --- | --- | --- | --- | --- |")
         for name, (wall, cpu) in best.items():
             ratio = " | ".join(f"{a / b:.1f}" for a, b in zip((wall, cpu), best["crysjax"]))

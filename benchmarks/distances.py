@@ -65,7 +65,7 @@ def peak_mb() -> float:
 
 
 def side_by_side(dataset, reference_python: str | None, repeats: int) -> None:
-    """Crystals and pairs a second, ours and theirs in turns."""
+    """Crystals and pairs per second, ours and theirs in turns."""
     from crysjax.evaluation.distances import amd, emd, pdd
 
     rows = pdd(dataset, k=K)

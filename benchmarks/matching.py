@@ -193,7 +193,7 @@ def differences(work: Path) -> dict[str, int]:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Markdown: one line a row, its times over those of ours of the same task."""
+    """Markdown: one line per row, its times over those of ours of the same task."""
     lines = ["| | wall s | processor s | times ours | peak MB | largest worker MB | |", "|" + "---|" * 7]
     ours = {row["name"].split(",")[0]: row for row in rows if row["name"].endswith("crysjax")}
     for row in rows:

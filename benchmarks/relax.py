@@ -116,7 +116,9 @@ def main() -> None:
     if a.nequix_python:
         rows["ase_nequix"] = timed(a.nequix_python, "ase_nequix", *peers)
     print(f"{os.cpu_count()} cores, {a.count} crystals, the first {a.peers} through ASE\n")
-    print("| | wall s a crystal | all, s | times ours | processor s a crystal | evaluations a crystal | converged |")
+    print(
+        "| | wall s per crystal | all, s | times ours | processor s per crystal | evaluations per crystal | converged |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     base = rows["ours"]["wall"] / a.count
     for name, row in rows.items():

@@ -3,7 +3,7 @@
     python benchmarks/samplers.py
 
 Positions: crystals of two sites whose difference is, along each axis, a mixture of two wrapped normals. Lattices: six
-standardised coordinates, each a mixture of two normals. The error is the 1-Wasserstein distance between the samples of
+standardized coordinates, each a mixture of two normals. The error is the 1-Wasserstein distance between the samples of
 all axes and as many exact draws, in cell lengths or standard deviations; the last line of a case is that of other exact
 draws, below which nothing can be told apart. `tests/generators/test_samplers.py` fits the orders of convergence on the
 same cases.
@@ -29,7 +29,7 @@ MEANS, WIDTH, SHARES = (0.15, -0.2), 0.08, (0.6, 0.4)  # of the difference of tw
 LATTICE_MEANS, LATTICE_WIDTH = (
     (-0.9, 0.9),
     0.4,
-)  # even shares; mean 0 and nearly unit variance, as standardised data has
+)  # even shares; mean 0 and nearly unit variance, as standardized data has
 
 
 class Case(NamedTuple):
@@ -50,7 +50,7 @@ def _mixture(x: Array, means: Array, shares: Array, variance: Array, windings: i
 
 
 def wrapped_case(process: Process) -> Case:
-    """Wrapped diffusion of one site a crystal, whose position is the mixture."""
+    """Wrapped diffusion of one site per crystal, whose position is the mixture."""
 
     def answer(x: Array, t: Array) -> Array:
         spread = process.dynamics.spread(t)
@@ -63,7 +63,7 @@ def wrapped_case(process: Process) -> Case:
 
 
 def path_case(process: Process, gamma: float, nodes: int = 65) -> Case:
-    """Flows and interpolants of two sites a crystal: an integral over the displacement, whose law is triangular."""
+    """Flows and interpolants of two sites per crystal: an integral over the displacement, whose law is triangular."""
 
     def answer(x: Array, t: Array) -> Array:
         pair, time = x.reshape(-1, 2, 3), t.reshape(-1, 2, 1)[:, 0]

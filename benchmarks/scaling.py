@@ -3,7 +3,7 @@
     python benchmarks/scaling.py [--quick] [--out scaling.json] [--plot benchmarks/scaling.svg]
 
 Sampling: the whole of `campaign.sampling.sample`, packing and unpacking included, at the model's own 50 steps. Devices:
-simulated ones of the host, each count in a process of its own, with the same 8 packs a step. Simulated devices share
+simulated ones of the host, each count in a process of its own, with the same 8 packs per step. Simulated devices share
 the host's cores and cannot be faster than these; what their rows show is that the results agree and that the overhead
 stays small. Sampling uses one device whatever their number. Every time is a median of 3 calls after a first one;
 "compile" is what the first took beyond the median: tracing and compilation.
@@ -78,7 +78,7 @@ def draw(model: Model, num_atoms: np.ndarray, pairs: int) -> Dataset:
 
 
 def sampled(model: Model, plan: Plan, num_atoms: np.ndarray, pairs: int) -> dict[str, float]:
-    """A row of sampling: milliseconds a crystal, and microseconds a pair (of two sites of a crystal) and step."""
+    """A row of sampling: milliseconds per crystal, and microseconds per pair (of two sites of a crystal) and step."""
     shape = batching.capacity(num_atoms, pairs)
     packs, real = len(batching.assign(num_atoms, shape)), int((num_atoms * (num_atoms - 1) // 2).sum())
     seconds, extra = timed(lambda: draw(model, num_atoms, pairs))
@@ -92,7 +92,7 @@ def sampled(model: Model, plan: Plan, num_atoms: np.ndarray, pairs: int) -> dict
 
 
 def by_size(model: Model, plan: Plan) -> list[dict]:
-    """Crystals of one size at an equal number of pairs a pack, every pack full."""
+    """Crystals of one size at an equal number of pairs per pack, every pack full."""
     rows = []
     for n in plan.atoms:
         num_atoms = np.full(SIZE_PACKS * (SIZE_PAIRS // (n * (n - 1) // 2)), n)
@@ -112,7 +112,7 @@ def by_pack(model: Model, plan: Plan) -> list[dict]:
 
 
 def training_batch(model: Model) -> tuple:
-    """`TILES` packs of random crystals of MP-20's sizes, 18 Å^3 an atom, with no label."""
+    """`TILES` packs of random crystals of MP-20's sizes, 18 Å^3 per atom, with no label."""
     rng, num_atoms = np.random.default_rng(0), sampling.draw_sizes(0, model.config["sizes"], 100 * TILES)
     crystals = sampling.blank(num_atoms, rng.choice(model.config["elements"], num_atoms.sum()))
     crystals.frac[:] = rng.random(crystals.frac.shape)
@@ -254,8 +254,8 @@ def drawing(found: Mapping[str, Sequence[Mapping]]) -> str:
     powers = Powers.over([y for _, y in sizes + guide])
     linear, relative = ([0.0, *(y for curve in c for _, y in curve)] for c in ([packs], ratios.values()))
     panels = (
-        panel("ms a crystal, sampling", "atoms a crystal", powers, {"generator": sizes}, guide),
-        panel("ms a crystal, sampling", "pairs a pack, MP-20's sizes", Scale.over(linear), {"generator": packs}),
+        panel("ms per crystal, sampling", "atoms per crystal", powers, {"generator": sizes}, guide),
+        panel("ms per crystal, sampling", "pairs per pack, MP-20's sizes", Scale.over(linear), {"generator": packs}),
         panel("time, one device = 1", "simulated devices", Scale.over(relative), ratios),
     )
     tall = HEIGHT + TITLE + 22

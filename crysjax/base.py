@@ -2,7 +2,7 @@
 
 Units: Å, eV, GPa, K. Lattice rows are the vectors a, b, c, so that `cartesian = frac @ lattice`.
 Functions are pure; arguments come in the order `(params, key, data, condition)`; keys are explicit and used once.
-Lower is better: energies, objectives and losses are minimised.
+Lower is better: energies, objectives and losses are minimized.
 
 Two views of the same material:
 
@@ -80,12 +80,12 @@ class Oracle(NamedTuple):
 
     name: str
     unit: str
-    cost: float  # seconds a crystal, order of magnitude; what a budget is counted in
+    cost: float  # seconds per crystal, order of magnitude; what a budget is counted in
     batch: Callable[[Crystal], Estimate]
 
 
 class Network(NamedTuple):
-    """A backbone. `context` (b, c) holds everything known a crystal: time, properties, space group."""
+    """A backbone. `context` (b, c) holds everything known per crystal: time, properties, space group."""
 
     init: Callable[[Array, Pack, Array], Params]  # (key, pack, context) -> params
     apply: Callable[[Params, Pack, Array], Prediction]  # (params, pack, context) -> Prediction
@@ -94,7 +94,7 @@ class Network(NamedTuple):
 class Prediction(NamedTuple):
     """What a backbone says of a pack. `frac` and `lattice` do not change under rotation (see `geometry.lattice`)."""
 
-    frac: Array  # (n, 3) a fractional displacement a site
+    frac: Array  # (n, 3) one fractional displacement per site
     lattice: Array  # (b, 6) a change of the six rotation-free lattice coordinates
     species: Array  # (n, s) logits
     site: Array  # (n, d) invariant features
@@ -126,7 +126,7 @@ class Process(NamedTuple):
     prior: Callable[..., Array]  # (key, like, pack) -> noise at t = 1
     corrupt: Callable[..., tuple[Array, Array]]  # (key, x0, t, pack) -> (x_t, target)
     step: Callable[..., Array]  # (key, x_t, prediction, t, dt, pack) -> x_{t - dt}
-    error: Callable[..., Array]  # (prediction, target, x_t, pack) -> an error a site or a crystal
+    error: Callable[..., Array]  # (prediction, target, x_t, pack) -> an error per site or per crystal
     head: str  # the field of `Prediction` that it reads
     dynamics: Dynamics | None = None  # `None`: `step` is all there is (discrete fields)
     answers: int = 1  # how many predictions it needs of its head, one after another along the last axis
@@ -145,7 +145,7 @@ class Dynamics(NamedTuple):
 
 
 class Search(NamedTuple):
-    """An optimiser or sampler over a pytree of floats; `search.run` is the one loop. Lower values are better."""
+    """An optimizer or sampler over a pytree of floats; `search.run` is the one loop. Lower values are better."""
 
     init: Callable[..., PyTree]  # (key, x) -> state
     ask: Callable[..., PyTree]  # (key, state) -> x

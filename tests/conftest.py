@@ -22,6 +22,15 @@ def _programs_are_forgotten():
         jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def light_compiles():
+    """For programs that run for milliseconds and compile for seconds."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of third-party data sets; tests that need it are skipped, with the reason, where it is missing."""

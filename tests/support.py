@@ -1,13 +1,55 @@
-"""What several test files build on: one crystal described in many equivalent ways."""
+"""What several test files build on: crystals, one of them described in many equivalent ways, and derivatives."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from crysjax.base import NUM_SPECIES, Crystal
+from crysjax.data.datasets import Entry
+
+
+def beside(file: str, name: str) -> ModuleType:
+    """Another test file of the folder of `file`, as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(file).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def random_entries(count: int, seed: int = 0) -> list[Entry]:
+    """Crystals of 1 to 8 atoms of any elements in skewed cells, with a label that counts them."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        n = int(rng.integers(1, 9))
+        numbers = np.sort(rng.integers(1, 101, n))
+        lattice = np.eye(3) * 5 + rng.normal(size=(3, 3))
+        rows.append(Entry(f"m{i}", numbers, rng.random((n, 3)), lattice, {"band_gap_ev": float(i)}))
+    return rows
+
+
+def slope_is_a_finite_difference(apply: Callable[[Crystal], Any], one: Crystal) -> None:
+    """The derivative of all outputs along a random direction of positions and cell, by a central difference."""
+    rng = np.random.default_rng(0)
+    d_frac, d_lattice = (jnp.asarray(rng.normal(size=x.shape)) for x in (one.frac, one.lattice))
+
+    def score(t):
+        moved = one._replace(frac=one.frac + t * d_frac, lattice=one.lattice + t * d_lattice)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(apply(moved)))
+
+    value = jax.jit(jax.value_and_grad(score), compiler_options={"xla_backend_optimization_level": 0})
+    h = 1e-5
+    numeric = (value(h)[0] - value(-h)[0]) / (2 * h)
+    np.testing.assert_allclose(value(0.0)[1], numeric, rtol=1e-5)
 
 
 def crystal(numbers: np.ndarray, frac: np.ndarray, lattice: np.ndarray) -> Crystal:

@@ -1,4 +1,4 @@
-"""A target as numbers: what is minimised, and what a candidate with uncertain properties is worth."""
+"""A target as numbers: what is minimized, and what a candidate with uncertain properties is worth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Goals(NamedTuple):
 
     names: tuple[str, ...]
     column: np.ndarray  # (k,) int: their columns in the heads
-    low: np.ndarray  # (k,) windows; infinite for what is minimised or maximised
+    low: np.ndarray  # (k,) windows; infinite for what is minimized or maximized
     high: np.ndarray
     sign: np.ndarray  # (k,) +1 minimise, -1 maximise, 0 window
     scale: np.ndarray  # (k,) the spread of each property in the heads' training data
@@ -60,7 +60,7 @@ def misses(goals: Goals, values: Array) -> Array:
 
 
 def objective(goals: Goals, values: Array) -> Array:
-    """What is minimised: distances outside the windows, plus what shall be low, minus what shall be high.
+    """What is minimized: distances outside the windows, plus what shall be low, minus what shall be high.
 
     Values (..., k) in the order of the goals -> (...). Everything counts in units of the property's spread.
     """
@@ -97,7 +97,7 @@ def worth(goals: Goals, estimate: Estimate, best: Array, exploration: Array) -> 
     """Log-acquisition of uncertain values (b, k): higher is better.
 
     The log-probability of every window (independent Gaussians, censored at the least value), plus the log-expected
-    improvement of the sum of what is minimised or maximised over `best` (in units of the scale). Standard deviations
+    improvement of the sum of what is minimized or maximized over `best` (in units of the scale). Standard deviations
     count `exploration` times; `exploration` -> 0 is greedy.
     """
     std = jnp.maximum(estimate.std * exploration, 1e-3 * goals.scale[None])

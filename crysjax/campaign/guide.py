@@ -37,7 +37,7 @@ def guide(generator: Generator, plan: Plan) -> Guide:
         if plan.guidance == "resample":
             settings = {"particles": plan.guidance_steps}
             return Steered(resample(generator, scaled, **settings).sample, weighed(generator, scaled, **settings))
-        return _unweighed(gradient_guidance(generator, scaled, minimise=_minimise(plan)))
+        return _unweighed(gradient_guidance(generator, scaled, minimize=_minimize(plan)))
 
     return steered
 
@@ -57,7 +57,7 @@ def draws(plan: Plan) -> int:
     return {"none": 1, "resample": plan.guidance_steps}.get(plan.guidance, plan.guidance_steps + 1)
 
 
-def _minimise(plan: Plan) -> Callable:
+def _minimize(plan: Plan) -> Callable:
     """The search over the noise: the best point of a descent, or the last one of a chain."""
     settings = {"project": _on_torus}
     makers: dict[str, Callable[[], Search]] = {
@@ -67,11 +67,11 @@ def _minimise(plan: Plan) -> Callable:
     }
     search = makers[plan.guidance]()
 
-    def minimise(objective: Callable[[PyTree], Array], choose: Callable, key: Array, x0: PyTree) -> PyTree:
+    def minimize(objective: Callable[[PyTree], Array], choose: Callable, key: Array, x0: PyTree) -> PyTree:
         best, trace = run(search, objective, key, x0, plan.guidance_steps, choose=choose)
         return best.x if plan.guidance == "gradient" else trace.last
 
-    return minimise
+    return minimize
 
 
 def _on_torus(x: dict[str, Array]) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from crysjax.evaluation.gates import Gated
 
 
 class Inspected(NamedTuple):
-    """A row a crystal."""
+    """One row per crystal."""
 
     reason: np.ndarray  # (m,) str, "" for a possible crystal
     notes: dict[str, np.ndarray]  # name -> (m,): what was measured and flagged, for the ledger

@@ -4,8 +4,9 @@ The misfit is Rietveld's weighted profile factor with the scale fitted in closed
 
     Rwp² = min_c Σ_g w (y - c y_calc)² / Σ_g w y²,   w = 1 / max(y, 1 % of the strongest)
 
-so that it lies between 0 and 1. A stage blurs peaks by a Gaussian and damps high angles, of data and model alike. No
-stage has more points than its peaks have structure: a fine pattern is averaged over steps of a quarter of their width.
+so that it lies between 0 and 1; y and y_calc are those without a fitted `background`. A stage blurs peaks by a Gaussian
+and damps high angles, of data and model alike. No stage has more points than its peaks have structure: a fine pattern
+is averaged over steps of a quarter of their width.
 
 With the cell given, angles are fixed: data, peak shapes and weights shrink to a vector and a matrix over reflections.
 """
@@ -22,6 +23,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Crystal, PyTree, site_mask
+from crysjax.campaign import background
 from crysjax.data.scattering import Scattering, of_species
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry import torus
@@ -45,6 +47,7 @@ class Stage(NamedTuple):
     grid: Array  # (g,) degrees
     seen: Array  # (g,) blurred data
     weight: Array  # (g,)
+    basis: Array  # (g, k) of the background
     blur: Array  # () degrees
     pull: Array  # (r,) weighted data along the peaks of each reflection
     gram: Array  # (r, r) overlap of the peaks of two reflections
@@ -62,9 +65,20 @@ class Problem(NamedTuple):
     closest: Array  # () Å
 
 
-def factor(seen: np.ndarray, calculated: np.ndarray) -> np.ndarray:
-    """Rwp of calculated profiles with the best scale of each: (g,), (..., g) -> (...), 1 without peaks."""
-    weight = 1 / np.maximum(seen, FLOOR * seen.max())
+def weights(seen: np.ndarray) -> np.ndarray:
+    """1 / y, as counts have it, with a floor."""
+    return 1 / np.maximum(seen, FLOOR * seen.max())
+
+
+def factor(seen: np.ndarray, calculated: np.ndarray, x: np.ndarray | None = None, terms: int = 0) -> np.ndarray:
+    """Rwp of calculated profiles with the best scale of each: (g,), (..., g) -> (...), 1 without peaks.
+
+    With a background of `terms` over the grid `x`, the best one of each, and the Rwp of what is above it.
+    """
+    weight = weights(seen)
+    if terms:
+        found = background.basis(x, weight, terms)
+        seen, calculated = (background.without(values, weight, found) for values in (seen, calculated))
     own = (weight * calculated**2).sum(-1)
     scale = (weight * seen * calculated).sum(-1) / np.where(own > 0, own, 1)
     rest = (weight * (seen - scale[..., None] * calculated) ** 2).sum(-1)
@@ -104,32 +118,49 @@ def problem(
 
 
 def stages(
-    made: Problem, x: np.ndarray, y: np.ndarray, blurs: Sequence[float], dampings: Sequence[float], *, fixed: bool
-) -> list[Stage]:
-    """The stages of a pattern (g,), by the blur in degrees and the damping in Å² of each."""
+    made: Problem, x: np.ndarray, y: np.ndarray, blurs: Sequence[float], dampings: Sequence[float], *, fixed: bool,
+    terms: int = 0,
+) -> list[Stage]:  # fmt: skip
+    """The stages of a pattern (g,), by the blur in degrees and the damping in Å² of each; `terms` of a background."""
     narrow = narrowest(made.shape, x)
     x, y, lost = binned(x, y, narrow / POINTS)
     shape = Shape(*map(float, made.shape))
     shape = shape._replace(w=shape.w + 8 * math.log(2) / 12 * lost**2)  # a mean over a step broadens peaks
-    angles = None
-    if fixed and len(made.given.hkl) <= MOST_PAIRED:
-        still = Crystal(made.occupancy, jnp.zeros((len(made.occupancy), 3)), made.lattice)
-        angles = np.asarray(reflections(still, made.table, made.given).two_theta, float)
+    angles = angles_of(made) if fixed and len(made.given.hkl) <= MOST_PAIRED else None
     answers = []
     for blur, damping in zip(blurs, dampings):
         grid = _coarser(x, math.hypot(narrow, blur) / POINTS) if blur else x
         seen = blurred(x, y, blur, grid)
         s2 = np.square(np.sin(np.radians(grid / 2)) / float(made.table.wavelength))
-        weight = np.exp(-4 * damping * s2) / np.maximum(seen, FLOOR * seen.max())
-        weight = weight / (weight * seen**2).sum()
+        weight = np.exp(-4 * damping * s2) * weights(seen)
+        smooth = background.basis(grid, weight, terms)
+        seen = background.without(seen, weight, smooth)
+        size = (weight * seen**2).sum()
+        weight, smooth = weight / size, smooth * np.sqrt(size)
         wide = math.sqrt(blur**2 + shape.w - float(made.shape.w))  # beyond the problem's own shape
         pull, gram = np.zeros(0), np.zeros((0, 0))
         if angles is not None:
-            pull, gram = _overlaps(angles, grid, _wider(shape, blur), seen, weight)
+            pull, gram = _overlaps(angles, grid, _wider(shape, blur), seen, weight, smooth)
             grid = seen = weight = np.zeros(0)  # nobody needs them, and one program serves all stages
-        leaves = (grid, seen, weight, np.array(wide), pull, gram)
+            smooth = np.zeros((0, 0))
+        leaves = (grid, seen, weight, smooth, np.array(wide), pull, gram)
         answers.append(Stage(*(jnp.asarray(leaf, jnp.float32) for leaf in leaves)))
     return answers
+
+
+def angles_of(made: Problem) -> np.ndarray:
+    """2θ of the reflections of a given cell, (r,) degrees."""
+    still = Crystal(made.occupancy, jnp.zeros((len(made.occupancy), 3)), made.lattice)
+    return np.asarray(reflections(still, made.table, made.given).two_theta, float)
+
+
+def zero_shift(made: Problem, x: np.ndarray, y: np.ndarray, terms: int) -> float:
+    """By how many degrees a pattern is shifted, of a given cell (see `background.zero_shift`)."""
+    shape = Shape(*map(float, made.shape))
+    step = narrowest(shape, x) / POINTS
+    x, y, lost = binned(x, y, step)
+    shape = shape._replace(w=shape.w + 8 * math.log(2) / 12 * lost**2)
+    return background.zero_shift(angles_of(made), x, y, weights(y), shape, terms, step)
 
 
 def narrowest(shape: Shape, x: np.ndarray) -> float:
@@ -166,22 +197,26 @@ def blurred(x: np.ndarray, y: np.ndarray, fwhm: float, grid: np.ndarray) -> np.n
     return np.concatenate(parts)
 
 
-def _overlaps(angles: np.ndarray, grid: np.ndarray, shape: Shape, seen: np.ndarray, weight: np.ndarray) -> tuple:
-    """Sums over the points for every reflection (r,) and every two of them (r, r)."""
+def _overlaps(
+    angles: np.ndarray, grid: np.ndarray, shape: Shape, seen: np.ndarray, weight: np.ndarray, smooth: np.ndarray
+) -> tuple:
+    """Sums over the points for every reflection (r,) and every two of them (r, r), without what is background."""
     pull, gram, wide = np.zeros(len(angles)), np.zeros((len(angles),) * 2), max(_TILE // len(angles), 1)
+    flat = np.zeros((len(angles), smooth.shape[1]))
     for k in range(0, len(grid), wide):
         part = slice(k, k + wide)
         peaks = diffraction.peak_shapes(angles, grid[part], shape)
         pull += peaks @ (weight * seen)[part]
         gram += (peaks * weight[part]) @ peaks.T
-    return pull, gram
+        flat += (peaks * weight[part]) @ smooth[part]
+    return pull, gram - flat @ flat.T
 
 
 def _wider(shape: Shape, blur: float | Array) -> Shape:
     return shape._replace(w=shape.w + blur**2)
 
 
-# What a descent minimises
+# What a descent minimizes
 
 
 def crystal_at(made: Problem, point: PyTree) -> Crystal:
@@ -200,6 +235,7 @@ def misfit(made: Problem, stage: Stage, point: PyTree, two_theta_max: float, rep
         pull, own = stage.pull @ found.intensity, found.intensity @ stage.gram @ found.intensity
     else:
         calculated = profile(found, stage.grid, _wider(made.shape, stage.blur))
+        calculated = background.without(calculated, stage.weight, stage.basis)
         pull, own = (stage.weight * stage.seen * calculated).sum(), (stage.weight * calculated**2).sum()
     value = 1 - jnp.square(pull) / jnp.where(own > 0, own, 1)
     return jnp.where(found.valid, value + repulsion * overlap(crystal, made.closest), jnp.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ CRYSTALS = ("ids", "num_atoms", "numbers", "frac", "lattice")
 
 
 class Outcomes(NamedTuple):
-    """Validated candidates in the order they were made; host arrays with a row a crystal."""
+    """Validated candidates in the order they were made; host arrays with one row per crystal."""
 
     rounds: int  # that are finished
     calls: dict[str, int]  # oracle -> calls
@@ -54,22 +55,27 @@ def extend(outcomes: Outcomes, crystals: Dataset, **columns: np.ndarray) -> Outc
     return outcomes._replace(crystals=crystals, **joined)
 
 
-def save(outcomes: Outcomes, folder: Path, plan: dict) -> None:
-    """One state file, whole or not at all; it knows the ledger as it is now."""
+def save(outcomes: Outcomes, folder: Path, plan: dict, models: dict[str, str]) -> None:
+    """One state file, whole or not at all; it knows the ledger as it is now, and the digests of the models' files."""
     arrays = {name: getattr(outcomes, name) for name in COLUMNS}
     if outcomes.crystals is not None:
         arrays |= {name: getattr(outcomes.crystals, name) for name in CRYSTALS}
     meta = {"plan": plan, "rounds": outcomes.rounds, "calls": outcomes.calls, "seconds": outcomes.seconds}
-    meta["ledger"] = ledger.seal(folder / LEDGER)
+    meta |= {"ledger": ledger.seal(folder / LEDGER), "models": models}
     store.save_state(folder / STATE, arrays, meta)
 
 
-def load(folder: Path, plan: dict) -> Outcomes | None:
-    """The state in a folder if there is one; an error if another plan made it, or if it and the ledger disagree."""
+def load(folder: Path, plan: dict, models: dict[str, str], say: Callable[[str], None]) -> Outcomes | None:
+    """The state in a folder if there is one; a damaged one gives way to the round before, which is told to `say`.
+
+    An error if another plan or other model files made it, or if it and the ledger disagree.
+    """
     if not (folder / STATE).exists():
         return None
+    store.recover(folder / STATE, say)
     arrays, meta = store.load_state(folder / STATE)
     store.check_same_plan(folder, meta["plan"], plan)
+    store.check_same_files(folder, meta.get("models", models), models)  # an older version recorded none
     ledger.check(folder / LEDGER, meta["rounds"], meta.get("ledger"))
     crystals = None
     if "ids" in arrays:

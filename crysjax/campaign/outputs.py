@@ -40,7 +40,7 @@ def write(
     candidates = [shown(outcomes, goals, row, place, len(order), flags) for place, row in enumerate(order)]
     structures(folder, outcomes, goals, order)
     wary = warnings(outcomes, goals)
-    summary = summarise(plan, outcomes, rows, candidates, models)
+    summary = summarize(plan, outcomes, rows, candidates, models)
     summary["hits"] = hit_summary(goals, outcomes, order, rows, opinions)
     summary["resampling"] = resampling(rows)
     summary["warnings"] = [f._replace(worst=[str(outcomes.crystals.ids[i]) for i in f.worst])._asdict() for f in wary]
@@ -161,7 +161,7 @@ def nothing(rows: list[ledger.Row]) -> str:
     return f"No candidate was validated: of {sampled} sampled, {often} failed for {why!r} (stage {stage})."
 
 
-def summarise(
+def summarize(
     plan: Plan, outcomes: Outcomes, rows: list[ledger.Row], candidates: list[Shown], models: dict[str, str]
 ) -> dict[str, Any]:
     """What `summary.json` holds."""

@@ -22,7 +22,7 @@ GUIDANCE = ("none", "resample", "gradient", "sgld", "psgld")
 class Goal(NamedTuple):
     """What one property should be: inside a window (either side may be open), or as low or as high as possible."""
 
-    kind: str  # "window", "minimise" or "maximise"
+    kind: str  # "window", "minimise" or "maximise": the spelling of states and summaries; plans may use either
     low: float = -math.inf
     high: float = math.inf
 
@@ -78,7 +78,7 @@ def plan(
     """A campaign.
 
     Args:
-        target: property -> `[low, high]` (null leaves a side open), "minimise" or "maximise"; in YAML one line each,
+        target: property -> `[low, high]` (null leaves a side open), "minimize" or "maximize"; in YAML one line each,
             `target.band_gap_ev: [1, 2]`.
         elements: symbols that may occur.
         min_atoms, max_atoms: atoms in the cell.
@@ -108,7 +108,7 @@ def plan(
         _require(value >= 1, key, value, "a whole number of at least 1")
     _require(max_atoms >= min_atoms, "max_atoms", max_atoms, f"at least min_atoms = {min_atoms}")
     _require(max_atoms <= 64, "max_atoms", max_atoms, "at most 64")
-    _require(validations >= rounds, "validations", validations, f"at least one a round (rounds = {rounds})")
+    _require(validations >= rounds, "validations", validations, f"at least one per round (rounds = {rounds})")
     _require(candidates * rounds >= validations, "validations", validations, "no more than candidates * rounds")
     _require(guidance in GUIDANCE, "guidance", guidance, choice(guidance, GUIDANCE))
     _require(0 <= guidance_strength < math.inf, "guidance_strength", guidance_strength, "a finite number from 0 on")
@@ -138,7 +138,7 @@ def _elements(symbols: list[str]) -> tuple[int, ...]:
 
 
 def _goal(name: str, value: Any) -> Goal:
-    key, expected = f"target.{name}", '[low, high], "minimise" or "maximise"'
+    key, expected = f"target.{name}", '[low, high], "minimize" or "maximize"'
     if isinstance(value, str):
         kind = {"minimize": "minimise", "maximize": "maximise"}.get(value, value)
         _require(kind in ("minimise", "maximise"), key, value, expected)

@@ -19,7 +19,7 @@ from crysjax.evaluation.distributions import Interval, interval
 
 
 class Tried(NamedTuple):
-    """Candidate sets, one a try, and the seconds that they took, compilation included."""
+    """Candidate sets, one per try, and the seconds that they took, compilation included."""
 
     sets: list[Dataset]
     seconds: float
@@ -33,7 +33,7 @@ def candidates(
 
     Args:
         properties: number of conditions of the model, none of which is given.
-        views: what the family is given beside the composition, one a try or one for all (see `retrieved`).
+        views: what the family is given beside the composition, one per try or one for all (see `retrieved`).
     """
     blank = sampling.blank(asked.num_atoms, asked.numbers)
     nothing = np.full((len(asked), properties), np.nan)
@@ -53,7 +53,7 @@ def free(generator: Generator, params: Any, config: dict, count: int, *, seed: i
 
 
 def retrieved(train: Dataset, asked: Dataset, config: dict, *, count: int = 5, tries: int = 1) -> list[Callable]:
-    """Views for a family that starts from templates: the judge's choice among `count`, then one template a try.
+    """Views for a family that starts from templates: the judge's choice among `count`, then one template per try.
 
     Templates are looked up by the metric of elements that the model has learned (`config` is the model's).
     """

@@ -32,7 +32,7 @@ class Predictor(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """A pack of candidates with everything known before validation; a row a crystal."""
+    """A pack of candidates with everything known before validation; one row per crystal."""
 
     pack: Pack
     gated: Gated

@@ -9,6 +9,7 @@ round is a function of the plan, that state and its number, so an interrupted ca
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ import numpy as np
 
 from crysjax.base import Condition, Params, Surrogate
 from crysjax.campaign import goals as targets
-from crysjax.campaign import interrupted, predictive, sampling
+from crysjax.campaign import interrupted, predictive, sampling, store
 from crysjax.campaign import outcomes as memory
 from crysjax.campaign.goals import Goals, hit_probability
 from crysjax.campaign.inspect import Inspected
@@ -43,6 +44,7 @@ PAIRS = 2048  # of a pack, about: what fits the cache
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 RoundProgress = Callable[[int, str, int, int], None]  # the same, after the number of the round
+Say = Callable[[str], None]
 
 
 class Tools(NamedTuple):
@@ -60,34 +62,42 @@ class Tools(NamedTuple):
     judge: Callable[[Dataset, np.ndarray], Judged]  # (relaxed crystals, eV/atom) -> target properties
     known: frozenset[str]  # reduced formulas that are not asked for
     draws: int  # network samples behind one candidate: a pool, or the steps of a search
+    files: dict[str, str] = {}  # noqa: RUF012  # of the models: name -> SHA-256; never written to
 
 
 class Drawn(NamedTuple):
-    """All candidates of a round before validation: host arrays, a row a crystal."""
+    """All candidates of a round before validation: host arrays, one row per crystal."""
 
     crystals: Dataset
     proposal: Proposal  # without its packs
 
 
-def run(plan: Plan, tools: Tools, folder: Path, *, resume: bool, progress: RoundProgress) -> Outcomes:
-    """All rounds; what a former run of the same plan left in `folder` is kept and not computed again."""
+def run(
+    plan: Plan, tools: Tools, folder: Path, *, resume: bool, progress: RoundProgress, say: Say = warnings.warn
+) -> Outcomes:
+    """All rounds; what a former run of the same plan left in `folder` is kept and not computed again.
+
+    `say` is told if the newest state was damaged, so that a round is done again.
+    """
     with files.alone(folder):
-        return _rounds(plan, tools, folder, resume=resume, progress=progress)
+        if not resume:  # before the ledger: the rounds of a state have to be in it
+            store.forget(folder / memory.STATE)
+        former = memory.load(folder, as_settings(plan), tools.files, say)
+        return _rounds(plan, tools, folder, former, resume=resume, progress=progress)
 
 
-def _rounds(plan: Plan, tools: Tools, folder: Path, *, resume: bool, progress: RoundProgress) -> Outcomes:
+def _rounds(
+    plan: Plan, tools: Tools, folder: Path, former: Outcomes | None, *, resume: bool, progress: RoundProgress
+) -> Outcomes:
     book, settings = folder / memory.LEDGER, as_settings(plan)
-    if not resume:  # before the ledger: the rounds of a state have to be in it
-        (folder / memory.STATE).unlink(missing_ok=True)
-    fresh = memory.empty(len(tools.goals.names), tools.predictor.width)
-    outcomes = memory.load(folder, settings) or fresh
+    outcomes = former or memory.empty(len(tools.goals.names), tools.predictor.width)
     left = [row for row in ledger.read(book) if row.round >= outcomes.rounds]
     interrupted.begin(folder, left, fresh=not resume)
     passed = ledger.passed_stages(ledger.keep_rounds(book, outcomes.rounds))
-    tools = tools._replace(relax=interrupted.once(tools.relax, folder, settings))
+    tools = tools._replace(relax=interrupted.once(tools.relax, folder, settings | {"files": tools.files}))
     for number in range(outcomes.rounds, plan.rounds):
         outcomes, passed = design_round(plan, tools, outcomes, passed, book, partial(progress, number))
-        memory.save(outcomes, folder, settings)
+        memory.save(outcomes, folder, settings, tools.files)
     interrupted.finished(folder)
     return outcomes
 

@@ -19,7 +19,7 @@ import optax
 from jax import Array
 
 from crysjax.base import Crystal, PyTree, Search
-from crysjax.campaign.misfit import CELL, Problem, Stage, crystal_at, factor, misfit, problem, stages
+from crysjax.campaign.misfit import CELL, Problem, Stage, crystal_at, factor, misfit, problem, stages, zero_shift
 from crysjax.data import datasets, equivalence
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.scattering import Scattering, scattering
@@ -56,7 +56,7 @@ def solve(
     two_theta: np.ndarray, intensity: np.ndarray, numbers: np.ndarray, *, lattice: np.ndarray | None = None,
     starts: int | Dataset = 64, table: Scattering | None = None, shape: Shape = Shape(),  # noqa: B008
     descent: Descent = Descent(), closest_angstrom: float | None = None, volume_per_atom: float = 16.0,  # noqa: B008
-    seed: int = 0, progress: Progress = lambda *_: None,
+    background: int = 0, zero_degree: float | None = 0.0, seed: int = 0, progress: Progress = lambda *_: None,
 ) -> Dataset:  # fmt: skip
     """Candidates for a pattern by rising Rwp (property `rwp`; `start` says which start one came from).
 
@@ -64,7 +64,7 @@ def solve(
     end in one structure: `distinct` removes its copies.
 
     Args:
-        two_theta: (g,) degrees, rising; `intensity` (g,) the measured profile, background taken off.
+        two_theta: (g,) degrees, rising; `intensity` (g,) the measured profile.
         numbers: (n,) atomic numbers of the cell.
         lattice: (3, 3) the cell, if known; else it is found too, which needs many more starts and small cells.
         starts: how many random ones, or crystals with these numbers (from a generator), cells of which are used if
@@ -72,6 +72,10 @@ def solve(
         table: radiation, `NUM_SPECIES` columns; Cu Kα if left out.
         shape: of the measured peaks.
         closest_angstrom: atoms closer than this repel; 0.6 (V / n)^(1/3) if left out.
+        background: terms of a Chebyshev polynomial that is fitted beside the peaks, 0 where it was taken off. The Rwp
+            is then that of what lies above it.
+        zero_degree: by how much the angles are too high; `None`: found, if `lattice` is given, and told in the
+            provenance. Where the cell moves it takes up what is left of a shift.
         volume_per_atom: Å^3, center of the random cells where none is given.
         progress: is told how many stages of starts are done, of how many, and the best Rwp so far.
     """
@@ -80,14 +84,19 @@ def solve(
     table, fixed = scattering() if table is None else table, lattice is not None
     reach = min(float(x[-1]) + 1, 179.0)  # tails of peaks just beyond the data reach into them
     made = problem(numbers, begin.lattice, table, shape, fixed=fixed, closest=closest_angstrom, reach=reach)
-    todo = stages(made, x, y, descent.blur_degree, descent.damping_angstrom2, fixed=fixed)
+    if zero_degree is None:
+        zero_degree = zero_shift(made, x, y, background) if fixed else 0.0
+    x = x - zero_degree
+    todo = stages(made, x, y, descent.blur_degree, descent.damping_angstrom2, fixed=fixed, terms=background)
     keys = jax.random.split(jax.random.key(seed), len(begin.frac))
     points = {"frac": jnp.pad(begin.frac, ((0, 0), (0, len(made.occupancy) - len(numbers)), (0, 0)))}
     if not fixed:
         points["cell"] = lattices.encode(begin.lattice, jnp.ones(len(begin.lattice))) / CELL
     final = _descend(made, todo, keys, points, descent, reach, progress)
     calculated = np.asarray(_profiles(made, final, jnp.asarray(x, jnp.float32), reach), float)
-    return _ranked(jax.tree.map(np.asarray, final), factor(y, calculated), numbers)
+    answer = _ranked(jax.tree.map(np.asarray, final), factor(y, calculated, x, background), numbers)
+    answer.provenance.update({"zero_degree": zero_degree, "background_terms": background})
+    return answer
 
 
 def distinct(found: Dataset, most: int) -> Dataset:

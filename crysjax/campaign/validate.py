@@ -22,7 +22,7 @@ from crysjax.potentials.relax_dataset import relax_dataset
 
 
 class Relaxed(NamedTuple):
-    """A batch after relaxation; a row a crystal."""
+    """A batch after relaxation; one row per crystal."""
 
     crystals: Dataset
     energy: np.ndarray  # (m,) eV/atom
@@ -32,7 +32,7 @@ class Relaxed(NamedTuple):
 
 
 def relaxer(potential: Potential, params: Params, *, steps: int) -> Callable[[Dataset, Callable], Relaxed]:
-    """`(crystals, progress) -> Relaxed`: positions and cells, at most `steps` evaluations a crystal."""
+    """`(crystals, progress) -> Relaxed`: positions and cells, at most `steps` evaluations per crystal."""
 
     def relax(crystals: Dataset, progress: Callable[[str, int, int], None]) -> Relaxed:
         if not len(crystals):
@@ -60,7 +60,7 @@ class Judged(NamedTuple):
 class Reference(NamedTuple):
     """What turns a potential's energy into a formation energy: fitted energies of the elements, and the error left."""
 
-    element_ev: np.ndarray  # (s,) eV an atom; NaN where unknown
+    element_ev: np.ndarray  # (s,) eV per atom; NaN where unknown
     std_ev_per_atom: float  # root mean square error on held-out crystals
 
 

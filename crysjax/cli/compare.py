@@ -71,7 +71,7 @@ def plan_settings(
         task: "csp", the structure of a given composition, or "de novo", free samples.
         train_split, split: what floors learn from, and what is asked.
         rows: compositions asked, the first of a fixed shuffle, or crystals sampled.
-        tries: candidates a composition.
+        tries: candidates per composition.
         seeds: of sampling; more than one gives the spread between them.
         steps: numbers of sampler steps at which each model that has them is measured as well.
         retrieve: templates that a retrieval-based flow chooses among.
@@ -102,18 +102,28 @@ def compare(
     from crysjax.evaluation import comparison
 
     plans = [_plan(path) for path in configs]
+    with files.alone(out):
+        lines, curves = _written(plans, out)
+    page = comparison.render(lines, curves, command=" ".join(["crysjax", *sys.argv[1:]]))
+    files.write(out / "report.html", page)
+    say(reading.read_text(out / "table.md"))
+    say(f"{out / 'report.html'}: the same with plots")
+
+
+def _written(plans: list[Plan], out: Path) -> tuple[list[Line], dict]:
+    """All lines and curves, in the table after every row: nothing measured is lost."""
+    from crysjax.data import files
+    from crysjax.evaluation import comparison
+
     lines: list[Line] = []
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for plan in plans:
         for line in _lines(plan, out, curves.setdefault(f"{plan.name}, {plan.task}", {})):
             lines.append(line)
-            files.write(out / "table.md", comparison.markdown(lines))  # after every row: nothing measured is lost
+            files.write(out / "table.md", comparison.markdown(lines))
             about = {"plans": [p._asdict() for p in plans], "curves": curves}
             files.write(out / "table.json", comparison.as_json(lines, about))
-    page = comparison.render(lines, curves, command=" ".join(["crysjax", *sys.argv[1:]]))
-    files.write(out / "report.html", page)
-    say(reading.read_text(out / "table.md"))
-    say(f"{out / 'report.html'}: the same with plots")
+    return lines, curves
 
 
 def _plan(path: Path) -> Plan:
@@ -172,11 +182,11 @@ def _source(name: str, source: str | dict) -> tuple[str, dict]:
 def _line(
     plan: Plan, name: str, source: str, train: Dataset, asked: Dataset, out: Path, curves: dict
 ) -> Line:  # fmt: skip
-    from crysjax.cli import registry
+    from crysjax.cli import drawing
     from crysjax.data import names
     from crysjax.evaluation import comparison
 
-    model = registry.load_model(source, "generator")
+    model = drawing.load(source, plan.task == "csp")
     settings = model.config["settings"]
     found, seconds = [], 0.0
     for seed in plan.seeds:
@@ -189,7 +199,7 @@ def _line(
     if plan.steps and "steps" in _factory_settings(settings):
         for steps in plan.steps:
             _say(f"{plan.name}, {plan.task}: {name}, {steps} steps")
-            other = registry.load_model(source, "generator", {"generator.steps": steps})
+            other = drawing.load(source, plan.task == "csp", {"generator.steps": steps})
             metrics, _ = _measured(
                 plan, other, train, asked, plan.seeds[0], out / "sets" / f"{names.of(name)}-{steps}-steps"
             )

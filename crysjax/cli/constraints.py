@@ -88,7 +88,7 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
     fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= max(fixed, elements)}
     if not fit:
         what = f"units of {unit} atoms" if limits.formula else f"at least {max(fixed, elements)} atoms"
-        raise ValueError(f"expected {what}; the model knows {min(of_model)} to {max(of_model)} atoms a crystal")
+        raise ValueError(f"expected {what}; the model knows {min(of_model)} to {max(of_model)} atoms per crystal")
     if limits.formula or (limits.num_elements is None and limits.states is None):
         return fit
     possible = possible_sizes(limits, list(fit), known=known)
@@ -104,7 +104,7 @@ def _sizes_of_group(limits: Constraints, of_model: dict[int, int]) -> dict[int, 
     if not fit:
         unit = sum(limits.formula.values())
         raise ValueError(
-            f"expected units of {unit} atoms; the model knows {min(of_model)} to {max(of_model)} atoms a crystal"
+            f"expected units of {unit} atoms; the model knows {min(of_model)} to {max(of_model)} atoms per crystal"
         )
     found = {n: of_model[n] for n, made in fit.items() if space_group.possible(limits.space_group, made)}
     if not found:

@@ -21,7 +21,7 @@ def prepare(
     inputs: list[str] = typer.Argument(help="Files or folders to read, each PATH or PATH:SPLIT (data.csv:train)."),
     out: Path = typer.Option(..., help="The data set file to write (.npz)."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out entries that cannot be read; they are counted."),
-    note: str = typer.Option("", help="Kept in the provenance: source, licence."),
+    note: str = typer.Option("", help="Kept in the provenance: source, license."),
 ) -> None:
     """Read CIF, POSCAR, extxyz, ASE databases, tables of structures and npz layouts into one compact file.
 
@@ -161,7 +161,7 @@ def space_groups(
 def pairs(
     path: Path = typer.Argument(help="A data set file with splits."),
     out: Path = typer.Option(..., help="The data set file to write (.npz)."),
-    tries: int = typer.Option(5, min=1, help="Nearest templates a crystal."),
+    tries: int = typer.Option(5, min=1, help="Nearest templates per crystal."),
     train_split: str = typer.Option("train", help="The split that templates are taken from."),
     others: str = typer.Option("val", help="Further splits to pair, such as val,test."),
 ) -> None:
@@ -199,13 +199,13 @@ def label(
 
     from crysjax.cli import registry
     from crysjax.data import datasets
-    from crysjax.potentials.label import label as labelled
+    from crysjax.potentials.label import label as labeled
     from crysjax.potentials.mlip import unknown
 
     teacher, params, source = registry.load_potential(potential)
     dataset = read_part(path)
     with bar("label") as advance:
-        found = labelled(dataset, teacher, params, progress=advance)
+        found = labeled(dataset, teacher, params, progress=advance)
     size = np.linalg.norm(found.site_properties[datasets.FORCES], axis=-1)
     largest = np.maximum.reduceat(size, datasets.offsets(found)[:-1])
     known = np.isfinite(found.properties[datasets.ENERGY]) & (largest <= max_force)
@@ -214,7 +214,7 @@ def label(
         raise ValueError(f"{path}: {potential} has an answer for none of these crystals{why and '; '}{why}")
     found = replace(found, provenance=found.provenance | {"labelled_by": source.name})
     datasets.save(datasets.take(found, known), out)
-    say(f"{out}: {known.sum()} crystals labelled, {(~known).sum()} left out: no answer, or a larger force")
+    say(f"{out}: {known.sum()} crystals labeled, {(~known).sum()} left out: no answer, or a larger force")
     if why := unknown(teacher.numbers, dataset.numbers):
         say(f"crysjax: {why}", err=True)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import registry
+from crysjax.cli import drawing, registry
 from crysjax.cli.data import read_part
 from crysjax.cli.show import Stopped, bar, printable, say
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from crysjax.campaign.plan import Plan
     from crysjax.campaign.round import Tools
     from crysjax.campaign.validate import Reference
+
+BESIDE = {"generator": ("sampling.json",), "potential": ("references.json",)}
 
 
 def design(
@@ -39,7 +41,7 @@ def design(
     try:
         with bar("design") as advance:
             outcomes = round.run(
-                plan, tools, out, resume=resume,
+                plan, tools, out, resume=resume, say=lambda text: say(f"crysjax: {text}", err=True),
                 progress=lambda number, what, done, total: advance(
                     done, total, part=f"round {number + 1}/{plan.rounds} {what}"
                 ),
@@ -76,7 +78,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     from crysjax.surrogates.gp import gp
 
     with _naming("generator"):
-        model = registry.load_model(plan.generator, "generator", {"generator.steps": plan.sample_steps})
+        model = drawing.load(plan.generator, False, {"generator.steps": plan.sample_steps})
     with _naming("heads"):
         predictor, heads = registry.load_predictor(plan.heads)
     if plan.hull:
@@ -92,7 +94,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         raise ValueError(f"max_atoms: {plan.max_atoms}; the generator knows {known[0]} to {known[-1]} atoms")
     goals = targets.goals(plan.target, predictor.names, predictor.scale)
     settings = model.config["settings"]
-    centre, scale = (settings[f"generator.property_{key}"] for key in ("center", "scale"))
+    center, scale = (settings[f"generator.property_{key}"] for key in ("center", "scale"))
     surrogate = gp(ard=False, capacity=plan.validations, unit_prior=True, observed=True)  # see campaign/predictive.py
     with _naming("novel_to"):
         known = read_part(plan.novel_to) if plan.novel_to else None
@@ -104,17 +106,29 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         propose=proposer(guide(model.build, plan), predictor, goals, gate, surrogate, exploration=plan.exploration,
                          judge_error=judge_error(goals, reference)),
         generator=model.params, predictor=predictor, surrogate=surrogate, sizes=sizes,
-        condition=targets.wanted(goals, model.config["properties"], centre, scale),
+        condition=targets.wanted(goals, model.config["properties"], center, scale),
         relax=relaxer(potential, params, steps=plan.relax_steps), inspect=inspector(gate, shape, flags),
         judge=judge(goals, predictor, shape, reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
-        draws=draws(plan),
+        draws=draws(plan), files=digests_of(plan),
     )  # fmt: skip
     names = {"generator": plan.generator, "heads": plan.heads, "potential": plan.potential}
     judges = f"the property heads {plan.heads}, which also steered the sampling"
     if reference is not None:
         judges += ", except the formation energy, which is that of the potential"
     return tools, {"models": names, "judges": judges, "opinions": opinions(plan, goals.names, reference is not None)}
+
+
+def digests_of(plan: Plan) -> dict[str, str]:
+    """SHA-256 of the files of the plan's models, and of those beside them that are read with them."""
+    from crysjax.data import reading
+
+    found = {}
+    for role in ("generator", "heads", "potential"):
+        path = registry.model_path(getattr(plan, role))
+        beside = (path.with_name(name) for name in BESIDE.get(role, ()))
+        found |= {f"{file.name} of the {role}": reading.digest(file) for file in (path, *beside) if file.is_file()}
+    return found
 
 
 def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str, str]:

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from crysjax.properties.diffraction import Shape
 
 STEP_DEGREE = 0.05
-BACKGROUND = 0.02  # of the strongest point: what a tenth of the points stay above tells that none was taken off
+BACKGROUND = 0.02  # of the strongest point: what nine tenths of the points stay above tells that none was taken off
+TERMS = 6  # of a background that is fitted without being asked
 SOLVED, NO_SOLUTION = "solved", 3
 
 
 def diffraction(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
-    out: Path = typer.Option(..., help="CSV to write: a row a peak, or a row a point with --profile."),
+    out: Path = typer.Option(..., help="CSV to write: one row per peak, or per point with --profile."),
     radiation: str = typer.Option("CuKa", help="An X-ray line such as CuKa1 or MoKa, or neutron."),
     wavelength: float | None = typer.Option(None, help="In Å, instead of the line's own."),
     angles: str = typer.Option("0:90", help="LOW:HIGH, 2θ in degrees."),
@@ -76,6 +77,12 @@ def solve(
     radiation: str = typer.Option("CuKa", help="An X-ray line such as CuKa1 or MoKa, or neutron."),
     wavelength: float | None = typer.Option(None, help="In Å, instead of the line's own."),
     fwhm: float = typer.Option(0.1, help="Width of the peaks, degrees."),
+    background: int = typer.Option(
+        None, min=0, max=20, help="Terms of a smooth background; left out: 6 if it has one."
+    ),
+    zero: float = typer.Option(
+        None, "--zero-shift", help="Degrees that angles are too high; left out: found by --cell."
+    ),
     steps: int = typer.Option(100, min=1, help="Of each of four stages."),
     method: str = typer.Option("adam", help="adam, or langevin for sampling."),
     seed: int = typer.Option(0, help="Of all draws."),
@@ -103,7 +110,10 @@ def solve(
             angle, intensity, numbers, lattice=None if given is None else given.lattice[0],
             starts=read_part(begin) if begin else starts, table=table, shape=shape,
             descent=Descent(steps=steps, method=method), seed=seed, progress=advance,
+            **_of_instrument(pattern, intensity, background, zero),
         )  # fmt: skip
+    if shift := found.provenance["zero_degree"]:
+        say(f"{pattern}: zero shift {shift:.3f} degrees", err=True)
     best = judged(distinct(found, keep), accept / 100)
     datasets.save(best, out) if out.suffix == ".npz" else io.write_crystals(best, out)
     if broken := found.provenance["broken"]:
@@ -145,11 +155,23 @@ def _read(path: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
         step = min(STEP_DEGREE, shape.w**0.5 / 2)
         grid = np.arange(max(x.min() - 5, 1), min(x.max() + shape.w**0.5, 179), step)  # more may lie beyond
         return grid, profile(Reflections(x, y, np.array(True)), grid, shape)
-    floor = np.quantile(y, 0.1) / max(y.max(), 1e-300)
-    if floor > BACKGROUND:
-        say(f"{path}: a background of about {100 * floor:.0f} % of the strongest point is still in; it is not "
-                   "modeled and counts as misfit: take it off first", err=True)  # fmt: skip
     return x, y
+
+
+def _of_instrument(path: Path, y: np.ndarray, background: int | None, zero: float | None) -> dict:
+    """Background and zero shift to fit: what is asked for, else both if the pattern has a background, as measured."""
+    import numpy as np
+
+    floor = np.quantile(y, 0.1) / max(y.max(), 1e-300)
+    measured = floor > BACKGROUND
+    if background is None:
+        background = TERMS if measured else 0
+    if measured:
+        fitted = f"fitted by {background} terms" if background else "not fitted and counts as misfit"
+        say(f"{path}: a background of about {100 * floor:.0f} % of the strongest point, {fitted}", err=True)
+    if zero is not None and not abs(zero) <= 1:
+        raise ValueError(f"--zero-shift {zero}: expected degrees, from -1 to 1")
+    return {"background": background, "zero_degree": 0.0 if zero is None and not measured else zero}
 
 
 def _is_number(text: str) -> bool:

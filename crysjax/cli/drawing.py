@@ -1,4 +1,4 @@
-"""Settings of `crysjax sample` beyond constraints: temperature, defaults of shipped models, a last warning."""
+"""How generators are drawn from beyond constraints: temperature, defaults of shipped models, a last warning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crysjax.cli import families
+from crysjax.cli import families, registry
 from crysjax.cli.show import say
 
 if TYPE_CHECKING:
@@ -28,11 +28,25 @@ def temperature_key(config: Mapping[str, Any], model: str) -> str:
 
 
 def settings(path: Path, config: Mapping[str, Any], model: str, temperature: float | None, like: bool) -> dict:
-    """Changed settings of the sampler: `temperature` if given, else what `sampling.json` beside the model says."""
-    from crysjax.data import reading
-
+    """Changed settings of the sampler: `temperature` if given, else the model's `defaults`."""
     if temperature is not None:
         return {temperature_key(config, model): temperature}
+    return defaults(path, model, like, "; --temperature changes it")
+
+
+def load(model: str, like: bool, changed: Mapping[str, Any] | None = None) -> registry.Model:
+    """A generator with its `defaults`, unless `changed` says otherwise; they are said on standard error."""
+    given = defaults(registry.model_path(model), model, like)
+    return registry.load_model(model, "generator", given | dict(changed or {}))
+
+
+def defaults(path: Path, model: str, like: bool, hint: str = "") -> dict[str, float]:
+    """What `sampling.json` beside a model says of samples of given compositions (`like`) or free ones.
+
+    Every command that draws from a generator takes these. They are said on standard error, followed by `hint`.
+    """
+    from crysjax.data import reading
+
     file = path.with_name("sampling.json")
     if not file.exists():
         return {}
@@ -42,7 +56,7 @@ def settings(path: Path, config: Mapping[str, Any], model: str, temperature: flo
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: expected free and like, with settings and numbers ({error})") from None
     for key, value in given.items():
-        say(f"crysjax: {key} {value:g}, as measured for {model}; --temperature changes it", err=True)
+        say(f"crysjax: {key} {value:g}, as measured for {model}{hint}", err=True)
     return given
 
 

@@ -22,7 +22,7 @@ TENSORS = ("tensor_gpa", "clamped_ion_tensor_gpa", "residual_stress_gpa", "frame
 
 def elasticity(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
-    out: Path = typer.Option(..., help=".json or .csv: a row a crystal."),
+    out: Path = typer.Option(..., help=".json or .csv: one row per crystal."),
     potential: str = typer.Option("student", help="Name or path; the student is quick and too soft, see README."),
     relax: bool = typer.Option(True, help="Relax positions and cell first; elastic constants are those at rest."),
     steps: int = typer.Option(500, min=1, help="Most steps of a relaxation."),
@@ -120,7 +120,7 @@ def _rows(found: Elastic, curves: Curves | None, gain: np.ndarray | None) -> lis
 
 
 def _curve(curves: Curves, k: int, atoms: int) -> dict:
-    """Volume and energy an atom, bulk modulus and its slope."""
+    """Volume and energy per atom, bulk modulus and its slope."""
     fit, good = curves.fit, bool(curves.valid[k])
     return {
         "eos_volume_a3_per_atom": _number(fit.volume[k] / atoms, good),

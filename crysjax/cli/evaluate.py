@@ -169,7 +169,7 @@ def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
 
 
 def _write_rows(out: Path | None, judged: Judged) -> None:
-    """`NAME/structures.csv`: a row a structure with every answer, and the entries that could not be read."""
+    """`NAME/structures.csv`: one row per structure with every answer, and the entries that could not be read."""
     from crysjax.data import files
 
     if out is None:

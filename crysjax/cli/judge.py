@@ -35,7 +35,7 @@ def judge(
     relax: bool = typer.Option(True, help="Relax by it first; else it is asked about the crystals as they are."),
     cell: bool = typer.Option(True, help="Whether the cell moves."),
     fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),
-    steps: int = typer.Option(200, min=1, help="Most steps a crystal."),
+    steps: int = typer.Option(200, min=1, help="Most steps per crystal."),
     references: Path = typer.Option(None, help="JSON of the elements' entries at its level: gives formation energies."),
     timeout: float = typer.Option(600.0, min=0, help="Seconds a crystal may take."),
     memory_gb: float = typer.Option(None, min=0, help="Memory that its process may take, GB."),
@@ -85,9 +85,9 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def read_references(path: Path) -> dict[int, float]:
-    """Energies of the elements, eV an atom, by atomic number.
+    """Energies of the elements, eV per atom, by atomic number.
 
-    JSON, gzipped or not: {"Si": energy an atom}, or pymatgen's computed entries by element, corrections included.
+    JSON, gzipped or not: {"Si": energy per atom}, or pymatgen's computed entries by element, corrections included.
     """
     from crysjax.data import reading
     from crysjax.data.elements import atomic_number

@@ -39,7 +39,7 @@ def sample(
     fix: str = typer.Option("", help="A file of one crystal whose atoms are in every sample, where they are."),
     fix_cell: bool = typer.Option(False, "--fix-cell", help="The cell of --fix as well."),
     max_atoms: int | None = typer.Option(None, min=1, help="Largest cell, in atoms."),
-    want: list[str] = typer.Option([], "--property", help="NAME=VALUE, or NAME=LOW:HIGH: a value a crystal."),
+    want: list[str] = typer.Option([], "--property", help="NAME=VALUE, or NAME=LOW:HIGH: one value per crystal."),
     steps: int | None = typer.Option(None, min=1, help="Steps of the sampler."),
     guidance: str = typer.Option("", help="Weight of guidance; or NAME=WEIGHT,..., one a --property."),
     temperature: float | None = typer.Option(None, help="A factor: choices are sharper below 1."),
@@ -125,7 +125,7 @@ def _sizes(loaded: registry.Model) -> dict[int, int]:
 
 
 def _asked(texts: list[str], names: list[str], count: int, seed: int) -> Any:
-    """What each crystal is asked for, (count, names); a range is a value a crystal, uniform within it."""
+    """What each crystal is asked for, (count, names); a range is one value per crystal, uniform within it."""
     import numpy as np
 
     asked = np.full((count, len(names)), np.nan, np.float32)
@@ -173,7 +173,7 @@ def relax(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
     out: Path = typer.Option(..., help="Relaxed crystals: .npz, .extxyz, .cif, or a folder of CIFs."),
     potential: str = typer.Option("student", help="A potential: name of a model that is here, or a path."),
-    steps: int = typer.Option(200, min=1, help="Most steps a crystal."),
+    steps: int = typer.Option(200, min=1, help="Most steps per crystal."),
     fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),
     pressure_gpa: float = typer.Option(0.0, help="Outer pressure, GPa."),
     cell: bool = typer.Option(True, help="Whether the cell moves."),

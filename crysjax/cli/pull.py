@@ -21,7 +21,7 @@ class Published(NamedTuple):
 
     address: str
     sha256: str
-    licence: str
+    license: str
 
 
 PUBLISHED = {
@@ -43,7 +43,7 @@ def pull(
     source: Path | None = typer.Option(None, "--from", help="Take this file (.npz, .nqx) instead of downloading."),
 ) -> None:
     """Get a published model, checked by its SHA-256, or keep weights of your own under a name."""
-    from crysjax.data import files, reading
+    from crysjax.data import reading
 
     if name not in PUBLISHED:
         say(_kept(name, source))
@@ -56,8 +56,8 @@ def pull(
         raise ValueError(
             f"{source or model.address}: SHA-256 is {found}, expected {model.sha256}; nothing was kept{own}"
         )
-    target = files.write(folder / f"{name}{Path(model.address).suffix}", data)
-    say(f"{target}: {name}, licence {model.licence}")
+    target = _write(folder / f"{name}{Path(model.address).suffix}", data)
+    say(f"{target}: {name}, license {model.license}")
 
 
 def _folder() -> Path:
@@ -68,7 +68,7 @@ def _folder() -> Path:
 
 def _kept(name: str, source: Path | None) -> str:
     """Weights of the user's own, which have to be a model that this package reads, under a name that is free."""
-    from crysjax.data import files, reading
+    from crysjax.data import reading
 
     if name in registry.installed():
         raise ValueError(f"{name!r} is here already ({registry.model_path(name)}); expected a name that is free")
@@ -80,8 +80,28 @@ def _kept(name: str, source: Path | None) -> str:
         raise ValueError(f"{source}: expected a model's file, {' or '.join(registry.PULLED)}")
     kind = registry.readable(source)
     data = reading.read_bytes(source, MODEL_BYTES)
-    target = files.write(_folder() / f"{name}{source.suffix}", data)
+    target = _write(_folder() / f"{name}{source.suffix}", data)
     return f"{target}: {name}, a model of kind {kind}, SHA-256 {hashlib.sha256(data).hexdigest()}"
+
+
+def _write(path: Path, data: bytes) -> Path:
+    """The file, with its digest beside it where its format holds none."""
+    from crysjax.data import digests, files
+
+    if path.suffix == ".nqx":
+        files.write(digests.beside(path), digests.beside_text(path, data))
+    return files.write(path, data)
+
+
+def check(path: Path) -> None:
+    """An error for a pulled file under a published name that is not what was published."""
+    from crysjax.data import digests
+
+    if path.parent == registry.pulled_folder() and path.stem in PUBLISHED:
+        try:
+            digests.check_beside(path, PUBLISHED[path.stem].sha256)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} by `crysjax models pull {path.stem}`") from None
 
 
 def card(path: Path) -> dict:

@@ -224,9 +224,11 @@ def load_synthesizability(name: str) -> Any:
 
 def load_potential(name: str) -> tuple[Any, Any, Path]:
     """An interatomic potential, its parameters, and the file that it came from."""
+    from crysjax.cli import pull
     from crysjax.potentials import mlip
 
     path = model_path(name)
+    pull.check(path)
     read_config(path, "potential")
     return *mlip.load_potential(path), path
 

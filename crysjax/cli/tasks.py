@@ -98,7 +98,7 @@ def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Datase
 
 
 def synthesizability(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:
-    """A classifier from positive and unlabelled crystals; its card says what the score means and holds its report."""
+    """A classifier from positive and unlabeled crystals; its card says what the score means and holds its report."""
     import numpy as np
 
     from crysjax.campaign.validate import estimate
@@ -111,7 +111,7 @@ def synthesizability(settings: Mapping[str, Any], run: Run, part: Dataset, held_
         raise ValueError(f"properties: {list(names)}; expected one column, which says what has been made")
     # files are often sorted by label, and a validation pack has to hold both kinds
     held_out = datasets.take(held_out, np.random.default_rng(run.seed).permutation(len(held_out)))
-    observed, others = (pu.labelled(d, names[0]) for d in (part, held_out))
+    observed, others = (pu.labeled(d, names[0]) for d in (part, held_out))
     made = registry.build_synthesizability(settings)
     prior = float(settings["pu.prior"])
     about = {"properties": list(made.names), "observed": names[0], "meaning": pu.meaning(prior)}
@@ -148,7 +148,7 @@ def _by_properties(
     def packs() -> list[tuple]:
         rows = view and view(held_out)
         groups = batching.assign(held_out.num_atoms, shape)
-        made = (tasks.labelled(held_out, [group], shape, names, rows) for group in groups)
+        made = (tasks.labeled(held_out, [group], shape, names, rows) for group in groups)
         return [jax.tree.map(lambda leaf: leaf[0], one) for one in made]
 
     return Task(

@@ -64,12 +64,12 @@ def run_settings(
     Args:
         kind: what is trained: "generator", "heads", "potential" or "synthesizability".
         data: a data set file made by `crysjax data prepare`, relative to the working folder.
-        steps: optimiser steps.
+        steps: optimizer steps.
         properties: labels: a generator's conditions, what heads predict, or the one column that says which crystals
-            have been made (1; 0 or missing = unlabelled).
+            have been made (1; 0 or missing = unlabeled).
         train_split, validation_split: names of splits in the data set.
-        tiles: packs a step.
-        pairs: pairs of sites a pack, which is what memory and time go with.
+        tiles: packs per step.
+        pairs: pairs of sites per pack, which is what memory and time go with.
         seed: of initial weights, the order of the data and every draw.
         ema_decay: of the weights that are evaluated and exported.
         log_every, save_every: steps between log rows and between checkpoints.

@@ -54,7 +54,7 @@ def audit(
 ) -> dict:  # fmt: skip
     """The report: counts a split, for each pair of splits what of the second is known from the first, and findings.
 
-    At most `limit` rows a pair (drawn with `seed`) go through StructureMatcher, and the symmetry of at most
+    At most `limit` rows per pair (drawn with `seed`) go through StructureMatcher, and the symmetry of at most
     `symmetry_rows` rows a split is looked for: what is known of those is then a lower bound. The rest is exact. `time`
     names the property that says when (by default what is called so). More than 2,000 symmetries are spread over
     `processes`, which are started with "spawn".

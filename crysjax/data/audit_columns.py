@@ -56,7 +56,7 @@ def time_leakage(dataset: Dataset, reference: str, target: str, columns: list[st
 def preprocessing(dataset: Dataset) -> list[dict]:
     """Columns whose numbers show on which rows they were scaled: all of them, or one split.
 
-    Standardised: mean 0 and standard deviation 1 (either divisor) to within MOMENT. Min-max scaled: the smallest value
+    Standardized: mean 0 and standard deviation 1 (either divisor) to within MOMENT. Min-max scaled: the smallest value
     is exactly 0 (or -1) and the largest exactly 1. `leaks` says that rows outside train went into the scaling; it is
     None where train alone has the same extremes, so that the numbers cannot tell.
     """
@@ -67,8 +67,8 @@ def preprocessing(dataset: Dataset) -> list[dict]:
     found = []
     for column, values in dataset.properties.items():
         values = values.astype(float)
-        moments, extremes = _standardised(values, parts), _min_max(values, parts)
-        found += [{"column": column, "scaling": "standardised", "on": on, "leaks": on != "train" and len(parts) > 1,
+        moments, extremes = _standardized(values, parts), _min_max(values, parts)
+        found += [{"column": column, "scaling": "standardized", "on": on, "leaks": on != "train" and len(parts) > 1,
                    "deviation": off} for on, off in moments]  # fmt: skip
         if extremes:
             leaks = None if "train" in extremes else len(parts) > 1
@@ -80,7 +80,7 @@ def _judgeable(values: np.ndarray) -> bool:
     return len(values) >= FEWEST and len(np.unique(values)) > _DISTINCT
 
 
-def _standardised(values: np.ndarray, parts: dict[str, np.ndarray]) -> list[tuple[str, float]]:
+def _standardized(values: np.ndarray, parts: dict[str, np.ndarray]) -> list[tuple[str, float]]:
     """The part (none or one) on which a column has mean 0 and deviation 1, and how far it is from that."""
     off = {}
     for name, rows in parts.items():

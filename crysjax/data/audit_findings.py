@@ -1,7 +1,7 @@
 """What each leak means for a reported result, and which split would avoid it: one sentence each.
 
 A *leak* makes a number on the second split better than it would be on new crystals. A *scope* is no fault: it says
-which claim of generalisation the split does not test. A *value* is a label that is none, by all appearances.
+which claim of generalization the split does not test. A *value* is a label that is none, by all appearances.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Structures that come twice: equal up to rounding, or nearly, within one split and across two.
 
 The fingerprint proposes, for every row, known structures of the same reduced formula; StructureMatcher decides. It has
-to: a fingerprint that forgets which element a neighbour is cannot tell polytypes and orderings apart. Where there are
+to: a fingerprint that forgets which element a neighbor is cannot tell polytypes and orderings apart. Where there are
 more proposals than `limit`, that many are drawn and the count is scaled by the share that was confirmed.
 """
 
@@ -32,7 +32,7 @@ class Known(NamedTuple):
 
     rows: list[Entry]
     tree: object  # scipy cKDTree of flattened fingerprints, maximum norm
-    volume: np.ndarray  # (m,) Å³ an atom
+    volume: np.ndarray  # (m,) Å³ per atom
 
 
 class Proposal(NamedTuple):
@@ -55,7 +55,7 @@ def flat(row: Entry) -> np.ndarray:
 
 
 def volume(row: Entry) -> float:
-    """Å³ an atom."""
+    """Å³ per atom."""
     return abs(np.linalg.det(np.asarray(row.lattice, float))) / len(row.numbers)
 
 

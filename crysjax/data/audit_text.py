@@ -152,12 +152,12 @@ def _methods(report: dict) -> str:
     families = "spglib, symprec 0.1 Å; prototype = anonymous formula, space group, atoms in the primitive cell; \
 Wyckoff sequence = multiplicity and site symmetry of every orbit, which do not depend on the origin"
     lines = [
-        f"Near duplicates: same reduced formula, fingerprints (mean neighbour distances, 12 neighbours, an element) \
+        f"Near duplicates: same reduced formula, fingerprints (mean neighbor distances, 12 neighbors, an element) \
 within {repeats.NEAR} and volumes within {repeats.NEAR_VOLUME:.0%}, confirmed by {matcher}. At most \
 {max(limit // 3, 1)} proposals are compared; where there are more, the count is scaled by the confirmed share.",
         f"Exact duplicates: the same with fingerprints within {repeats.EQUAL} and RMS below {repeats.EQUAL_RMS} of the \
 free length.",
-        f"Twins: at most {limit} rows of known composition a pair (seed {report['seed']}) against the most similar \
+        f"Twins: at most {limit} rows of known composition per pair (seed {report['seed']}) against the most similar \
 known structure, as it is ({matcher}) and with equally frequent species exchanged (stol 0.5, angle 10°, ltol 0.3).",
         f"Families: {families}. At most {report['symmetry_rows']} rows a split are drawn; where there are more, the \
 shares are lower bounds."

@@ -1,8 +1,9 @@
 """Digests of data at rest: what was written is what is read, or the file is called damaged.
 
 A zip file (`.npz`) carries the SHA-256 of itself as the comment at its end, where every reader of zips passes over it;
-a folder carries a file that lists those of its files. What carries no digest, such as a file of an older version or of
-another program, is read as it is.
+a folder carries a file that lists those of its files; a file of another program's format, which has no place for one,
+gets a file `NAME.sha256` beside it. What carries no digest, such as a file of an older version or of another program,
+is read as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from crysjax.data import reading
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset
 
-LIST = "digests.json"
+LIST, BESIDE = "digests.json", ".sha256"
 _SAYS = b"crysjax sha256 "
 _SEAL = len(_SAYS) + 64
 _NO_COMMENT, _LENGTH = struct.pack("<H", 0), struct.pack("<H", _SEAL)
@@ -57,6 +58,27 @@ def check(file: BinaryIO) -> None:
     file.seek(0)
     if end != _LENGTH + _SAYS + total.hexdigest().encode():
         raise ValueError(_DAMAGED)
+
+
+def beside(path: str | Path) -> Path:
+    """Where the digest of a file is that cannot carry one itself; `sha256sum --check` reads it too."""
+    return Path(path).with_name(Path(path).name + BESIDE)
+
+
+def beside_text(path: str | Path, data: bytes) -> str:
+    """What `beside` says of these bytes."""
+    return f"{hashlib.sha256(data).hexdigest()}  {Path(path).name}\n"
+
+
+def check_beside(path: str | Path, known: str = "") -> None:
+    """An error for a file that is not what the digest beside it says, or else what is `known` of it; none: no error."""
+    listed = beside(path)
+    said = reading.read_text(listed).split() if listed.is_file() else []
+    if listed.is_file() and not said:
+        raise ValueError(f"{listed}: expected a SHA-256")
+    expected = known or (said[0] if said else "")
+    if expected and reading.digest(path) != expected:
+        raise ValueError(f"{_DAMAGED} (by SHA-256); get it again")
 
 
 def write_list(folder: str | Path) -> Path:

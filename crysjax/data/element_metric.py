@@ -20,7 +20,7 @@ from crysjax.data.templates import element_table
 
 
 class _Tries(NamedTuple):
-    """Pairs as arrays: a row a site, and a row a pair."""
+    """Pairs as arrays: one row per site, and one row per pair."""
 
     pair: np.ndarray  # (sites,) which pair a site belongs to
     new: np.ndarray  # (sites,) element that the site carries, from 0
@@ -38,7 +38,7 @@ def facts(pairs: Dataset) -> dict[str, list]:
 def learned(pairs: Dataset, *, width: int = 8, steps: int = 300, rate: float = 0.03, pull: float = 3e-4) -> np.ndarray:
     """Elements H..Fm as points: (100, width).
 
-    Minimises the cross entropy of every pair and, among the templates of one crystal, of those that survived (a
+    Minimizes the cross entropy of every pair and, among the templates of one crystal, of those that survived (a
     softmax over the crystal's templates), by Adam over all pairs at once.
 
     Args:

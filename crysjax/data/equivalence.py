@@ -87,7 +87,7 @@ def reduced(row: Entry) -> Structure:
 
 
 def rms(first: Structure, second: Structure, tolerance: Tolerance) -> float:
-    """`get_rms_dist` of two reduced structures: the normalised RMS, NaN if they do not match."""
+    """`get_rms_dist` of two reduced structures: the normalized RMS, NaN if they do not match."""
     if first.composition != second.composition:
         return float("nan")
     engine = matcher(tolerance)
@@ -96,7 +96,7 @@ def rms(first: Structure, second: Structure, tolerance: Tolerance) -> float:
 
 
 def onto(first: Entry, second: Entry, tolerance: Tolerance = CDVAE) -> tuple[float, Entry] | None:
-    """The second crystal in the first one's basis, origin and order of sites, and the normalised RMS between them.
+    """The second crystal in the first one's basis, origin and order of sites, and the normalized RMS between them.
 
     `None` where they do not match. Both are taken in the cells that are given, so these must hold as many sites.
     """

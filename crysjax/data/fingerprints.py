@@ -1,7 +1,7 @@
-"""Distances of every site to its nearest neighbours, exactly and in bulk, and a cheap fingerprint made of them.
+"""Distances of every site to its nearest neighbors, exactly and in bulk, and a cheap fingerprint made of them.
 
 The fingerprint is the average minimum distances of Widdowson et al. (2022, eq. 3), taken over the sites of each element
-and each neighbour element's identity ignored. It does not depend on the choice of cell, the order of sites or the
+and each neighbor element's identity ignored. It does not depend on the choice of cell, the order of sites or the
 orientation, and moves by at most twice the largest displacement of a site, so that equal crystals are always close.
 """
 
@@ -21,7 +21,7 @@ _BLOCK = 300_000  # squared distances held at once: 2.4 MB, which a core's cache
 
 
 def fingerprint(row: Entry, *, neighbors: int = NEIGHBORS) -> np.ndarray:
-    """Mean k-th neighbour distance over the sites of each element, in units of the free length: (elements, k).
+    """Mean k-th neighbor distance over the sites of each element, in units of the free length: (elements, k).
 
     Elements come in the order of atomic number; the free length is (volume / sites)^(1/3).
     """
@@ -84,7 +84,7 @@ def neighbor_distances(frac: np.ndarray, lattice: np.ndarray, neighbors: int) ->
 
 
 def _radius(lattice: np.ndarray, num_atoms: np.ndarray | int, neighbors: int) -> np.ndarray:
-    """A first guess of the largest distance to the last neighbour: (b,) Å."""
+    """A first guess of the largest distance to the last neighbor: (b,) Å."""
     volume = np.abs(np.linalg.det(lattice))
     return _GUESS * (3 * (neighbors + 1) * volume / (4 * np.pi * num_atoms)) ** (1 / 3)
 
@@ -98,7 +98,7 @@ def _nearest_within(frac: np.ndarray, lattice: np.ndarray, neighbors: int, radiu
     """The nearest of all images that may lie within `radius` (b,), infinite where there are too few: (b, n, k).
 
     A pair's offset o is wrapped to the nearest cell; only translations T with |T| <= radius + max|o| can bring it
-    within the radius. |o + T|² = |o|² + 2 o.T + |T|² is one small matrix product a crystal.
+    within the radius. |o + T|² = |o|² + 2 o.T + |T|² is one small matrix product per crystal.
     """
     count, sites = frac.shape[:2]
     offset = frac[:, :, None] - frac[:, None]

@@ -31,7 +31,7 @@ _KNOWN_ARRAYS = {"numbers", "positions", "initial_magmoms", "initial_charges", "
 
 
 def of_atoms(atoms: Atoms) -> tuple[dict[str, float], dict[str, np.ndarray], Row]:
-    """Properties (energy an atom, stress in Voigt order), forces (n, 3) by name, and all other labels as a row."""
+    """Properties (energy per atom, stress in Voigt order), forces (n, 3) by name, and all other labels as a row."""
     results = {} if atoms.calc is None else atoms.calc.results
     values = dict(atoms.info) | {k: v for k, v in atoms.arrays.items() if k not in _KNOWN_ARRAYS} | dict(results)
     found = {quantity: _named(values, names) for quantity, names in QUANTITIES.items()}

@@ -80,7 +80,7 @@ def chemical_system(numbers: np.ndarray) -> str:
 
 
 def mean_distances(rows: Sequence[Entry]) -> np.ndarray:
-    """Average k-th neighbour distance over all sites, in units of the free length: (m, k), elements forgotten.
+    """Average k-th neighbor distance over all sites, in units of the free length: (m, k), elements forgotten.
 
     Average minimum distances of Widdowson et al. (2022, eq. 3): equal for crystals that differ by their elements and
     by a common scale alone.

@@ -59,7 +59,7 @@ MISSING = {"", "-", "--", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "none", 
 """What tables write where there is no value, in lower case."""
 
 VALUE_CHARACTERS = 60
-"""Of a cell that is no number: enough to recognise it in the file."""
+"""Of a cell that is no number: enough to recognize it in the file."""
 
 LARGEST = float(np.finfo(np.float32).max)
 

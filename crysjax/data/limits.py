@@ -43,7 +43,7 @@ ENTRIES = 2_000_000
 """Entries a file, counted before they are read: twenty times the largest set in use."""
 
 ID_CHARACTERS = 256
-"""Ids are stored at the width of the longest: one id of a megabyte would cost a megabyte a crystal."""
+"""Ids are stored at the width of the longest: one id of a megabyte would cost a megabyte per crystal."""
 
 PROPERTIES = 1_000
 """Different properties in one file; each is a column as long as the data set."""

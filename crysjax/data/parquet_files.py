@@ -1,7 +1,7 @@
 """Parquet tables: OPTIMADE's columns, as LeMat-Bulk has them, or a column of structures as in other tables.
 
 Read with pyarrow, which is optional. Its columns are decoded in small batches, and only those that hold a structure or
-one value a row; strings stay in their dictionaries until a row is made, so that a repeated one is held once.
+one value per row; strings stay in their dictionaries until a row is made, so that a repeated one is held once.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _string_bytes(column: Any) -> int:
 
 
 def _of_optimade(name: str, record: dict, passed: dict[str, str]) -> Entry:
-    """The crystal of a row, its energy (eV a cell) an atom and its forces; other plain columns are labels."""
+    """The crystal of a row, its energy per atom (of eV per cell) and its forces; other plain columns are labels."""
     if record.get("nperiodic_dimensions") not in (None, 3):
         raise ValueError("not periodic in all three directions")
     symbols, values = record["species_at_sites"] or [], [record[key] for key in OPTIMADE[:2]]

@@ -43,7 +43,7 @@ class Scattering(NamedTuple):
     """
 
     wavelength: np.ndarray  # () in Å
-    polarised: np.ndarray  # () 1 where the Lorentz factor comes with (1 + cos² 2θ), 0 for neutrons
+    polarized: np.ndarray  # () 1 where the Lorentz factor comes with (1 + cos² 2θ), 0 for neutrons
     constant: np.ndarray  # (s,) atomic number, or scattering length in fm
     amplitude: np.ndarray  # (s, 4) a_i
     width: np.ndarray  # (s, 4) b_i in Å²
@@ -79,7 +79,7 @@ def of_species(table: Scattering, numbers: np.ndarray) -> Scattering:
     real = (np.asarray(numbers) > 0).astype(table.constant.dtype)
     constant, amplitude, width, debye_waller, known = (leaf[rows] for leaf in table[2:])
     return Scattering(
-        table.wavelength, table.polarised, constant * real, amplitude * real[..., None], width, debye_waller,
+        table.wavelength, table.polarized, constant * real, amplitude * real[..., None], width, debye_waller,
         np.maximum(known, 1 - real),
     )  # fmt: skip
 

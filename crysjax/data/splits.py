@@ -117,7 +117,7 @@ def by_cluster(
 
     k-means with `clusters` (Meredig et al. 2018 leave such clusters out), or, given a `distance`, the components of
     crystals that are connected by shorter steps: then no two splits come closer than `distance`. The space is a name
-    of `grouping.SPACES` (of `structure`, distances are in free lengths a neighbour), or your own `vectors` (m, d).
+    of `grouping.SPACES` (of `structure`, distances are in free lengths a neighbor), or your own `vectors` (m, d).
     """
     if space not in grouping.SPACES:
         raise ValueError(f"split by cluster: space {space!r}; expected one of {', '.join(grouping.SPACES)}")

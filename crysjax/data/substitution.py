@@ -1,4 +1,4 @@
-"""New crystals without learning: a known structure with some of its elements replaced by chemical neighbours.
+"""New crystals without learning: a known structure with some of its elements replaced by chemical neighbors.
 
 The control of every table of free samples (GNoME's first pipeline, Merchant et al. 2023, is of this kind, with
 data-mined probabilities). An element is replaced by a nearer one more often: `exp(-distance / spread)` in

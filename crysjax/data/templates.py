@@ -102,7 +102,7 @@ def pattern_of(row: Entry) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)
 def element_table() -> np.ndarray:
-    """Mendeleev number, electronegativity and atomic radius of H..Fm, each standardised; unknown = mean: (100, 3)."""
+    """Mendeleev number, electronegativity and atomic radius of H..Fm, each standardized; unknown = mean: (100, 3)."""
     from pymatgen.core import Element
 
     elements = [Element.from_Z(z) for z in range(1, 101)]

@@ -80,12 +80,12 @@ def _evaluation(arrays: dict[str, np.ndarray], label: str) -> Iterator[Lazy]:
     """The crystals of one evaluation; one that does not hold together leaves the others readable."""
     try:
         for name, split, parse in read_arrays(arrays, ""):
-            yield name + label, split, partial(_labelled, parse, label)
+            yield name + label, split, partial(_labeled, parse, label)
     except ValueError as error:
         yield label.lstrip("-"), "", partial(failing, error)
 
 
-def _labelled(parse: Callable, label: str):
+def _labeled(parse: Callable, label: str):
     entry = parse()
     return entry._replace(id=entry.id + label)
 

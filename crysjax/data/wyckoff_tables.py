@@ -1,7 +1,7 @@
 """Rebuilds `geometry/wyckoff.npz`, the compact table of the 230 space groups, from a list of coordinate triplets.
 
 Needed only when the table is made anew: `python -m crysjax.data.wyckoff_tables LIST.csv`, where LIST is the file
-`wyckoff_list.csv` of PyXtal (MIT licence; the positions of the Bilbao Crystallographic Server). The standard setting
+`wyckoff_list.csv` of PyXtal (MIT license; the positions of the Bilbao Crystallographic Server). The standard setting
 of the International Tables, volume A: unique axis b with cell choice 1, origin choice 2, hexagonal axes for R.
 `tests/geometry/test_symmetry.py` holds the result against spglib and against pymatgen's tables.
 """
@@ -60,7 +60,7 @@ def _compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
 
 
 def _distinct(maps: list[np.ndarray], centerings: list[np.ndarray]) -> list[int]:
-    """The first of those maps that agree up to a lattice vector of the centred cell."""
+    """The first of those maps that agree up to a lattice vector of the centered cell."""
     seen, kept = set(), []
     for k, m in enumerate(maps):
         names = {(m[:, :3].tobytes(), ((m[:, 3] + c) % DENOMINATOR).tobytes()) for c in centerings}

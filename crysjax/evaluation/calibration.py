@@ -6,7 +6,7 @@ entries of which either is not finite. Calibrate on one held-out part, report on
 What holds on held-out data need not hold where design goes: far from the training set (`by_group`, `by_distance`) and
 among candidates chosen for a good prediction (`under_selection`). Where the truth is not known there, `weights` carry
 the held-out errors over: the ratio of densities (`density_ratio`) of features under design and under the held-out
-data (covariate shift: Shimodaira 2000; Sugiyama et al. 2007), self-normalised. It needs features that decide the
+data (covariate shift: Shimodaira 2000; Sugiyama et al. 2007), self-normalized. It needs features that decide the
 error's law, and overlap: `effective_count` says how many of the held-out crystals still speak.
 """
 
@@ -140,7 +140,7 @@ def reliability(error: np.ndarray, std: np.ndarray, bins: int = 10, weights: np.
 
 
 def ence(error: np.ndarray, std: np.ndarray, bins: int = 10, weights: np.ndarray | None = None) -> float:
-    """Expected normalised calibration error: mean |std - rmse| / std over the bins (Levi et al. 2022, eq. 8)."""
+    """Expected normalized calibration error: mean |std - rmse| / std over the bins (Levi et al. 2022, eq. 8)."""
     curve = reliability(error, std, bins, weights)
     return float(np.mean(np.abs(curve.std - curve.rmse) / curve.std))
 
@@ -162,7 +162,7 @@ def simulated_ence(std: np.ndarray, bins: int = 10, *, draws: int = 1000, seed: 
 
 
 def summarize(error: np.ndarray, std: np.ndarray, weights: np.ndarray | None = None) -> Calibration:
-    """All of it for one property; `weights` (m,), such as a density ratio, need not be normalised."""
+    """All of it for one property; `weights` (m,), such as a density ratio, need not be normalized."""
     error, std, weight = _finite(error, std, weights)
     mean = lambda values: float(np.mean(weight * values))  # noqa: E731
     given = None if weights is None else weight
@@ -198,9 +198,9 @@ def by_distance(error: np.ndarray, std: np.ndarray, distance: np.ndarray, bins: 
 def under_selection(
     error: np.ndarray, std: np.ndarray, score: np.ndarray, sizes: Sequence[int] = (10, 100, 1000)
 ) -> dict[int, Calibration]:
-    """Calibration among the crystals of the `k` highest scores, for each k: what optimisation pressure does to it.
+    """Calibration among the crystals of the `k` highest scores, for each k: what optimization pressure does to it.
 
-    A score made of the prediction favours those whose prediction errs to the good side (the winner's curse; Smith
+    A score made of the prediction favors those whose prediction errs to the good side (the winner's curse; Smith
     and Winkler 2006), which `bias` shows. Crystals of unknown truth can be selected and are then left out.
     """
     error, std, score = np.asarray(error), np.asarray(std), np.asarray(score)
@@ -215,7 +215,7 @@ def density_ratio(source: np.ndarray, target: np.ndarray, *, ridge: float = 1.0)
     """p_target / p_source at the rows of `source`, up to a factor, with mean 1: (m, d), (k, d) -> (m,).
 
     Logistic regression of which of the two a row comes from: the log odds are the log ratio (Bickel et al. 2009).
-    `ridge` penalises coefficients of features standardised over both; add squares where variances differ. Weights grow
+    `ridge` penalizes coefficients of features standardized over both; add squares where variances differ. Weights grow
     without bound in the tails, so take features of a bounded range where the target is cut off, and see `imbalance`.
     """
     from scipy.optimize import minimize

@@ -39,7 +39,7 @@ def funnel(stages: dict[str, int]) -> str:
 def goal_chart(title: str, marks: Sequence[Mark], window: tuple[float, float]) -> str:
     """Predicted and validated value of each candidate, best ranked first, with the target window shaded.
 
-    `window` may be infinite on either side or on both (a property to minimise or maximise has none).
+    `window` may be infinite on either side or on both (a property to minimize or maximize has none).
     """
     lows = [v - _bar(s) for m in marks for v, s in (m.predicted, m.validated)]
     highs = [v + _bar(s) for m in marks for v, s in (m.predicted, m.validated)]

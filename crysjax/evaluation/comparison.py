@@ -24,7 +24,7 @@ class Line(NamedTuple):
     task: str
     name: str
     family: str  # "floor" for what learns nothing
-    facts: Mapping[str, float]  # parameters, training seconds, milliseconds a sample, ...
+    facts: Mapping[str, float]  # parameters, training seconds, milliseconds per sample, ...
     metrics: Mapping[str, Interval]
     spread: Mapping[str, float] = {}  # standard deviation of a metric over seeds, where there was more than one
 
@@ -108,7 +108,7 @@ def _html_table(rows: Sequence[Line]) -> str:
 def steps_chart(
     title: str, curves: Mapping[str, Sequence[tuple[int, float]]], floors: Mapping[str, float], what: str
 ) -> str:
-    """A metric against the number of sampler steps (logarithmic), a curve a model, floors as dashed lines."""
+    """A metric against the number of sampler steps (logarithmic), one curve per model, floors as dashed lines."""
     scale = Scale.over([v for curve in curves.values() for _, v in curve] + list(floors.values()))
     steps = sorted({s for curve in curves.values() for s, _ in curve})
     low, high = math.log(steps[0]), math.log(steps[-1]) if len(steps) > 1 else math.log(steps[0]) + 1

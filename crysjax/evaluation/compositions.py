@@ -1,7 +1,7 @@
 """Continuous distances between compositions: element mover's distance and distance of Magpie's statistics.
 
 ElMD (Hargreaves et al., Chem. Mater. 32, 10610, 2020) is the earth mover's distance between two compositions as weights
-on the modified Pettifor scale, a line of the elements along which neighbours replace each other in crystals (Glawe et
+on the modified Pettifor scale, a line of the elements along which neighbors replace each other in crystals (Glawe et
 al., New J. Phys. 18, 093011, 2016). On a line it has a closed form: the area between the two cumulative sums. A
 composition therefore has coordinates in which ElMD is the sum of absolute differences (`elmd_coordinates`), and what
 searches vectors searches compositions. Numbers are those of the `ElMD` package with its default metric; the unit is one
@@ -55,7 +55,7 @@ def elmd_coordinates(compositions: Array) -> Array:
 def elmd(a: Array, b: Array) -> Array:
     """ElMD of compositions, row by row: (..., NUM_SPECIES) twice -> (...). Differentiable wherever it is smooth.
 
-    For all pairs or nearest neighbours: `distances.pairwise` or `nearest` of `elmd_coordinates`, metric "cityblock".
+    For all pairs or nearest neighbors: `distances.pairwise` or `nearest` of `elmd_coordinates`, metric "cityblock".
     """
     return jnp.abs(elmd_coordinates(jnp.asarray(a)) - elmd_coordinates(jnp.asarray(b))).sum(-1)
 

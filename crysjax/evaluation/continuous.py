@@ -133,15 +133,15 @@ def crystal_amd(
 ) -> tuple[Array, Array]:
     """Average minimum distances of one crystal as a pure function of it, (k,) Å, and whether they are complete.
 
-    `images` cells a side along each axis are static; where a neighbour may lie outside them the second answer is False
-    and the distances are upper bounds. Differentiable where no two neighbour distances change order; empty slots of
+    `images` cells a side along each axis are static; where a neighbor may lie outside them the second answer is False
+    and the distances are upper bounds. Differentiable where no two neighbor distances change order; empty slots of
     the crystal count for nothing.
     """
     shifts = np.stack(np.meshgrid(*(np.arange(-m, m + 1) for m in images), indexing="ij"), -1).reshape(-1, 3)
     real = site_mask(crystal.occupancy) > 0
     sites = len(crystal.frac)
     if sites * len(shifts) <= k:
-        raise ValueError(f"images: {images} cells a side of {sites} sites hold fewer than k = {k} neighbours")
+        raise ValueError(f"images: {images} cells a side of {sites} sites hold fewer than k = {k} neighbors")
     offset = crystal.frac[None] - crystal.frac[:, None]
     offset = offset - jax.lax.stop_gradient(jnp.round(offset))
     vector = (offset[:, :, None] + jnp.asarray(shifts, offset.dtype)[None, None]) @ crystal.lattice
@@ -164,7 +164,7 @@ def novelty_energy(
     temperature_angstrom: float = 0.1,
     images: tuple[int, int, int] = (3, 3, 3),
 ) -> Callable[[Crystal], Array]:
-    """Minus a soft distance to the nearest known crystal, a scalar in Å to be minimised: `Crystal -> ()`.
+    """Minus a soft distance to the nearest known crystal, a scalar in Å to be minimized: `Crystal -> ()`.
 
     The distance is that of AMDs, (p, k) known, plus `composition_weight` (Å a place on the Pettifor scale) times ElMD,
     (p, NUM_SPECIES) known. The maximum over k and the minimum over the known are logarithms of sums of exponentials at

@@ -1,9 +1,9 @@
 """Coordination environments of a crystal's sites, as CrystalNN finds them, and their fingerprint.
 
-CrystalNN (Zimmermann and Jain 2020; Pan et al. 2021) weighs the neighbours of a site by the faces of its Voronoi cell,
+CrystalNN (Zimmermann and Jain 2020; Pan et al. 2021) weighs the neighbors of a site by the faces of its Voronoi cell,
 the difference of electronegativities and the distance over the covalent radii; each distinct weight then cuts off one
 coordination number, whose likelihood is an area under a quarter circle. Answers are those of pymatgen's CrystalNN and
-matminer's "ops" preset. The cell comes from the convex hull of the inverted neighbours, of the nearest ones as long as
+matminer's "ops" preset. The cell comes from the convex hull of the inverted neighbors, of the nearest ones as long as
 these provably decide it, instead of from a tessellation of everything within reach.
 """
 
@@ -22,7 +22,7 @@ from crysjax.evaluation.order_parameters import LARGEST, order_parameters, place
 REACH_ANGSTROM = 7.0
 NEAR_ANGSTROM, FAR_ANGSTROM = 0.5, 1.0  # beyond the sum of radii, where a bond begins to count less and not at all
 _ELECTRONEGATIVITY_WEIGHT, _LARGEST_DIFFERENCE = 3.0, 3.3
-_FIRST = 48  # neighbours tried first
+_FIRST = 48  # neighbors tried first
 
 
 class Neighbors(NamedTuple):
@@ -55,7 +55,7 @@ def site_fingerprints(rows: list[Entry]) -> list[np.ndarray | str]:
 
 
 def _fill(answers: list, count: int, members: list[tuple]) -> None:
-    """Write the weights and order parameters of all sets of `count` neighbours."""
+    """Write the weights and order parameters of all sets of `count` neighbors."""
     if not members or count > LARGEST:
         return
     place = places()[count]
@@ -65,7 +65,7 @@ def _fill(answers: list, count: int, members: list[tuple]) -> None:
 
 
 def environments(row: Entry) -> list[list[tuple[int, float, np.ndarray]]]:
-    """Of each site: (coordination number, likelihood, unit vectors to the neighbours) of all that are possible."""
+    """Of each site: (coordination number, likelihood, unit vectors to the neighbors) of all that are possible."""
     frac, lattice = np.asarray(row.frac, float), np.asarray(row.lattice, float)
     numbers = np.asarray(row.numbers, int)
     near = neighbors(frac, lattice, REACH_ANGSTROM)
@@ -90,7 +90,7 @@ def _quarter_circle(x: np.ndarray) -> np.ndarray:
 
 
 def _weights(solid_angle, area, distance, number: int, others: np.ndarray) -> np.ndarray:
-    """The weight of each face's neighbour, the largest 1 before the distance counts: (f,)."""
+    """The weight of each face's neighbor, the largest 1 before the distance counts: (f,)."""
     radius, electronegativity = _elements()
     weight = np.where(area > 0, solid_angle**2 / np.where(area > 0, area, 1), 0)
     difference = np.abs(electronegativity[number - 1] - electronegativity[others - 1])
@@ -119,7 +119,7 @@ def _elements() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cell(site: int, near: Neighbors, frac: np.ndarray, lattice: np.ndarray):
-    """The faces of a site's cell: indices of neighbours, solid angles, areas in Å^2, and the neighbours searched.
+    """The faces of a site's cell: indices of neighbors, solid angles, areas in Å^2, and the neighbors searched.
 
     The reach doubles, up to the cell's longest diagonal, while the Voronoi cell is open, as in pymatgen.
     """
@@ -136,7 +136,7 @@ def _cell(site: int, near: Neighbors, frac: np.ndarray, lattice: np.ndarray):
 
 
 def _faces(near: Neighbors) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Faces of the cell around the origin, or None if it is open; no more neighbours than decide it."""
+    """Faces of the cell around the origin, or None if it is open; no more neighbors than decide it."""
     count = _FIRST
     while True:
         found = _dual(near.vector[:count])
@@ -149,7 +149,7 @@ def _faces(near: Neighbors) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
 
 
 def _dual(vectors: np.ndarray):
-    """((neighbours, solid angles, areas), radius of the cell) from the hull of 2 p / |p|^2; None for an open cell.
+    """((neighbors, solid angles, areas), radius of the cell) from the hull of 2 p / |p|^2; None for an open cell.
 
     A facet n.y + o = 0 of the hull is the vertex -n / o of the cell, an edge of the hull an edge of the cell.
     """

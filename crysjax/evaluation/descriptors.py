@@ -1,6 +1,6 @@
 """Where a crystal lies in a space of structure and composition, for maps, diversity and tests of shift: 28 numbers.
 
-Average minimum distances (`distances.amd`) to 20 neighbours in units of the free length, the logarithm of the volume an
+Average minimum distances (`distances.amd`) to 20 neighbors in units of the free length, the logarithm of the volume an
 atom, and mean and spread of three properties of its elements (`templates.element_table`) with the entropy of mixing.
 All are of order one, depend on nothing but the crystal, and do not change with the choice of cell.
 """

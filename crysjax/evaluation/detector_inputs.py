@@ -30,8 +30,8 @@ def seen_compositions(test: Dataset, train: Dataset) -> np.ndarray:
 def seen_structures(test: Dataset, train: Dataset, *, tolerance: float = 1e-3) -> np.ndarray:
     """Whether each test crystal occurs in the training set up to `tolerance`: (m,) bool.
 
-    The same reduced formula, a fingerprint (neighbour distances over the free length) that nowhere differs by more
-    than `tolerance`, and a volume an atom that differs by less than three times that share.
+    The same reduced formula, a fingerprint (neighbor distances over the free length) that nowhere differs by more
+    than `tolerance`, and a volume per atom that differs by less than three times that share.
     """
     tests, known = entries(test), defaultdict(list)
     wanted = {formula(row.numbers) for row in tests}
@@ -49,6 +49,6 @@ def _is_among(row: Entry, known: list[np.ndarray] | None, tolerance: float) -> b
 
 
 def _marks(row: Entry) -> np.ndarray:
-    """Logarithm of the volume an atom in Å^3, then the fingerprint."""
+    """Logarithm of the volume per atom in Å^3, then the fingerprint."""
     volume = abs(np.linalg.det(np.asarray(row.lattice, np.float64))) / len(row.numbers)
     return np.concatenate([[np.log(volume)], fingerprint(row).ravel()])

@@ -2,7 +2,7 @@
 
 The modes are those of the map of failures in "Towards Automated Discovery: A Review of Generative Models, Multimodal
 Learning and Closed-Loop Workflows in Inverse Materials Design" (section 6, figure 4), from the cheap to the costly:
-of validity (`clash`, `chemical_implausibility`, `crowded_composition`, `symmetry_breaking`), of optimisation
+of validity (`clash`, `chemical_implausibility`, `crowded_composition`, `symmetry_breaking`), of optimization
 (`reward_hacking`, `diversity_collapse`) and of evidence (`hidden_shift`, `leakage`, `miscalibration`).
 
 Each compares host arrays of samples with a reference and answers a `Finding`. `level` is the chance of a false alarm
@@ -114,12 +114,12 @@ def reward_hacking(
 ) -> Finding:
     """The proxy improves and an independent judge does not follow.
 
-    `proxy`, `judge` (m,): what was optimised, and what was not; lower is better in both, units may differ. `selected`
-    (m,) bool: outcomes of the optimisation; the others are candidates as they come. Any noisy proxy disappoints among
+    `proxy`, `judge` (m,): what was optimized, and what was not; lower is better in both, units may differ. `selected`
+    (m,) bool: outcomes of the optimization; the others are candidates as they come. Any noisy proxy disappoints among
     the selected; the regression of judge on proxy among the others says how much (regression to the mean). Detected is
     a disappointment beyond it (t test of the mean residual, linear with equal variance), or a proxy whose rank
     correlation with the judge among the others is below `least_correlation` (Fieller et al. 1957), which shares less
-    than a tenth of the variance of ranks and is worth no optimising. Half of `level` each.
+    than a tenth of the variance of ranks and is worth no optimizing. Half of `level` each.
     """
     from scipy.stats import norm, spearmanr, t
 
@@ -162,7 +162,7 @@ def diversity_collapse(
     Labels (m,), (r,), such as reduced formulas or clusters of structures, or features (m, d), (r, d); r ≥ m.
     The effective number is 1 / mean(K_ij²): Hill's number of order 2 of labels (K: whether equal), the Vendi score of
     order 2 of features (Pasarkar and Dieng 2024; K: Gaussian of the median distance). Its law where samples and
-    reference are alike comes from relabelling the two; at most `most` of each are drawn.
+    reference are alike comes from relabeling the two; at most `most` of each are drawn.
     """
     a, b, rows = permutation.drawn(samples, reference, most, seed, "diversity collapse")
     if len(b) < len(a):
@@ -194,7 +194,7 @@ def hidden_shift(
 ) -> Finding:
     """A predictor is asked about crystals unlike those that it learned from.
 
-    Features (m, d) and (r, d), each standardised over both sets; at most `most` rows of each are drawn. The statistic
+    Features (m, d) and (r, d), each standardized over both sets; at most `most` rows of each are drawn. The statistic
     is the energy distance (Székely and Rizzo 2013) over its largest value, 0 to 1, and its law without a shift comes
     from permutation. Detected means that retrospective errors do not carry over, not that predictions are wrong.
     """

@@ -1,6 +1,6 @@
 """Continuous distances between crystals that no choice of cell, origin or order of sites can change.
 
-* AMD, average minimum distances: the mean distance of a site to its k-th neighbour, k = 1, 2, ... (Widdowson et al.,
+* AMD, average minimum distances: the mean distance of a site to its k-th neighbor, k = 1, 2, ... (Widdowson et al.,
   MATCH 87, 529, 2022). Two crystals are compared by the largest difference (Chebyshev).
 * PDD, pointwise distance distribution: the same distances site by site, equal sites collapsed into one weighted row
   (Widdowson and Kurlin, NeurIPS 2022). Two crystals are compared by the earth mover's distance of their rows with the

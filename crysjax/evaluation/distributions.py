@@ -60,9 +60,9 @@ def wilson(hits: int, count: int, *, confidence: float = CONFIDENCE) -> tuple[fl
     if not 0 <= hits <= count or count < 1:
         raise ValueError(f"wilson: {hits} hits of {count}")
     z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
-    centre = (hits + z2 / 2) / (count + z2)
+    center = (hits + z2 / 2) / (count + z2)
     half = np.sqrt(z2 * (hits * (count - hits) / count + z2 / 4)) / (count + z2)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return max(0.0, float(center - half)), min(1.0, float(center + half))
 
 
 def distance_interval(

@@ -4,14 +4,14 @@ From the closest relation to the most distant, the first that holds (`KINDS`):
 
 * `equal`: StructureMatcher matches the two;
 * `supercell`: it does, but only because it reduced a cell that holds the known crystal's several times;
-* `distortion`: one composition and one parent. Symmetrised at a looser tolerance both are the same crystal, or one is
+* `distortion`: one composition and one parent. Symmetrized at a looser tolerance both are the same crystal, or one is
   a displaced supercell of the other whose symmetry is contained in the other's (group and subgroup);
 * `order-disorder variant`: on the same parent lattice when two species count as one: another ordering of the same
   composition, or one in which similar species share the sites of one;
 * `substitution`: the known crystal with other elements (`fit_anonymous`);
 * `new`: none of these.
 
-Candidates are found by formula and ranked by mean neighbour distances, which neither depend on species nor on scale;
+Candidates are found by formula and ranked by mean neighbor distances, which neither depend on species nor on scale;
 StructureMatcher decides on the few nearest. A relation is therefore never claimed without a match, but one to a
 crystal that is not among the nearest `proposals` can be missed.
 """
@@ -45,7 +45,7 @@ from crysjax.evaluation.parents import (
 )  # fmt: skip
 
 KINDS = ("equal", "supercell", "distortion", "order-disorder variant", "substitution", "new")
-_REACH = 0.3  # of the free length between mean neighbour distances, beyond which nothing is proposed
+_REACH = 0.3  # of the free length between mean neighbor distances, beyond which nothing is proposed
 _INLINE = 16  # fewer rows are done before a second process has started
 
 
@@ -71,7 +71,7 @@ class Catalogue(NamedTuple):
     """Known crystals, searchable."""
 
     rows: list[Entry]
-    vectors: np.ndarray  # (m, k) mean neighbour distances in free lengths
+    vectors: np.ndarray  # (m, k) mean neighbor distances in free lengths
     same: dict[str, list[int]]  # reduced formula -> rows
     merged: dict[tuple, list[int]]  # formula with one or two species as the placeholder, and these -> rows
     anonymous: dict[str, list[int]]  # anonymous formula -> rows
@@ -224,7 +224,7 @@ def _distortion(task: Task, options: Options) -> Relation | None:
     for index, other in task.near:
         found = parent_match(other, task.row, options.parent, options.symprec_angstrom)
         if found:
-            reason = f"symmetrised to within {found.symprec_angstrom} Å both are the same crystal of group \
+            reason = f"symmetrized to within {found.symprec_angstrom} Å both are the same crystal of group \
 {found.group}, RMS {found.value:.3f}"
             return Relation("distortion", index, found.value, reason)
     for index, other in task.near:
@@ -242,7 +242,7 @@ def _ordering(task: Task, options: Options) -> Relation | None:
         found = parent_match(one, two, options.parent, (0.0, *options.symprec_angstrom))
         if found:
             names, what = "-".join(SYMBOLS[z - 1] for z in pair), "orders" if (index, other, pair) in own else "shares"
-            how = f", symmetrised to within {found.symprec_angstrom} Å" if found.symprec_angstrom else ""
+            how = f", symmetrized to within {found.symprec_angstrom} Å" if found.symprec_angstrom else ""
             return Relation("order-disorder variant", index, found.value, f"{what} {names} on one lattice{how}")
     return None
 

@@ -24,7 +24,7 @@ from crysjax.geometry import lattice as lattices
 
 
 class Gated(NamedTuple):
-    """What the gates found, a row a crystal."""
+    """What the gates found, one row per crystal."""
 
     contact: Contact  # the closest two atoms, (b,) each
     volume_per_atom: Array  # (b,) Å^3

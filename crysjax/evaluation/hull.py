@@ -45,7 +45,7 @@ _MOST_ELEMENTS = 12  # of one composition whose sub-systems are enumerated; beyo
 
 
 class Hull(NamedTuple):
-    """Competing entries, one a composition; elements that occur are among them with an energy of at most 0."""
+    """Competing entries, one per composition; elements that occur are among them with an energy of at most 0."""
 
     fractions: np.ndarray  # (e, NUM_SPECIES) float64 atomic fractions, each row sums to 1
     energies: np.ndarray  # (e,) formation energies in eV/atom

@@ -136,7 +136,7 @@ def continuously(samples: Dataset, known: Mapping[str, Dataset]) -> Verdict:
 
 
 def _rediscovered(samples: Dataset, ask: Questions) -> Verdict:
-    """Which of the reference the samples hold, a row a crystal of the reference."""
+    """Which of the reference the samples hold, one row per crystal of the reference."""
     found = ~matching.novel(ask.reference, samples, processes=ask.processes)
     return stages.verdict(
         found, ["no sample equals it"] * len(found), stages.said(matching.CDVAE), {"rediscovered": found}

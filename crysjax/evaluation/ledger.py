@@ -1,4 +1,4 @@
-"""The ledger: one JSON line a candidate and stage, failures included, appended while a campaign runs.
+"""The ledger: one JSON line per candidate and stage, failures included, appended while a campaign runs.
 
 A candidate enters a stage only after it passed the one before, which `append` checks: the numbers of candidates
 therefore never grow along the stages. A crash may cut the last line short; reading leaves such a line out, and only

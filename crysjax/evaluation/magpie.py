@@ -24,7 +24,7 @@ def _table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def statistics(compositions: np.ndarray) -> np.ndarray:
-    """The statistics of compositions (m, NUM_SPECIES), atom counts or fractions: (m, 132), six a property."""
+    """The statistics of compositions (m, NUM_SPECIES), atom counts or fractions: (m, 132), six per property."""
     counts = np.asarray(compositions, np.float64)
     if counts.ndim != 2 or counts.shape[1] != len(_table()[0]) or not (counts.sum(1) > 0).all():
         raise ValueError(f"magpie: compositions of shape {counts.shape}, expected (m, {len(_table()[0])}), none empty")

@@ -1,8 +1,8 @@
 """Are two crystals the same? Match rates, clusters and novelty by pymatgen's StructureMatcher.
 
 Tolerances default to CDVAE's (Xie et al. 2022, stol 0.5, angle 10°, ltol 0.3), which every crystal structure
-prediction paper since uses; the RMS is normalised by (volume / sites)^(1/3). Answers equal those of a plain
-`StructureMatcher` call for call: a structure is reduced (Niggli, primitive) once instead of once a pair, and pairs
+prediction paper since uses; the RMS is normalized by (volume / sites)^(1/3). Answers equal those of a plain
+`StructureMatcher` call for call: a structure is reduced (Niggli, primitive) once instead of once per pair, and pairs
 whose reduced cells differ in composition or cannot be mapped onto one another are not tried (`data/equivalence`).
 
 More than one process: the others are started with "spawn", so a script needs the usual `if __name__ == "__main__"`

@@ -1,8 +1,8 @@
-"""Local structure order parameters of sets of neighbours: how much a site looks like each ideal motif.
+"""Local structure order parameters of sets of neighbors: how much a site looks like each ideal motif.
 
 The parameters of Zimmermann and Jain (2020), built on Peters (2009), with the constants that pymatgen and matminer's
-"ops" preset give them, and the bond order parameters of Steinhardt et al. (1983). Neighbour j stands at the north
-pole, k sets the prime meridian, and every other neighbour m adds what its polar angle theta and azimuth phi are worth;
+"ops" preset give them, and the bond order parameters of Steinhardt et al. (1983). Neighbor j stands at the north
+pole, k sets the prime meridian, and every other neighbor m adds what its polar angle theta and azimuth phi are worth;
 all triples (j, k, m) of all sets of one size are worked on together. Steinhardt's sums over spherical harmonics are
 sums of Legendre polynomials over pairs, by the addition theorem.
 """
@@ -23,7 +23,7 @@ _SPP = 2.356194490192345  # 135 degrees: polar angles from here on belong to the
 
 
 class Angles(NamedTuple):
-    """Of `b` sets of `n` neighbours. Angles between directions in radians and as shares of pi."""
+    """Of `b` sets of `n` neighbors. Angles between directions in radians and as shares of pi."""
 
     cosine: np.ndarray  # (b, n, n)
     theta: np.ndarray  # (b, n, n) of j and k
@@ -76,7 +76,7 @@ def at_angle(a: Angles, target: float, width: float, fold: float) -> np.ndarray:
 
 
 def pentagon(a: Angles, split: float = 0.6, width: float = 19.333) -> np.ndarray:
-    """Pentagonal planar: neighbours at 72 or 144 degrees in one plane."""
+    """Pentagonal planar: neighbors at 72 or 144 degrees in one plane."""
     near = np.where(a.theta <= split * np.pi, 0.4, 0.8)
     of_k = _bell(width * (a.share - near))
     of_m = of_k[:, :, None] * np.cos(a.phi) ** 2
@@ -115,9 +115,9 @@ def two_poles(
 
 
 def body_centered(a: Angles, pole_from: float = 2.5261129449194057, pole_width: float = 15.0) -> np.ndarray:
-    """Body-centred cubic (Peters 2009, eq. 11): the opposite neighbour and three around each body diagonal.
+    """Body-centered cubic (Peters 2009, eq. 11): the opposite neighbor and three around each body diagonal.
 
-    As defined it counts each pair once, with its first member at the pole, and so depends on the order of neighbours;
+    As defined it counts each pair once, with its first member at the pole, and so depends on the order of neighbors;
     where these have equal weights, ours and pymatgen's orders may differ, and with them the third digit.
     """
     n = a.cosine.shape[1]
@@ -131,7 +131,7 @@ def body_centered(a: Angles, pole_from: float = 2.5261129449194057, pole_width: 
 
 
 def cuboctahedron(a: Angles) -> np.ndarray:
-    """Cuboctahedral: twelve neighbours at 60, 90, 120 and 180 degrees."""
+    """Cuboctahedral: twelve neighbors at 60, 90, 120 and 180 degrees."""
     low, high, pole, pole_weight = 1.3089969389957472, 1.8325957145940461, 2.792526803190927, 1.8
     south = (a.theta >= pole) & a.pair
     flat = (a.theta > low) & (a.theta < high)
@@ -187,7 +187,7 @@ MOTIFS: dict[int, tuple[Callable[[Angles], np.ndarray], ...]] = {
 
 
 def order_parameters(directions: np.ndarray) -> np.ndarray:
-    """The order parameters of sets of `n` neighbours in directions (b, n, 3), unit vectors: (b, motifs of n)."""
+    """The order parameters of sets of `n` neighbors in directions (b, n, 3), unit vectors: (b, motifs of n)."""
     count = directions.shape[1]
     if count == 1:
         return np.ones((len(directions), 1))  # a single bond is one

@@ -1,4 +1,4 @@
-"""Matches of two crystals on a common parent: after symmetrisation, as a displaced supercell, or without species."""
+"""Matches of two crystals on a common parent: after symmetrization, as a displaced supercell, or without species."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TRANSLATION = 0.1  # of a cell edge, between the translations of one operation 
 
 
 class ParentMatch(NamedTuple):
-    """Two crystals that are one once symmetrised."""
+    """Two crystals that are one once symmetrized."""
 
     value: float  # RMS in free lengths
     symprec_angstrom: float  # 0: as they are
@@ -74,7 +74,7 @@ def parent(row: Entry, symprec_angstrom: float) -> tuple[int, Entry] | None:
 def parent_match(
     known: Entry, row: Entry, tolerance: Tolerance, symprec_angstrom: tuple[float, ...]
 ) -> ParentMatch | None:
-    """The match of two symmetrised crystals at the smallest tolerance at which there is one."""
+    """The match of two symmetrized crystals at the smallest tolerance at which there is one."""
     if formula(known.numbers) != formula(row.numbers):
         return None
     for symprec in symprec_angstrom:

@@ -1,4 +1,4 @@
-"""Permutation tests of two sets of rows whose statistic is a sum over pairs: thousands of relabellings as one product.
+"""Permutation tests of two sets of rows whose statistic is a sum over pairs: thousands of relabelings as one product.
 
 Where both sets come from one law every choice of rows for the first is equally likely, so that the share of choices
 with a larger statistic is an exact p-value at any size (Good 2005).
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def drawn(samples: np.ndarray, reference: np.ndarray, most: int, seed: int, name: str) -> tuple:
-    """At most `most` rows of each, and which of the samples; features standardised over both."""
+    """At most `most` rows of each, and which of the samples; features standardized over both."""
     a, b = np.asarray(samples), np.asarray(reference)
     if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:] or a.ndim > 2:
         raise ValueError(f"{name}: samples {a.shape} and reference {b.shape}; expected two rows and as many columns")

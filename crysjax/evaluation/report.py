@@ -246,7 +246,7 @@ def drawing(shown: Shown) -> dict[str, Any]:
 
 
 def atoms_drawing(numbers: np.ndarray, frac: np.ndarray, lattice: np.ndarray) -> dict[str, Any]:
-    """Atoms, bonds and cell edges in Å about the cell's centre; atoms on a face are drawn on all of its images."""
+    """Atoms, bonds and cell edges in Å about the cell's center; atoms on a face are drawn on all of its images."""
     from ase.data import chemical_symbols, covalent_radii
     from ase.data.colors import jmol_colors
 

@@ -1,6 +1,6 @@
 """Whether an uncertainty helps to choose: hits found against the budget of validations spent.
 
-A ranking is a score a candidate, higher first; a hit is a candidate that meets the target when validated (bool, or
+A ranking is one score per candidate, higher first; a hit is a candidate that meets the target when validated (bool, or
 its probability, which makes an expectation). Candidates of equal score stand in random order, and what is reported is
 the exact mean over these orders, so that a constant score is random selection. Host arrays over one pool of
 candidates; bands and differences come from resampling the candidates with replacement (Efron 1979), a pool of the

@@ -1,7 +1,7 @@
 """Inline SVG that compares sets of crystals: distributions against the reference, shares of classes, a map.
 
 A set has the class `set0`, `set1`, ... and the reference `ref`, so that one style sheet themes all of it; a set's line
-style differs as well as its colour, for paper without colour.
+style differs as well as its color, for paper without color.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def scatter(title: str, places: Mapping[str, np.ndarray], labels: Mapping[str, S
 
 
 def legend(names: Sequence[str]) -> str:
-    """Which colour is which set."""
+    """Which color is which set."""
     keys = (f'<span><i class="key {css_class(k, name)}"></i>{html.escape(name)}</span>' for k, name in enumerate(names))
     return f'<p class="legend">{"".join(keys)}</p>'
 

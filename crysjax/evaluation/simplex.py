@@ -2,7 +2,7 @@
 
 The revised simplex method (Dantzig), every step of all programmes of one size in a handful of batched NumPy calls. The
 pure elements are the first basis, so there is no first phase; what ends is optimal by its own certificate (no column
-of negative reduced cost, no negative amount), and the rare programme that does not end goes to SciPy's HiGHS.
+of negative reduced cost, no negative amount), and the rare program that does not end goes to SciPy's HiGHS.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _MOST_STEPS = 200
 
 
 def least_energies(targets: list[np.ndarray], columns: list[np.ndarray], costs: list[np.ndarray]) -> np.ndarray:
-    """min c.w over w >= 0 with A w = x for each programme: (m,).
+    """min c.w over w >= 0 with A w = x for each program: (m,).
 
     `targets[i]` (d,) is x, positive, summing to 1; `columns[i]` (d, n) is A, each column summing to 1, all pure
-    elements among them; `costs[i]` (n,) is c. Sizes may differ from programme to programme.
+    elements among them; `costs[i]` (n,) is c. Sizes may differ from program to program.
     """
     sizes = defaultdict(list)
     for i, (target, cost) in enumerate(zip(targets, costs)):
         sizes[len(target), 1 << (len(cost) - 1).bit_length()].append(i)
     answer = np.empty(len(targets))
     for (_, width), rows in sizes.items():
-        step = max(1, 2_000_000 // (width * len(targets[rows[0]])))  # programmes that fit in the cache's neighbourhood
+        step = max(1, 2_000_000 // (width * len(targets[rows[0]])))  # programmes that fit in the cache's neighborhood
         for part in (rows[i : i + step] for i in range(0, len(rows), step)):
             answer[part] = _solve_batch(
                 np.stack([targets[i] for i in part]),

@@ -85,7 +85,7 @@ def valid(samples: Dataset) -> Verdict:
     }
     level = (
         f"no two atoms closer than {MIN_CLOSENESS:g} of the sum of their covalent radii; SMACT with the oxidation "
-        f"states smact14; {low:g} to {high:g} Å³ an atom; lattice planes {MIN_HEIGHT_ANGSTROM} Å apart; edges up to "
+        f"states smact14; {low:g} to {high:g} Å³ per atom; lattice planes {MIN_HEIGHT_ANGSTROM} Å apart; edges up to "
         f"{MAX_ASPECT:g} times that distance; {MAX_SITES} sites"
     )
     return verdict(np.all([*tests.values()], 0), reason, level, columns)

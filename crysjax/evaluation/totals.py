@@ -85,7 +85,7 @@ def _groups_apart(found: np.ndarray, reference: np.ndarray) -> Interval:
 
 
 def ledger(judged: Judged) -> list[dict[str, Any]]:
-    """A row a stage: how many entered, how many passed, how it was measured, the commonest reasons of failure."""
+    """One row per stage: how many entered, how many passed, how it was measured, the commonest reasons of failure."""
     read, asked = len(judged.samples), len(judged.samples) + len(judged.skipped)
     rows = [{"stage": "parsed", "entered": asked, "passed": read, "level": "read as crystals of 1 to 100 elements",
              "reasons": _counted(np.array([row["reason"] for row in judged.skipped], str))}]  # fmt: skip

@@ -1,7 +1,7 @@
 """Validity as CDVAE counts it (Xie et al. 2022, section 5.2): geometry that is possible, composition that balances.
 
 Structural: no two sites closer than 0.5 Å and a volume of at least 0.1 Å^3. Compositional: SMACT's test (Davies et al.
-2019) with the oxidation states of 2014: some choice of one oxidation state an element is neutral and gives no cation
+2019) with the oxidation states of 2014: some choice of one oxidation state per element is neutral and gives no cation
 an electronegativity at or above an anion's. Single elements and compositions of metals alone pass. An element without
 an electronegativity fails every compound it is in, one without oxidation states likewise.
 
@@ -104,7 +104,7 @@ def structure_valid(frac: np.ndarray, lattice: np.ndarray) -> bool:
 
 
 def validity(dataset: Dataset) -> dict[str, np.ndarray]:
-    """A bool a crystal for "structure", "composition" and "valid" (both)."""
+    """One bool per crystal for "structure", "composition" and "valid" (both)."""
     bounds = offsets(dataset)
     sites = [slice(a, b) for a, b in itertools.pairwise(bounds)]
     structure = np.array([structure_valid(dataset.frac[s], dataset.lattice[i]) for i, s in enumerate(sites)], bool)

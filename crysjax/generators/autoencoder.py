@@ -1,6 +1,6 @@
 """What the autoencoders share: an encoder of whole crystals, what a template says, and the decoder's condition.
 
-The decoder is `iterative` as it stands: a latent enters its context as further properties, standardised already, that
+The decoder is `iterative` as it stands: a latent enters its context as further properties, standardized already, that
 are always given. The encoder is a `Network` of its own, whose crystal features no rotation, translation or permutation
 changes. CDVAE (Xie et al. 2022) differs: it reads size, lattice and composition off the latent in one step each and
 denoises positions and species from there; here the template says the size and all the rest is denoised together.

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: a model that also learnt to answer without its conditions steers itself towards them."""
+"""Classifier-free guidance: a model that also learned to answer without its conditions steers itself towards them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_weights(weights: Weights, properties: int) -> None:
     if isinstance(weights, Sequence) and len(weights) != properties + 1:
         raise ValueError(
             f"guidance: {len(weights)} weights; expected one number for all conditions together, or {properties + 1}: "
-            "one a property, then the space group's"
+            "one per property, then the space group's"
         )
 
 
@@ -34,7 +34,7 @@ def guided(predict: Callable[[Condition], PyTree], condition: Condition, weights
     Args:
         predict: the network's answer under a condition, a pytree.
         condition: what is asked.
-        weights: a number, or one a property and then one for the space group.
+        weights: a number, or one per property and then one for the space group.
     """
     every = np.eye(condition.properties.shape[1] + 1, dtype=bool)
     if not isinstance(weights, Sequence):

@@ -1,7 +1,7 @@
-"""Vector quantisation: vectors of crystals replaced by the nearest entries of learnt codebooks, one a group.
+"""Vector quantization: vectors of crystals replaced by the nearest entries of learned codebooks, one per group.
 
 van den Oord et al. 2017. Every function is pure: what a codebook needs beyond gradients, the usage of its entries, is
-counted within one pack. Shapes: b crystals, m groups (codes a crystal), k entries of a codebook, w numbers an entry.
+counted within one pack. Shapes: b crystals, m groups (codes per crystal), k entries of a codebook, w numbers per entry.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def revival(key: Array, codebook: Array, vectors: Array, codes: Array, pack: Pac
 
 
 def random_vectors(key: Array, vectors: Array, pack: Pack, count: int) -> Array:
-    """`count` vectors a group, each of a random crystal of the pack: (b, m, w) -> (m, count, w)."""
+    """`count` vectors per group, each of a random crystal of the pack: (b, m, w) -> (m, count, w)."""
     groups = vectors.shape[1]
     crystal = jax.random.categorical(key, jnp.log(real_crystals(pack)), shape=(groups, count))
     return vectors[crystal, jnp.arange(groups)[:, None]]

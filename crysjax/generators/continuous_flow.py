@@ -40,7 +40,7 @@ from crysjax.generators import coordinates
 from crysjax.generators.composition import composition
 from crysjax.generators.coordinates import Fields, Geometry
 from crysjax.generators.coupling import ReadOut
-from crysjax.generators.flows import centred, euclidean_flow, torus_flow
+from crysjax.generators.flows import centered, euclidean_flow, torus_flow
 from crysjax.geometry import torus
 
 Field = Callable[[Geometry, Array], Geometry]  # (x, u) -> dx/du
@@ -79,21 +79,21 @@ def continuous_flow(
     """The continuous flow.
 
     `log_prob(params, pack, condition, template=None, key=None)` is the log-density in nats of a crystal with respect
-    to the Lebesgue measure of its fractional coordinates in [0, 1)^3n times that of its six standardised lattice
+    to the Lebesgue measure of its fractional coordinates in [0, 1)^3n times that of its six standardized lattice
     coordinates, times the counting measure of the species of those sites that `template` leaves free; without one all
     species count as given. The velocity has no mean over a crystal and the noise is uniform, so the density is one on
     the whole torus that translations do not change: no coordinate is taken out. `key` draws the probes of the
     divergence; without one they follow from `seed`.
 
     It is the density of `sample` up to the solver's error (order 4 for "rk4", 2 for "heun") and, where the network is
-    not smooth, its jumps: `geometry` features of `nets.dense` jump where a neighbour's nearest image changes in a
+    not smooth, its jumps: `geometry` features of `nets.dense` jump where a neighbor's nearest image changes in a
     skewed cell, so set `network.geometry: 0` for a density.
 
     Args:
         steps: of the solver; 4 ("rk4") or 2 ("heun") network calls each.
         solver: "rk4" or "heun".
         blur: share of noise that samples keep, between 0 and 1.
-        divergence: "exact", 3 max_sites + 6 products a call, or "hutchinson", `probes` of them: unbiased for log p,
+        divergence: "exact", 3 max_sites + 6 products per call, or "hutchinson", `probes` of them: unbiased for log p,
             with probes of +-1 that stay the same along the way.
         max_sites: of a crystal, for the exact divergence; larger crystals score NaN.
         seed: of the probes.
@@ -103,7 +103,7 @@ def continuous_flow(
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
         drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         frac_weight, lattice_weight: of the squared errors of flow matching, as in `iterative`.
-        species_weight: of the species' nats a site.
+        species_weight: of the species' nats per site.
     """
     _check("solver", solver, tuple(TABLEAUS))
     _check("divergence", divergence, ("exact", "hutchinson"))
@@ -146,7 +146,7 @@ def continuous_flow(
         def velocity(x: Geometry, u: Array) -> Geometry:
             t = jnp.exp(u)
             answer = predict(params, x, jnp.full(len(pack.lattice), t), pack, condition)
-            move = centred(answer.frac, pack)
+            move = centered(answer.frac, pack)
             towards = jnp.where(used, x.lattice - answer.lattice, 0)
             return Geometry(t * move * site_mask(pack.occupancy)[:, None], towards)
 

@@ -1,6 +1,6 @@
 """What every generator family does alike: crystals as plain coordinates, and everything known as one context vector.
 
-A pack becomes fractional positions, six standardised rotation-free lattice coordinates (`geometry.lattice`) and species
+A pack becomes fractional positions, six standardized rotation-free lattice coordinates (`geometry.lattice`) and species
 rows; a condition and a time become the context that networks read.
 """
 
@@ -20,7 +20,7 @@ SPACE_GROUPS = 231  # 0 = not given
 TIME_FREQUENCIES = 16
 LATTICE_CENTER = (0.0, 0.0, 0.0, 0.0, 0.0, 1.6)
 LATTICE_SCALE = (0.2, 0.2, 0.2, 0.2, 0.2, 0.3)
-"""Defaults where no data set has been measured: a cubic cell of 16 Å^3 an atom."""
+"""Defaults where no data set has been measured: a cubic cell of 16 Å^3 per atom."""
 
 Numbers = tuple[float, ...]
 
@@ -29,7 +29,7 @@ class Fields(NamedTuple):
     """The three fields of a pack in the coordinates that generators work in."""
 
     frac: Array  # (n, 3)
-    lattice: Array  # (b, 6) standardised rotation-free coordinates
+    lattice: Array  # (b, 6) standardized rotation-free coordinates
     species: Array  # (n, s)
 
 
@@ -43,8 +43,8 @@ class Geometry(NamedTuple):
 def encode(pack: Pack, lattice_center: Numbers, lattice_scale: Numbers) -> Fields:
     """The fields of a pack; the lattice part is not meant to be differentiated (`lattice.encode`)."""
     coordinates = lattices.encode(pack.lattice, num_sites(pack))
-    centre, scale = (jnp.asarray(np.asarray(v)[None], coordinates.dtype) for v in (lattice_center, lattice_scale))
-    return Fields(pack.frac, (coordinates - centre) / scale, pack.occupancy)
+    center, scale = (jnp.asarray(np.asarray(v)[None], coordinates.dtype) for v in (lattice_center, lattice_scale))
+    return Fields(pack.frac, (coordinates - center) / scale, pack.occupancy)
 
 
 def assemble(x: Fields, pack: Pack, lattice_center: Numbers, lattice_scale: Numbers, limit: float | None = 6.0) -> Pack:
@@ -54,9 +54,9 @@ def assemble(x: Fields, pack: Pack, lattice_center: Numbers, lattice_scale: Numb
     is exact for; `None` leaves them as they are, which a density of them needs.
     """
     dtype = x.lattice.dtype
-    centre, scale = (jnp.asarray(np.asarray(v)[None], dtype) for v in (lattice_center, lattice_scale))
+    center, scale = (jnp.asarray(np.asarray(v)[None], dtype) for v in (lattice_center, lattice_scale))
     bounded = x.lattice if limit is None else jnp.clip(x.lattice, -limit, limit)
-    lattice = lattices.decode(bounded * scale + centre, num_sites(pack))
+    lattice = lattices.decode(bounded * scale + center, num_sites(pack))
     return pack._replace(occupancy=x.species, frac=x.frac, lattice=lattice)
 
 
@@ -67,15 +67,15 @@ def time_features(t: Array) -> Array:
 
 
 def context(t: Array, condition: Condition, property_center: Numbers, property_scale: Numbers) -> Array:
-    """Time, standardised properties (0 where not given), which are given, and the space group: (b,) -> (b, c)."""
+    """Time, standardized properties (0 where not given), which are given, and the space group: (b,) -> (b, c)."""
     return jnp.concatenate([time_features(t), given(condition, property_center, property_scale, t.dtype)], -1)
 
 
 def given(condition: Condition, property_center: Numbers, property_scale: Numbers, dtype=jnp.float32) -> Array:
     """The context of a family without a time: (b, 2 k + 231)."""
     known = jnp.isfinite(condition.properties)
-    centred = condition.properties - jnp.asarray(property_center, dtype)[None]
-    values = jnp.where(known, centred / jnp.asarray(property_scale, dtype)[None], 0.0)
+    centered = condition.properties - jnp.asarray(property_center, dtype)[None]
+    values = jnp.where(known, centered / jnp.asarray(property_scale, dtype)[None], 0.0)
     group = jax.nn.one_hot(condition.space_group, SPACE_GROUPS, dtype=dtype)
     return jnp.concatenate([values, known.astype(dtype), group], -1)
 
@@ -110,7 +110,7 @@ def harden(rows: Array, template: Pack) -> Array:
 
 
 def mean_over_crystals(values: Array, pack: Pack) -> Array:
-    """The mean of a number a crystal over the slots that hold one: (b,) -> ()."""
+    """The mean of one number per crystal over the slots that hold one: (b,) -> ()."""
     real = (num_sites(pack) > 0).astype(values.dtype)
     return jnp.sum(jnp.where(real > 0, values, 0)) / jnp.maximum(real.sum(), 1)
 

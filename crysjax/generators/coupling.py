@@ -59,7 +59,7 @@ class Moved(NamedTuple):
 
 
 def schedule(rounds: int) -> Moved:
-    """Three layers, one an axis, for each of `rounds` groups of sites, in the order of `GROUPS`."""
+    """Three layers, one per axis, for each of `rounds` groups of sites, in the order of `GROUPS`."""
     chosen = [GROUPS[k % len(GROUPS)] for k in range(rounds) for _ in range(3)]
     axes = np.tile(np.eye(3, dtype=np.float32), (rounds, 1))
     digit, value = (np.array(column, np.int32) for column in zip(*chosen))
@@ -127,7 +127,7 @@ def position_couplings(network: Network, *, rounds: int, bins: int, width: int) 
 
 
 def lattice_couplings(*, layers: int, bins: int, width: int, bound: float = 5.0) -> Bijection:
-    """Splines of the six standardised lattice coordinates; what is known of a crystal is its composition and context.
+    """Splines of the six standardized lattice coordinates; what is known of a crystal is its composition and context.
 
     The composition enters as a mean over sites (a deep set, Zaheer et al. 2017) with the number of sites. Layer k
     moves the coordinates whose index has the binary digit (k // 2) % 3 equal to k % 2.

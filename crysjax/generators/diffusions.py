@@ -131,7 +131,7 @@ def euclidean_edm(
     log_std: float = 1.2,
     churn: float = 0.0,
 ) -> Process:
-    """EDM (Karras et al. 2022) for standardised lattice coordinates, so that `sigma_data` is 1.
+    """EDM (Karras et al. 2022) for standardized lattice coordinates, so that `sigma_data` is 1.
 
     The field itself is kept preconditioned, `y = c_in x`: what the network sees is then a lattice at every sigma. With
     `tan(angle) = sigma` table 1 reads `c_in = cos`, `c_skip = cos^2`, `c_out = sin`, and

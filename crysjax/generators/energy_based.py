@@ -1,8 +1,8 @@
-"""An energy-based model: one learned scalar a crystal, whose gradient is the score that a sampler follows.
+"""An energy-based model: one learned scalar per crystal, whose gradient is the score that a sampler follows.
 
 E(crystal, t | condition) is trained by denoising score matching (Vincent 2011) over noise levels (Song & Ermon 2019),
 with the score as the gradient of a network's scalar (Salimans & Ho 2021): -∇E meets the score of the noise, the wrapped
-normal's on the torus (DiffCSP, Jiao et al. 2023, eq. 9) and the normal's on the standardised lattice. The field is
+normal's on the torus (DiffCSP, Jiao et al. 2023, eq. 9) and the normal's on the standardized lattice. The field is
 therefore conservative, energies may be added, and a move can be accepted or rejected by them, none of which a score
 network allows. The price is a second differentiation while training.
 
@@ -36,7 +36,7 @@ class EnergyModel(NamedTuple):
     energy: Callable[..., tuple[Array, Array]]  # (params, point, t (b,), pack, condition) -> energy (b,), logits (n, s)
     gradient: Callable[..., tuple[Point, Array, Array]]  # same -> gradient of the summed energy, energy, logits
     score: Callable[..., Array]  # (params, pack, condition) -> (b,): low = like the training data
-    sigma: Callable[[Array], Point]  # t (any shape) -> noise in fractions and in standardised lattice coordinates
+    sigma: Callable[[Array], Point]  # t (any shape) -> noise in fractions and in standardized lattice coordinates
 
 
 def energy_model(
@@ -61,7 +61,7 @@ def energy_model(
     coordinates of `Point`.
 
     `score` is the squared norm of sigma ∇E a degree of freedom, fractions and lattice alike, at three noise levels and
-    without noise (multiscale score matching; Mahmood et al. 2021). Unlike E it needs no normalisation, so that crystals
+    without noise (multiscale score matching; Mahmood et al. 2021). Unlike E it needs no normalization, so that crystals
     of different size and composition compare. It sees positions and cells where the species are given.
     """
 
@@ -144,7 +144,7 @@ def energy_based(
 ) -> Generator:
     """A generator that follows -∇E down the noise levels by Langevin moves (Song & Ermon 2019, Algorithm 1).
 
-    It has no `log_prob`: the energy is not normalised.
+    It has no `log_prob`: the energy is not normalized.
 
     Args:
         network: the backbone; it has to be smooth in positions and lattice, for it is differentiated twice.
@@ -287,5 +287,5 @@ def _perceptron(key: Array, features: jax.ShapeDtypeStruct, hidden: int) -> Para
 
 
 def _apply(params: Params, features: Array) -> Array:
-    """A number a row: (m, d) -> (m,)."""
+    """One number per row: (m, d) -> (m,)."""
     return (jax.nn.silu(features @ params["first"] + params["bias"][None]) @ params["last"])[:, 0]

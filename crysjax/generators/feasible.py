@@ -2,7 +2,7 @@
 
 A composition assigns every element a number of atoms and, for neutrality, one oxidation state. Going through the
 elements one by one, the reachable (atoms so far, elements so far, charge so far) are a small set of whole numbers, so
-existence is a dynamic programme and not a search; going back through it yields a composition as a witness.
+existence is a dynamic program and not a search; going back through it yields a composition as a witness.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def feasible(
         sizes: numbers of atoms.
         allowed: atomic numbers that may appear; with `states` they all have to have some.
         num_elements: smallest and largest number of different elements; `None` = any.
-        states: the composition has to be neutral with one state an element; `None` = no matter.
+        states: the composition has to be neutral with one state per element; `None` = no matter.
         at_least: atoms of each element that are there in any case (a fixed part).
     """
     low, high = num_elements or (0, 0)
@@ -107,7 +107,7 @@ def _reached(layer: np.ndarray, n: int, m: int, q: int) -> bool:
 
 
 def neutral(counts: dict[int, int], states: States, *, mixed_valence: bool = False) -> bool:
-    """Whether the charges of a composition can add up to zero: one state an element, or with `mixed_valence` one an
+    """Whether the charges of a composition can add up to zero: one state per element, or with `mixed_valence` one per
     atom (Fe3O4 is neutral with Fe 2+ and 3+). An element without states is never neutral."""
     reach = {0}
     for z, count in counts.items():

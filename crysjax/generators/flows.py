@@ -16,7 +16,7 @@ from crysjax.geometry import torus
 COUPLINGS = ("none", "permutation")
 
 
-def centred(x: Array, pack: Pack) -> Array:
+def centered(x: Array, pack: Pack) -> Array:
     """Without the mean over each crystal: a translation of all sites carries no information."""
     return x - mean_by_crystal(x, pack)[pack.owner]
 
@@ -64,26 +64,26 @@ def torus_flow(*, anneal: float = 0.0, coupling: str = "none") -> Process:
     noise_for = coupled_prior(coupling)
 
     def corrupt(key: Array, x0: Array, t: Array, pack: Pack) -> tuple[Array, Array]:
-        velocity = centred(torus.log(noise_for(key, x0, pack) - x0), pack)
+        velocity = centered(torus.log(noise_for(key, x0, pack) - x0), pack)
         return torus.wrap(x0 + t * velocity), velocity
 
     def step(key: Array, x: Array, prediction: Array, t: Array, dt: Array, pack: Pack) -> Array:
-        return torus.wrap(x - dt * (1 + anneal * (1 - t)) * centred(prediction, pack))
+        return torus.wrap(x - dt * (1 + anneal * (1 - t)) * centered(prediction, pack))
 
     def clock(t: Array) -> Array:
         return t + anneal * (t - 0.5 * jnp.square(t))
 
     def velocity(x: Array, prediction: Array, t: Array, pack: Pack) -> Array:
-        return centred(prediction, pack)
+        return centered(prediction, pack)
 
     return Process(uniform_prior, corrupt, step, squared, "frac", Dynamics(clock, velocity))
 
 
 def euclidean_flow() -> Process:
-    """Straight-line flow matching from the standard normal (Lipman et al. 2023), for standardised lattice coordinates.
+    """Straight-line flow matching from the standard normal (Lipman et al. 2023), for standardized lattice coordinates.
 
     The network predicts the clean end and the velocity follows, `(x_t - x_0) / t`: a lattice that the composition
-    fixes is then learnt at once, where a predicted velocity would have to repeat the noise to full precision.
+    fixes is then learned at once, where a predicted velocity would have to repeat the noise to full precision.
     """
 
     def corrupt(key: Array, x0: Array, t: Array, pack: Pack) -> tuple[Array, Array]:
@@ -103,7 +103,7 @@ def euclidean_flow() -> Process:
 
 
 def cross_entropy(logits: Array, target: Array) -> Array:
-    """In nats a site, of one-hot rows: (n, s), (n, s) -> (n,)."""
+    """In nats per site, of one-hot rows: (n, s), (n, s) -> (n,)."""
     return -jnp.sum(target * jax.nn.log_softmax(logits), -1)
 
 

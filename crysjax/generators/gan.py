@@ -5,7 +5,7 @@ positions and to a lattice; `orbit_layouts` expands the former and averages the 
 of CubicGAN (Zhao et al. 2021) and PGCGM (Zhao et al. 2023). The critic is a scalar on the features of a `Network` and
 so, unlike theirs and that of MatGAN (Dan et al. 2020), does not change when sites are renumbered or moved together.
 
-A baseline: one network call a sample and no likelihood, and nothing in the loss asks that every mode be covered.
+A baseline: one network call per sample and no likelihood, and nothing in the loss asks that every mode be covered.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def gan(
 ) -> Generator:
     """A WGAN-GP over crystals (Arjovsky et al. 2017; Gulrajani et al. 2017).
 
-    Parameters are `{"generator", "critic"}`. Both games are one scalar that any optimiser descends, both moving at
+    Parameters are `{"generator", "critic"}`. Both games are one scalar that any optimizer descends, both moving at
     every step: in the critic's part the samples are constants, in the generator's part the critic's parameters are, so
     that the gradient of each part is zero on the parameters of the other. Five critic steps a generator step are
     replaced by a slower generator (two time scales; Heusel et al. 2017): its parameters are `generator_rate` times the
-    numbers that are trained, so that an optimiser like Adam, which does not see the weight of a loss, moves it so much
+    numbers that are trained, so that an optimizer like Adam, which does not see the weight of a loss, moves it so much
     less.
 
     Args:
@@ -80,16 +80,16 @@ def gan(
         layouts: Wyckoff positions that are occupied together, "GROUP LETTER LETTER ...", such as those that are common
             in the training data, for crystals in the primitive cell of the group's standard setting. A crystal takes
             one that fits its species rows and the group that is asked for (`orbit_layouts.place`); where none fits
-            every site moves on its own. Layouts are drawn, not learnt.
+            every site moves on its own. Layouts are drawn, not learned.
         layout_weights: how often each is drawn; empty = alike.
-        latent, site_latent: random numbers a crystal and a site.
+        latent, site_latent: random numbers per crystal and per site.
         width: of the generator's hidden layers.
         lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
         known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
         drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
         penalty: weight of the gradient penalty; lengths are in fractions and standard deviations of the lattice.
-        generator_weight: of the generator's part of the loss, for optimisers that do see it.
+        generator_weight: of the generator's part of the loss, for optimizers that do see it.
         generator_rate: see above.
     """
     if layout_weights and len(layout_weights) != len(layouts):

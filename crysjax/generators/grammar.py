@@ -9,7 +9,7 @@ Every number has a fixed count of digits, so a position says what stands there, 
 * gamma's range follows from alpha and beta, `|alpha - beta| < gamma < min(alpha + beta, 360° - alpha - beta)` with
   `MARGIN` to spare: exactly then three vectors span a cell of positive volume;
 * a site takes an element that its template row allows; there are as many sites as the template has;
-* neighbouring sites with the same template row come in ascending order of their strings, so that a crystal, whose
+* neighboring sites with the same template row come in ascending order of their strings, so that a crystal, whose
   sites have no order, is written in one way only.
 No state is a dead end, so masked sampling never has to be repeated, and probabilities of all texts sum to one.
 """

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Dynamics, Network, Pack, Prediction, Process
-from crysjax.generators.flows import centred, coupled_prior, normal_prior, squared, uniform_prior
+from crysjax.generators.flows import centered, coupled_prior, normal_prior, squared, uniform_prior
 from crysjax.geometry import torus
 
 
@@ -31,27 +31,27 @@ def torus_interpolant(*, gamma: float = 0.1, coupling: str = "none") -> Process:
 
     def corrupt(key: Array, x0: Array, t: Array, pack: Pack) -> tuple[Array, Array]:
         first, second = jax.random.split(key)
-        velocity = centred(torus.log(noise_for(first, x0, pack) - x0), pack)
-        z = centred(jax.random.normal(second, x0.shape, x0.dtype), pack)
+        velocity = centered(torus.log(noise_for(first, x0, pack) - x0), pack)
+        z = centered(jax.random.normal(second, x0.shape, x0.dtype), pack)
         return torus.wrap(x0 + t * velocity + size(t) * z), jnp.concatenate([velocity, z], -1)
 
     def step(key: Array, x: Array, prediction: Array, t: Array, dt: Array, pack: Pack) -> Array:
         path, z = prediction[:, :3], prediction[:, 3:]
-        return torus.wrap(x - centred(dt * path + (size(t) - size(t - dt)) * z, pack))
+        return torus.wrap(x - centered(dt * path + (size(t) - size(t - dt)) * z, pack))
 
     def velocity(x: Array, prediction: Array, t: Array, pack: Pack) -> Array:
         slope = jnp.pi * gamma * jnp.cos(jnp.pi * t)
-        return centred(prediction[:, :3] + slope * prediction[:, 3:], pack)
+        return centered(prediction[:, :3] + slope * prediction[:, 3:], pack)
 
     def noise(x: Array, prediction: Array, t: Array, pack: Pack) -> Array:
-        return centred(prediction[:, 3:], pack)
+        return centered(prediction[:, 3:], pack)
 
     dynamics = Dynamics(lambda t: t, velocity, noise, size)
     return Process(uniform_prior, corrupt, step, squared, "frac", dynamics, answers=2)
 
 
 def euclidean_interpolant(*, gamma: float = 0.5) -> Process:
-    """Standardised lattice coordinates, `x_t = (1 - t) x_0 + t x_1 + gamma(t) z` with x_1 standard normal.
+    """Standardized lattice coordinates, `x_t = (1 - t) x_0 + t x_1 + gamma(t) z` with x_1 standard normal.
 
     `t x_1 + gamma z` is one Gaussian of variance `s^2 = t^2 + gamma^2`, so the predicted clean end says all: E[x_1] and
     E[z] are t/s and gamma/s of `E[n] = (x_t - (1 - t) E[x_0]) / s` (the paper's one-sided interpolant).

@@ -1,15 +1,15 @@
-"""Latent diffusion of crystals: a Gaussian latent a site from an autoencoder, and a transformer that draws the latents.
+"""Latent diffusion of crystals: one Gaussian latent per site from an autoencoder, and a transformer that draws them.
 
 ADiT (Joshi et al. 2025, "All-atom Diffusion Transformers"), on latent diffusion (Rombach et al. 2022) and DiT
 (Peebles & Xie 2023). Encoder, decoder and denoiser are transformers over sites (`nets.site_transformer`), with no
 symmetry built in but permutation. What differs from ADiT:
 
 * The encoder reads sines and cosines of the fractions and six rotation-free lattice coordinates, the decoder answers
-  points near circles, read by atan2, so positions live on the torus and no rotation has to be learnt. Translations have
-  to be, as in ADiT: every training crystal is shifted at random.
-* One stage: both losses are minimised at once, and the denoiser takes its latents as constants, so that the
+  points near circles, read by atan2, so positions live on the torus and no rotation has to be learned. Translations
+  have to be, as in ADiT: every training crystal is shifted at random.
+* One stage: both losses are minimized at once, and the denoiser takes its latents as constants, so that the
   autoencoder learns what it would learn alone and the denoiser follows a target that settles.
-* The template's species rows go into the denoiser a site, so known species, lists of elements and none at all are one
+* The template's species rows go into the denoiser per site, so known species, lists of elements and none at all are one
   model; known species are held. No self-conditioning, no site numbers.
 """
 
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
     """What the decoder says of a pack."""
 
     circle: Array  # (n, 6) near the cosines and then the sines of 2 pi frac
-    lattice: Array  # (b, 6) standardised rotation-free coordinates
+    lattice: Array  # (b, 6) standardized rotation-free coordinates
     species: Array  # (n, s) logits
 
 
@@ -76,7 +76,7 @@ def site_autoencoder(
 ) -> SiteAutoencoder:
     """An encoder and a decoder of sites; the settings are those of `latent_diffusion`."""
     if latent < 1:
-        raise ValueError(f"latent: {latent}; expected at least 1 dimension a site")
+        raise ValueError(f"latent: {latent}; expected at least 1 dimension per site")
     sizes = dict(size=size, width=width, layers=layers, heads=heads)
     encoder = site_transformer(2 * latent, **sizes)
     decoder = site_transformer(6 + 6 + NUM_SPECIES, **sizes)
@@ -140,18 +140,18 @@ def latent_diffusion(
     Args:
         size, width, layers, heads: of the denoiser, see `site_transformer`; encoder and decoder share width and heads.
         autoencoder_layers: blocks of the encoder, and of the decoder.
-        latent: dimensions a site.
+        latent: dimensions per site.
         latent_scale: what latents are divided by before they are noised (Rombach et al. 2022, appendix G). The metric
             `latent_rms` says how large they are after it; 1 is what the noise expects.
         frequencies: sines and cosines of 2 pi k frac, k = 1..frequencies, that the encoder reads.
-        kl_weight: of the KL to the standard normal, nats a site (ADiT: 1e-5).
+        kl_weight: of the KL to the standard normal, nats per site (ADiT: 1e-5).
         steps: of the sampler, at one denoiser call or two.
         sampler: see `samplers`; what "euler", "heun" and "multistep" decode is a function of the noise alone.
         guidance: of the conditions, see `iterative`.
         lattice_center, lattice_scale, property_center, property_scale, known_fraction, drop_condition: as in
             `iterative`.
         frac_weight, lattice_weight, species_weight: of the decoder's errors: mean squares on the circles (0.5 for no
-            knowledge) and in standard deviations (1), and nats a site (4.6).
+            knowledge) and in standard deviations (1), and nats per site (4.6).
         denoising_weight: of the denoiser's error. Nothing but the relative step of two separate models depends on it.
     """
     check_weights(guidance, len(property_center))

@@ -41,7 +41,7 @@ def coupling_flow(
 
     `log_prob(params, pack, condition, template=None)` is the log-density in nats of a crystal with respect to: the
     Lebesgue measure of its fractional coordinates in [0, 1)^3n (origin included: a translated crystal is another
-    point) times that of its six standardised lattice coordinates, times the counting measure of the species of those
+    point) times that of its six standardized lattice coordinates, times the counting measure of the species of those
     sites that `template` leaves free. Without a template all species count as given. Unused slots score 0.
 
     Args:
@@ -53,7 +53,7 @@ def coupling_flow(
         lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
         property_center, property_scale: the same for the conditioning properties; their number is the model's.
         drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
-        position_blur, lattice_blur: standard deviations (fractional; standardised) of the noise on training crystals.
+        position_blur, lattice_blur: standard deviations (fractional; standardized) of the noise on training crystals.
             Atoms on special positions have no density: the model learns the blurred law, and samples it.
         species_weight: of the species' nats in the loss; 1 is maximum likelihood, 0 leaves them untrained.
     """

@@ -1,7 +1,7 @@
 """Layouts of Wyckoff positions as fixed tables: which site of a crystal is which image of which free point.
 
 A layout is a space group and the positions that are occupied, such as "221 a b c" for a perovskite. With the table of
-`geometry.symmetry` it becomes one affine map a site, `frac = M u + c` in the primitive cell of the standard setting,
+`geometry.symmetry` it becomes one affine map per site, `frac = M u + c` in the primitive cell of the standard setting,
 with u the free point of the site's orbit: sites that are made so have the symmetry, whatever u is.
 """
 
@@ -83,8 +83,8 @@ def place(layouts: Layouts, pack: Pack, group: Array, order: Array, choice: Arra
 
     A layout fits if it has as many sites as the crystal, the group that is asked for (0: any) and orbits whose sites
     all have the same species row. Sites with a rare row come first, as small orbits do; rows that are equally common
-    are put in the order of `order` (b, s), random numbers a crystal and species. Among the fitting layouts one is drawn
-    with the weights given, by `choice` (b, l) Gumbel noise; where none fits there is no symmetry.
+    are put in the order of `order` (b, s), random numbers per crystal and species. Among the fitting layouts one is
+    drawn with the weights given, by `choice` (b, l) Gumbel noise; where none fits there is no symmetry.
     """
     row, real = pack.occupancy, site_mask(pack.occupancy) > 0
     i, j = pack.pairs[:, 0], pack.pairs[:, 1]

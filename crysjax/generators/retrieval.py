@@ -32,7 +32,7 @@ from crysjax.base import (
 )
 from crysjax.generators import coordinates
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Geometry, Numbers, assemble, encode
-from crysjax.generators.flows import centred
+from crysjax.generators.flows import centered
 from crysjax.geometry import torus
 
 BEFORE = 0.25
@@ -128,7 +128,7 @@ def retrieval(
         t = jnp.where(at_start, 1.0, jax.random.uniform(keys[1], (crystals,)))
         clean, begun = encode(pack, lattice_center, lattice_scale), geometry(start, pack)
         begun = begun._replace(frac=begun.frac + jitter * jax.random.normal(keys[2], begun.frac.shape))
-        way = Geometry(centred(torus.log(begun.frac - clean.frac), pack), (begun.lattice - clean.lattice) * free)
+        way = Geometry(centered(torus.log(begun.frac - clean.frac), pack), (begun.lattice - clean.lattice) * free)
         # the path runs backwards from the start, which is held: the truth's origin is a matter of taste
         back = 1 - t
         x = Geometry(begun.frac - back[pack.owner][:, None] * way.frac, begun.lattice - back[:, None] * way.lattice)
@@ -166,7 +166,7 @@ def retrieval(
 
         def step(x: Geometry, t: Array) -> tuple[Geometry, None]:
             go = predict(params, x, t * ones, start, template, condition)
-            return Geometry(x.frac - centred(go.frac, template) / steps, x.lattice - go.lattice / steps), None
+            return Geometry(x.frac - centered(go.frac, template) / steps, x.lattice - go.lattice / steps), None
 
         times = jnp.linspace(1.0, 1.0 / steps, steps, dtype=template.frac.dtype)
         x, _ = jax.lax.scan(jax.checkpoint(step), x, times)
@@ -212,7 +212,7 @@ def _fields(x: Geometry, rows: Array) -> Fields:
 
 
 def _share(values: Array, weight: Array, pack: Pack) -> Array:
-    """The mean of a number a crystal, weighted, over the slots that hold one."""
+    """The mean of one number per crystal, weighted, over the slots that hold one."""
     real = jnp.where(num_sites(pack) > 0, weight, 0)
     return jnp.sum(values * real) / jnp.maximum(real.sum(), 1)
 

@@ -4,7 +4,7 @@
 `Dynamics` of the continuous fields; fields that have none (discrete species) move by `Process.step` in all of them. The
 last step, on to t = 0, is `Process.step` too, because the dynamics may be singular there.
 
-| sampler | network calls a step | order | |
+| sampler | network calls per step | order | |
 | --- | --- | --- | --- |
 | euler | 1 | 1 | |
 | heun | 2 | 2, of the ODE | Karras et al. 2022, algorithm 1 |

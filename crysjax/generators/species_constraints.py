@@ -37,7 +37,7 @@ LEAST = -60.0  # smallest log-probability of an allowed element: exp of it is a 
 
 
 class Plan(NamedTuple):
-    """What the last draw settled for each crystal: its elements, and one oxidation state an element."""
+    """What the last draw settled for each crystal: its elements, and one oxidation state per element."""
 
     count: Array  # (b,) int32 number of different elements; unused without such a constraint
     elements: Array  # (b, s) bool
@@ -65,7 +65,7 @@ def species_rules(
     Args:
         allowed: (s,) bool, the elements that may appear at all; with `states` only those that have one.
         counted: whether the number of elements is constrained: to one that `witness` says is possible, drawn evenly.
-        states: atomic number -> oxidation states. Every crystal is neutral with one state an element.
+        states: atomic number -> oxidation states. Every crystal is neutral with one state per element.
         witness: from `feasible`, with the same settings.
         proposals: (1) and (2) above are tried so often together; only with `states`.
         rounds: of proposals a step at most, until every crystal has one that can be completed.

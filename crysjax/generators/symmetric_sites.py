@@ -1,7 +1,7 @@
 """A given space group in any sampler: every site is an image of the first of its orbit, and every cell has the group.
 
 Which orbits a crystal has is chosen on the host, before anything is drawn (`guidance.space_group`); here they are one
-affine map a site, `frac = M u + c`, in the primitive cell of the standard setting. A sampler of fields keeps them at
+affine map per site, `frac = M u + c`, in the primitive cell of the standard setting. A sampler of fields keeps them at
 every step (`average` what the network says, `keep` what the step makes of it), as DiffCSP++ (Jiao et al. 2024) does
 with orbits that it takes from templates; any other sample is put into place once (`settle`).
 """

@@ -119,7 +119,7 @@ def text(
         free = UNKNOWN * site_mask(pack.occupancy)[:, None] * jnp.ones_like(pack.occupancy)
         template = pack._replace(occupancy=jnp.where(known[pack.owner][:, None], pack.occupancy, free))
         pack = pack._replace(frac=pack.frac - _shift(keys[1], pack, origin)[pack.owner])
-        # a cell out of range is learnt as the nearest one that can be written
+        # a cell out of range is learned as the nearest one that can be written
         found, _ = scored(params, pack, template, coordinates.drop_condition(keys[2], condition, drop_condition), 1.0)
         return _mean(-found, slots, num_sites(pack))
 

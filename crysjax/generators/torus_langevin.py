@@ -1,6 +1,6 @@
 """Langevin moves on torus x lattice, for any energy: unadjusted, and with an accept step that makes the law exact.
 
-Both aim at p(x) ∝ exp(-E(x)), one E a crystal, and propose
+Both aim at p(x) ∝ exp(-E(x)), one E per crystal, and propose
 
     x' = x - h ∇E(x) + sqrt(2 h) ξ,   ξ ~ N(0, 1)
 

@@ -1,4 +1,4 @@
-"""Variational autoencoder of crystals: a Gaussian latent a crystal, decoded by flow matching or diffusion.
+"""Variational autoencoder of crystals: a Gaussian latent per crystal, decoded by flow matching or diffusion.
 
 CDVAE (Xie et al. 2022), Cond-CDVAE (Luo et al. 2024); with `prior="learned"` a conditional VAE (Sohn et al. 2015): the
 law of the latent depends on what the template knows. Trained at once, in one gradient, on
@@ -160,12 +160,12 @@ def vae(
         prior: "standard", N(0, 1) whatever the template (CDVAE), or "learned", a normal whose mean and deviation a
             perceptron reads off composition, size and condition, without which a known composition and z disagree.
         hidden: width of the perceptrons.
-        kl_weight: weight of the KL, in nats a crystal, against the three weighted errors (CDVAE: 0.01).
+        kl_weight: weight of the KL, in nats per crystal, against the three weighted errors (CDVAE: 0.01).
         free_bits: nats a dimension that cost nothing (Kingma et al. 2016, eq. 15), here of a pack's mean KL.
         property_weight: of the squared error, in standard deviations, of the properties that a perceptron reads off z;
             it makes properties searchable in the latent (CDVAE, section 5.3).
 
-    Metrics: the decoder's errors, `kl` (nats a crystal), `active_units` (dimensions whose KL, to the prior in use,
+    Metrics: the decoder's errors, `kl` (nats per crystal), `active_units` (dimensions whose KL, to the prior in use,
     is above 0.01 nats; with `free_bits` a dimension may idle at that value), `property` (squared error).
 
     The decoder's template and the prior's are hidden independently in training: the two terms are expectations

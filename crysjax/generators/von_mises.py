@@ -16,9 +16,9 @@ def concentration(raw: Array) -> Array:
     return jnp.exp(low + (high - low) * jax.nn.sigmoid(raw))
 
 
-def log_prob(x: Array, logits: Array, centre: Array, kappa: Array) -> Array:
+def log_prob(x: Array, logits: Array, center: Array, kappa: Array) -> Array:
     """Log-density over [0, 1) at x (...) of a mixture with components along the last axis, (..., m) -> (...)."""
-    turn = 2 * jnp.pi * (x[..., None] - centre)
+    turn = 2 * jnp.pi * (x[..., None] - center)
     each = kappa * (jnp.cos(turn) - 1) - jnp.log(jax.scipy.special.i0e(kappa))
     return jax.nn.logsumexp(jax.nn.log_softmax(logits) + each, -1)
 

@@ -1,10 +1,10 @@
-"""Vector-quantised autoencoder of crystals: a few discrete codes a crystal, decoded by flow matching or diffusion.
+"""Vector-quantized autoencoder of crystals: a few discrete codes per crystal, decoded by flow matching or diffusion.
 
 VQ-VAE (van den Oord et al. 2017); VQCrystal (Qiu et al. 2024) for crystals, whose codes are the genes of a genetic
 search. The encoder's crystal vector is cut into M groups, each replaced by the nearest of the K vectors of that group's
 own codebook; an autoregressive prior over the codes, which reads what the template knows, is trained along with it
 (van den Oord et al. train it afterwards) and sees codes alone, so that it does not pull on them. Both are for crystals
-of any template; VQCrystal quantises sites as well, which no template of exchangeable sites could draw.
+of any template; VQCrystal quantizes sites as well, which no template of exchangeable sites could draw.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CodeSpace(NamedTuple):
     """The codes of a `vq_vae`; `params` are those of the generator."""
 
     init: Callable[..., Params]  # (key, pack, condition) -> params
-    vectors: Callable[..., Array]  # (params, pack, reference = pack) -> (b, m, w), before they are quantised
+    vectors: Callable[..., Array]  # (params, pack, reference = pack) -> (b, m, w), before they are quantized
     encode: Callable[..., Array]  # (params, pack, reference) -> (b, m) int32
     logits: Callable[..., Array]  # (params, codes, template, condition) -> (b, m, k), of each code given those before
     draw: Callable[..., Array]  # (params, gumbel, codes, template, condition) -> (b, m), `DRAW` filled in
@@ -60,7 +60,7 @@ def code_space(
 ) -> CodeSpace:
     """The encoder, the codebook and the prior of a `vq_vae` of the same settings.
 
-    Vectors are standardised by the mean and deviation over a pack: the pack itself in training (batch normalisation
+    Vectors are standardized by the mean and deviation over a pack: the pack itself in training (batch normalization
     before the codebook, Lancucki et al. 2020), a `reference` of training crystals for encoding (Salimans et al. 2016,
     section 3.5). Without it an untrained encoder puts all crystals so near to one another, and moves them so fast, that
     one entry takes them all for good. A reference should look like a pack of training, and hold 50 crystals or more.
@@ -150,7 +150,7 @@ def vq_vae(
     lattice_weight: float = 1.0,
     species_weight: float = 0.2,
 ) -> Generator:
-    """A vector-quantised autoencoder with an iterative decoder.
+    """A vector-quantized autoencoder with an iterative decoder.
 
     Genes: `code_space(...).encode(params, pack, reference)` gives them, and `decode` makes crystals
     of `noise._replace(codes=genes)`; a gene of `DRAW` is completed by the prior, given the genes before it.
@@ -159,19 +159,19 @@ def vq_vae(
         network: the backbone of the decoder and, with parameters of its own, of the encoder.
         frac, lattice, species, steps, lattice_center, lattice_scale, property_center, property_scale, known_fraction,
             drop_condition, frac_weight, lattice_weight, species_weight: as in `iterative`; no classifier-free guidance.
-        codes: codes a crystal, M.
+        codes: codes per crystal, M.
         entries: entries of each codebook, K.
-        code_width: numbers an entry.
+        code_width: numbers per entry.
         hidden: width of the perceptrons.
         codebook_weight, commitment_weight: of `|sg(v) - e|²` and `|v - sg(e)|²` (van den Oord et al. 2017, eq. 3),
             means over the numbers of a code. The codebook follows by its gradient: a moving average would be a state,
             and a loss has none.
         revival_weight: entries that no crystal of the pack uses are drawn to vectors of random crystals of it with this
             weight (`codebooks.revival`); an entry that more than this over K of the crystals use hardly feels it.
-        prior_weight: of the prior's cross entropy, in nats a crystal; its gradient reaches the prior alone.
+        prior_weight: of the prior's cross entropy, in nats per crystal; its gradient reaches the prior alone.
 
     Metrics: the decoder's errors, `perplexity` (entries in use a group, its mean; a pack can show at most its number of
-    crystals), `commitment` (squared distance a number), `prior` (nats a crystal; M ln K knows nothing).
+    crystals), `commitment` (squared distance per number), `prior` (nats per crystal; M ln K knows nothing).
     """
     space = code_space(
         network,

@@ -23,7 +23,7 @@ class Mixture(NamedTuple):
     """A mixture of m components, of one coordinate or of the lattice's six."""
 
     logits: Array  # (m,)
-    centre: Array  # (m,) or (m, 6)
+    center: Array  # (m,) or (m, 6)
     spread: Array  # the same: concentration of a coordinate, standard deviation of a lattice coordinate
 
 
@@ -96,8 +96,8 @@ def orbit_network(*, width: int, layers: int, heads: int, components: int, conte
         logits, cos, sin, raw = out.reshape(4, components)
         # components start apart from each other, evenly around the circle
         start = 2 * jnp.pi * jnp.arange(components, dtype=h.dtype) / components
-        centre = jnp.arctan2(sin + jnp.sin(start), cos + jnp.cos(start)) / (2 * jnp.pi)
-        return Mixture(logits, centre, von_mises.concentration(raw))
+        center = jnp.arctan2(sin + jnp.sin(start), cos + jnp.cos(start)) / (2 * jnp.pi)
+        return Mixture(logits, center, von_mises.concentration(raw))
 
     def lattice(params: Params, h: Array) -> Mixture:
         out = _perceptron(params["lattice"], h)

@@ -86,11 +86,11 @@ def law(network: OrbitNetwork, *, orbits: int, temperature: float = 1.0) -> Law:
 
     def coordinate(params, h: Array, *of) -> Mixture:
         said = network.coordinate(params, h, *of)
-        return Mixture(said.logits / temperature, said.centre, said.spread / temperature)
+        return Mixture(said.logits / temperature, said.center, said.spread / temperature)
 
     def cell(params, h: Array) -> Mixture:
         said = network.lattice(params, h)
-        return Mixture(said.logits / temperature, said.centre, said.spread * temperature**0.5)
+        return Mixture(said.logits / temperature, said.center, said.spread * temperature**0.5)
 
     def token(params, given: Given, group: Array, state: State, u: Array) -> Array:
         return network.token(params, group, state.letter, state.number, u, _left(given, state.left, u))
@@ -113,7 +113,7 @@ def law(network: OrbitNetwork, *, orbits: int, temperature: float = 1.0) -> Law:
             for axis, k in enumerate(jax.random.split(key, 3)):
                 mixture = coordinate(params, h, group, letter, number, u, axis)
                 m = _choose(mixture.logits, choice[2 + axis])
-                value = torus.wrap(mixture.centre[m] + von_mises.draw(k, mixture.spread[m]))
+                value = torus.wrap(mixture.center[m] + von_mises.draw(k, mixture.spread[m]))
                 u = u.at[axis].set(jnp.where(free[axis], value, 0))
             after = wyckoff_rules.advance(state, letter, kind, number, group)
             state = jax.tree.map(lambda new, old: jnp.where(finished, old, new), after, state)
@@ -127,7 +127,7 @@ def law(network: OrbitNetwork, *, orbits: int, temperature: float = 1.0) -> Law:
         (_, _, _, end, _), (letter, number, u, kind) = jax.lax.scan(orbit, carry, steps)
         mixture = cell(params, end)
         m = _choose(mixture.logits, noise.component)
-        coordinates = mixture.centre[m] + mixture.spread[m] * noise.lattice
+        coordinates = mixture.center[m] + mixture.spread[m] * noise.lattice
         lattice = lattice_parameters(group, coordinates, given.states.count.sum())
         return Orbits(group, letter[:-1], number[:-1], u[:-1], lattice), kind[:-1]
 
@@ -176,7 +176,7 @@ def law(network: OrbitNetwork, *, orbits: int, temperature: float = 1.0) -> Law:
         parts = [jnp.where(real, part, 0).sum() for part in parts]
         end = cell(params, h[real.sum()])
         lattice = lattice_coordinates(of, given.states.count.sum())
-        each = norm.logpdf(lattice[None], end.centre, end.spread)
+        each = norm.logpdf(lattice[None], end.center, end.spread)
         each = jnp.where(jnp.asarray(table().lattice_free)[of.group][None], each, 0).sum(-1)
         of_lattice = jax.nn.logsumexp(jax.nn.log_softmax(end.logits) + each)
         of_group = jnp.where(given.group > 0, 0, jax.nn.log_softmax(group_logits(params, given))[of.group])

@@ -6,7 +6,7 @@ fill independently, an orbit takes sites of one kind, and a position without fre
 
 What is left to fill, a count a kind, is a state; with mixed radices it is one whole number. Going through the letters
 from the last one back, the states from which a crystal can be completed are a Boolean row, so masks are exact. Which
-groups can have the composition at all is the same programme in another order, once for each different set of
+groups can have the composition at all is the same program in another order, once for each different set of
 multiplicities (the 230 groups have fewer).
 """
 

@@ -23,7 +23,7 @@ _MARGIN = 2.0  # degrees between gamma and where the cell would be flat
 class Kinds(NamedTuple):
     """The sites of a template by species row: sites with the same row are of one kind, kinds ascend by mean Z.
 
-    Leaves lead with the crystal; `m` slots a crystal, in the order of the pack.
+    Leaves lead with the crystal; `m` slots per crystal, in the order of the pack.
     """
 
     count: Array  # (b, k) int32 sites of each kind
@@ -35,7 +35,7 @@ class Kinds(NamedTuple):
 
 
 def kinds(template: Pack, sites: int, most: int) -> Kinds:
-    """The kinds of every crystal of a pack, for up to `sites` sites and `most` kinds a crystal."""
+    """The kinds of every crystal of a pack, for up to `sites` sites and `most` kinds per crystal."""
     n, b = len(template.frac), len(template.lattice)
     real = site_mask(template.occupancy) > 0
     owner = jnp.where(real, template.owner, b)

@@ -36,7 +36,7 @@ class Graph(NamedTuple):
 
 
 def plane_spacings(lattice: Array) -> Array:
-    """Distance between neighbouring lattice planes along each axis, Å; 0 without volume: (..., 3, 3) -> (..., 3)."""
+    """Distance between neighboring lattice planes along each axis, Å; 0 without volume: (..., 3, 3) -> (..., 3)."""
     xp = np if isinstance(lattice, np.ndarray) else jnp
     a, b, c = lattice[..., 0, :], lattice[..., 1, :], lattice[..., 2, :]
     faces = xp.stack([xp.cross(b, c), xp.cross(c, a), xp.cross(a, b)], -2)
@@ -44,7 +44,7 @@ def plane_spacings(lattice: Array) -> Array:
 
 
 def needed_images(lattice: Array, cutoff: float) -> Array:
-    """Cell images an axis that hold every neighbour, for fractional differences in [-1/2, 1/2]: (..., 3) float.
+    """Cell images an axis that hold every neighbor, for fractional differences in [-1/2, 1/2]: (..., 3) float.
 
     A plane `k` cells away is at least `(k - 1/2) * spacing` away, so `k <= cutoff / spacing + 1/2`.
     """

@@ -152,7 +152,7 @@ def representative(group: Array, letter: Array, u: Array) -> Array:
 def orbit(group: Array, letter: Array, u: Array) -> tuple[Array, Array]:
     """Sites of an orbit, one for each in the primitive cell: (3,) -> (48, 3) in [0, 1) and mask (48,) of real ones.
 
-    The first is `representative`. `conventional` adds the centred copies, `to_primitive` changes the basis.
+    The first is `representative`. `conventional` adds the centered copies, `to_primitive` changes the basis.
     """
     which = jnp.asarray(table().orbits)[group, letter]
     used = jnp.maximum(which, 0)
@@ -162,7 +162,7 @@ def orbit(group: Array, letter: Array, u: Array) -> tuple[Array, Array]:
 
 
 def conventional(group: Array, sites: Array, mask: Array) -> tuple[Array, Array]:
-    """Sites (k, 3) with a mask (k,), and their centred copies: (4 k, 3), (4 k,)."""
+    """Sites (k, 3) with a mask (k,), and their centered copies: (4 k, 3), (4 k,)."""
     copies = torus.wrap(sites[None] + _of("centerings", sites, group)[:, None])
     real = (jnp.arange(4, dtype=jnp.int32) < jnp.asarray(table().centering)[group]).astype(mask.dtype)
     return copies.reshape(-1, 3), (real[:, None] * mask[None]).reshape(-1)
@@ -236,7 +236,7 @@ def symmetrize_lattice(group: Array, lattice: Array) -> Array:
 
 
 def lattice_to_free(group: Array, lattice: Array) -> Array:
-    """(a, b, c, alpha, beta, gamma) of the symmetrised conventional lattice: (3, 3) -> (6,) in Å and degrees."""
+    """(a, b, c, alpha, beta, gamma) of the symmetrized conventional lattice: (3, 3) -> (6,) in Å and degrees."""
     return jnp.concatenate(lattices.to_parameters(symmetrize_lattice(group, lattice)))
 
 

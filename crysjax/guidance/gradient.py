@@ -16,7 +16,7 @@ inside of the decoder (categorical species, the noise of a stochastic sampler). 
 * After k moves of size h a share (1 - h λ)^k of the distance to the law is left along a direction of curvature λ of U
   (1 where E is flat). The few small steps of a plan's defaults, 4 at 0.02, leave over 90 % along λ = 1: next to
   nothing is steered. Steps of size h λ near 1 leave bias instead (`search/langevin`).
-* An optimiser yields the lowest U that each crystal met: the most probable noise near its start, with lower energies
+* An optimizer yields the lowest U that each crystal met: the most probable noise near its start, with lower energies
   than the tilt has and too narrow a law.
 
 On a lattice generator whose tilt is known (a Gaussian log-volume tilted by a quadratic energy; tests/guidance), in
@@ -27,7 +27,7 @@ units of the tilt's std, with the same number of decodes:
     SGLD (64)                         0.02             1.02
     gradient descent (64)             0.00             0.00
 
-so optimisers are for the one best crystal, samplers for many different ones.
+so optimizers are for the one best crystal, samplers for many different ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from crysjax.base import Condition, Generator, Pack, Params, PyTree, sum_by_crys
 
 Objective = Callable[[dict[str, Array]], Array]  # x -> U (b,), +inf where the energy is not finite
 Choose = Callable[[Array, dict[str, Array], dict[str, Array]], dict[str, Array]]  # (won (b,), new, old) -> x
-Minimise = Callable[[Objective, Choose, Array, dict[str, Array]], dict[str, Array]]
+Minimize = Callable[[Objective, Choose, Array, dict[str, Array]], dict[str, Array]]
 OF_SITES = ("frac", "species")
 """Fields of a noise with one row per site; all others have one row per crystal."""
 
@@ -51,7 +51,7 @@ def gradient_guidance(
     generator: Generator,
     energy: Callable[[Pack], Array],
     *,
-    minimise: Minimise,
+    minimize: Minimize,
     gaussian: tuple[str, ...] = ("lattice",),
     flat: tuple[str, ...] = ("frac",),
 ) -> Generator:
@@ -59,10 +59,10 @@ def gradient_guidance(
 
     Args:
         energy: pack -> (b,), dimensionless; not finite: that crystal follows its prior alone and is not best.
-        minimise: `(objective, choose, key, x0) -> x`, the search over the free fields, a dict of arrays by name. With
+        minimize: `(objective, choose, key, x0) -> x`, the search over the free fields, a dict of arrays by name. With
             the search loop of this package: `lambda f, choose, key, x: run(strategy, f, key, x, steps,
             choose=choose)[1].last` for a sampler (at temperature 1) and `[0].x`, each crystal's own best, for an
-            optimiser. `project` of the strategy keeps flat fields where they belong (`x % 1` for fractions).
+            optimizer. `project` of the strategy keeps flat fields where they belong (`x % 1` for fractions).
         gaussian: fields of the noise (a NamedTuple) with a standard normal law.
         flat: fields with a constant density. All other fields stay as they were drawn.
 
@@ -91,7 +91,7 @@ def gradient_guidance(
             return {name: one(name) for name in new}
 
         start = {name: getattr(noise, name) for name in free}
-        return unfold(minimise(objective, choose, key_search, start))
+        return unfold(minimize(objective, choose, key_search, start))
 
     def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
         key_noise, key_decode = jax.random.split(key)

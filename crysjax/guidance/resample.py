@@ -33,11 +33,11 @@ def resample(
     Args:
         energy: pack -> (b,), dimensionless (multiply by the inverse temperature); every crystal is picked by its own.
             NaN and +inf are never picked, unless all particles of a crystal are so: then one of them at random.
-        particles: samples a crystal. The tilt is spent when `effective_particles` comes near 1.
+        particles: samples per crystal. The tilt is spent when `effective_particles` comes near 1.
         together: decodes computed at once; 1 keeps the working set in a CPU's cache.
 
     The noise is that of all particles, stacked on a leading axis, so `sample` is still `decode` of `noise`. A gradient
-    through `decode` follows the picked particle. `log_prob` is None: the normalisation Z is not known.
+    through `decode` follows the picked particle. `log_prob` is None: the normalization Z is not known.
     """
     drawn, picked = _noise_and_decode(generator, energy, particles, together)
 
@@ -90,7 +90,7 @@ def pick(key: Array, energies: Array) -> Array:
 
 
 def effective_particles(energies: Array) -> Array:
-    """1 / Σ w² of the normalised weights, from 1 to the number of particles: (particles, b) -> (b,)."""
+    """1 / Σ w² of the normalized weights, from 1 to the number of particles: (particles, b) -> (b,)."""
     return 1 / (jax.nn.softmax(_log_weights(energies), axis=0) ** 2).sum(0)
 
 

@@ -6,11 +6,11 @@ are equivariant to permutations, invariant to translations of all sites and to r
 
 With `geometry=0, edge_depth=2, pair_head=False` the function is the paper's; what differs is the arithmetic:
 * The first layer of the edge network is linear in (h_i, h_j, lattice, difference): the parts of the sites and of the
-  lattice are computed once a site, not once an edge.
+  lattice are computed once per site, not once per edge.
 * Both directions of a pair share one product: cos(-x) = cos(x), sin(-x) = -sin(x).
 * The sines and cosines are computed once a call, from sin(2 pi x) by angle addition.
 Optional: `geometry` radial features of the minimum-image distance, which the paper's network has to work out from
-products of fractions and lattice; `edge_depth=1` drops the second edge layer, whose cost is d^2 an edge and not d.
+products of fractions and lattice; `edge_depth=1` drops the second edge layer, whose cost is d^2 per edge and not d.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def dense(
     """The fully connected periodic network.
 
     Args:
-        width: features a site.
+        width: features per site.
         layers: message passes.
         frequencies: sines and cosines an axis, 2 pi k x with k from 0 to `frequencies - 1`.
         geometry: radial features of the minimum-image distance up to 8 Å; 0 leaves them out.
@@ -100,7 +100,7 @@ def pair_features(pack: Pack, frequencies: int, geometry: int) -> tuple[Array, A
 
 
 def cell_features(pack: Pack) -> Array:
-    """Inner products of the lattice vectors, their ratios and the log-volume a site: (b, 13), smooth everywhere."""
+    """Inner products of the lattice vectors, their ratios and the log-volume per site: (b, 13), smooth everywhere."""
     metric = lattices.metric(pack.lattice)
     volume = lattices.volume(pack.lattice)
     ratios = metric / jnp.cbrt(jnp.square(volume))[:, None, None]
@@ -113,7 +113,7 @@ def cell_features(pack: Pack) -> Array:
 def harmonics(difference: Array, count: int) -> tuple[Array, Array]:
     """cos and sin of 2 pi k x, k = 0..count-1, by angle addition from one pair: (p, 3) -> (p, 3 count) twice.
 
-    Angle addition is a rotation a step, so the error grows by half a rounding a step: 1e-5 at k = 127 in float32.
+    Angle addition is a rotation per step, so the error grows by half a rounding per step: 1e-5 at k = 127 in float32.
     """
     angle = 2 * jnp.pi * difference
     c1, s1 = jnp.cos(angle), jnp.sin(angle)

@@ -51,7 +51,7 @@ def equivariant(
     """The equivariant network.
 
     Args:
-        hidden_irreps: features a site; degrees 0e, 1o and 2e.
+        hidden_irreps: features per site; degrees 0e, 1o and 2e.
         layers: message passes.
         neighbors: sites within the cutoff at uniform density.
         max_neighbors: edges per site on average that a crystal may have. One that has more predicts NaN.

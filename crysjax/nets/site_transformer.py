@@ -52,7 +52,7 @@ def site_transformer(
     Args:
         outputs: numbers a site that it answers.
         size: "S", "B" or "L", see `SIZES`.
-        width, layers, heads: features a site, blocks and attention heads, in place of those of the size.
+        width, layers, heads: features per site, blocks and attention heads, in place of those of the size.
 
     Raises:
         ValueError: the size is unknown, or the width cannot be shared out among the heads.
@@ -118,7 +118,7 @@ def _modulation(w: Params, known: Array, pack: Pack, parts: int) -> list[Array]:
 
 
 def _normed(x: Array) -> Array:
-    """Layer normalisation without parameters: shift and scale come from the context."""
+    """Layer normalization without parameters: shift and scale come from the context."""
     x = x - x.mean(-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
 

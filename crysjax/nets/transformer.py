@@ -1,7 +1,7 @@
 """A small decoder-only transformer for sequences, with the same function twice: whole, and one position at a time.
 
-Vaswani et al. 2017 with what has become usual since: normalisation before each part (Xiong et al. 2020), rotary
-positions (Su et al. 2021), SwiGLU (Shazeer 2020) and RMS normalisation; no biases. It maps vectors to vectors: token
+Vaswani et al. 2017 with what has become usual since: normalization before each part (Xiong et al. 2020), rotary
+positions (Su et al. 2021), SwiGLU (Shazeer 2020) and RMS normalization; no biases. It maps vectors to vectors: token
 embeddings, prefixes and read-outs belong to the family that uses it. Functions take ONE sequence; `vmap` for many.
 
 Cost: a position takes about `2 (4 + 3 expansion) layers width^2` floating-point operations for the weights and

@@ -1,7 +1,7 @@
 """Elastic constants and equations of state of crystals by an interatomic potential.
 
 `stiffness` is one crystal, traced: it can be differentiated by the cell, the positions and the potential's parameters.
-`elasticity` and `equations_of_state` answer for a whole data set, a row a crystal, with a reason where they cannot.
+`elasticity` and `equations_of_state` answer for a whole data set, one row per crystal, with a reason where they cannot.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from crysjax.properties.mechanics import (
     strain_matrix,
 )
 
-SKIN_ANGSTROM = 1e-3  # derivatives see no other neighbours; this is for the rounding of positions
+SKIN_ANGSTROM = 1e-3  # derivatives see no other neighbors; this is for the rounding of positions
 MOST_IMAGES = 32  # along one axis; a cell that needs more is no crystal
 SLOTS_STEP = 4  # sizes are rounded up to few, each of which compiles once
 EnergyOf = Callable[[Params, Pack, Graph], Array]
@@ -47,7 +47,7 @@ TIGHT = Relax(fmax_ev_angstrom=0.01)
 
 
 class Elastic(NamedTuple):
-    """A row a crystal, NaN where `valid` is False. Tensors lie along `axes`: what a crystal fixes, see `frames`."""
+    """One row per crystal, NaN where `valid` is False. Tensors lie along `axes`: what a crystal fixes, see `frames`."""
 
     crystals: Dataset  # relaxed
     tensor_gpa: np.ndarray  # (m, 6, 6) with ions relaxed, Voigt
@@ -66,8 +66,8 @@ class Elastic(NamedTuple):
 class Curves(NamedTuple):
     """Energies over volumes, and the Birch-Murnaghan curve through them; NaN where `valid` is False."""
 
-    volume: np.ndarray  # (m, k) Å³ a cell
-    energy: np.ndarray  # (m, k) eV a cell
+    volume: np.ndarray  # (m, k) Å³ per cell
+    energy: np.ndarray  # (m, k) eV per cell
     fit: EquationOfState  # each (m,)
     valid: np.ndarray  # (m,) bool
     reason: np.ndarray  # (m,) str

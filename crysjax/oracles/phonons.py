@@ -80,7 +80,7 @@ def phonons(
     reason = unknown(potential.numbers, entry.numbers) or _wrong(rows, slope, energy, largest_force_ev_angstrom)
     with jax.enable_x64(True):
         constants = vibrations.complete(*_double(np.nan_to_num(rows)), todo)
-        constants = np.asarray(vibrations.symmetrised(constants, cell))
+        constants = np.asarray(vibrations.symmetrized(constants, cell))
     q, weight = vibrations.mesh(entry.lattice, mesh_per_angstrom)
     found = Phonons(
         entry, cell, supercells.nearest_images(cell), masses_amu()[np.asarray(entry.numbers) - 1], constants, q, weight,
@@ -208,7 +208,7 @@ def relaxed(
     max_steps: int = 400,
     keep_symmetry_angstrom: float | None = 0.01,
 ) -> list[tuple[Entry, float, str]]:
-    """Each crystal relaxed, its energy in eV an atom (NaN without one), and why it is no minimum ("" where it is)."""
+    """Each crystal relaxed, its energy in eV per atom (NaN without one), and why it is no minimum ("" where it is)."""
     given = datasets.from_entries(crystals)
     found = relax_dataset(
         potential.energy_forces_stress, params, given, cutoff_angstrom=potential.cutoff_angstrom,

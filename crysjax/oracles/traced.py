@@ -24,7 +24,7 @@ def traced(fn: Callable[[Crystal], Estimate], *, name: str, unit: str, cost: flo
 
     Args:
         name, unit: what it is, with the unit in the name where it has one.
-        cost: seconds a crystal, order of magnitude.
+        cost: seconds per crystal, order of magnitude.
 
     An answer that is not finite is not valid, and 0. `batch` can be differentiated itself: `jax.grad` of a sum of
     values has the gradient of each crystal in its row, zeros where it is not valid.

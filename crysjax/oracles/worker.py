@@ -128,8 +128,8 @@ def relaxed(atoms: Atoms, fmax: float, steps: int, move_cell: bool) -> dict:
     from ase.optimize import FIRE
 
     moving = FrechetCellFilter(atoms) if move_cell else atoms
-    optimiser = FIRE(moving, logfile=None)
-    done = optimiser.run(fmax=fmax, steps=steps)
+    optimizer = FIRE(moving, logfile=None)
+    done = optimizer.run(fmax=fmax, steps=steps)
     left = float(np.linalg.norm(moving.get_forces(), axis=1).max())
     reason = "" if done else f"not relaxed in {steps} steps: a force of {left:.3g} eV/Å is left"
-    return {"reason": reason, "steps": int(optimiser.nsteps) + 1}
+    return {"reason": reason, "steps": int(optimizer.nsteps) + 1}

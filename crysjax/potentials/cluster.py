@@ -1,14 +1,14 @@
 """A fast E(3)-equivariant potential: atomic cluster expansions with message passing, cheap on a CPU.
 
 The idea of ACE (Drautz, Phys. Rev. B 99, 014104 (2019)) and MACE (Batatia et al., NeurIPS 2022): a message is linear
-in the sender's features, so it is summed over neighbours *before* anything is learnt about it, and many-body terms
+in the sender's features, so it is summed over neighbors *before* anything is learned about it, and many-body terms
 are products of these sums on one atom. Here the radial functions are a fixed basis too. Then
 
     D_ij[b, lm] = sum over images R_b(r) Y_lm(r)          one array a pack, the only work done per edge
     A_i[b, lm, c] = sum_j D_ij[b, lm] x_j[c]              one matrix product a layer
     h_i[lm, k] = sum_bc W_l[b, c, k] A_i[b, lm, c]        per atom, as is everything after it
 
-and images that an atom sees of the same neighbour share their cost. `D` is dense over the sites of a pack: packs of
+and images that an atom sees of the same neighbor share their cost. `D` is dense over the sites of a pack: packs of
 32 to 64 sites are the fastest. At short range the screened nuclear repulsion of Ziegler, Biersack and Littmark (1985)
 is added, so that atoms never fall into each other.
 """
@@ -110,7 +110,7 @@ def cluster(
 
 
 def _sum_sizes(radial_basis: int, channels: int, vectors: int) -> tuple[int, int, int]:
-    """Length of the neighbour sums of degree 0, 1, 2: scalars sent, and what vectors couple to."""
+    """Length of the neighbor sums of degree 0, 1, 2: scalars sent, and what vectors couple to."""
     return (
         radial_basis * (channels + vectors),  # 0 x 0, 1 x 1
         radial_basis * (channels + 2 * vectors),  # 1 x 0, 0 x 1, 2 x 1
@@ -129,7 +129,7 @@ def _density(r: Array, r_vec: Array, half: Graph, sites: int, count: int, cutoff
 
 
 def _expand(layer: dict, density: Array, x: Array, v: Array | None, count: int) -> list[Array]:
-    """Neighbour sums mixed into `width` channels: h_l (n, 2l + 1, width) for l = 0, 1, 2."""
+    """Neighbor sums mixed into `width` channels: h_l (n, 2l + 1, width) for l = 0, 1, 2."""
     n = len(x)
     sent = x if v is None else jnp.concatenate([x, v.reshape(n, -1)], -1)
     sums = jnp.einsum("ijq,jc->iqc", density, sent).reshape(n, 9, count, -1)
@@ -168,7 +168,7 @@ def _couple(x: Array, y: Array, out: int) -> Array:
 
 
 def _coupling(a: int, b: int, out: int, dtype) -> Array:
-    """Clebsch-Gordan coefficients, component normalisation."""
+    """Clebsch-Gordan coefficients, component normalization."""
     return jnp.asarray(np.asarray(e3nn.clebsch_gordan(a, b, out)) * np.sqrt(2 * out + 1), dtype)
 
 
@@ -178,5 +178,5 @@ def _flat(x: Array) -> Array:
 
 
 def _linear(w: Array, x: Array) -> Array:
-    """Mix channels, normalised by the fan-in."""
+    """Mix channels, normalized by the fan-in."""
     return x @ (w / np.sqrt(w.shape[0]).astype(w.dtype))

@@ -26,7 +26,7 @@ class Vector(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a method remembers; leaves with a row a site, and with a row a crystal."""
+    """What a method remembers; leaves with one row per site, and with one row per crystal."""
 
     sites: PyTree
     cells: PyTree
@@ -45,7 +45,7 @@ def dot(x: Vector, y: Vector, pack: Pack) -> Array:
 
 
 def times(factor: Array, x: Vector, pack: Pack) -> Vector:
-    """Scaled by a factor a crystal (b,)."""
+    """Scaled by one factor per crystal (b,)."""
     return Vector(factor[pack.owner, None] * x.sites, factor[:, None, None] * x.cells)
 
 

@@ -22,7 +22,7 @@ from crysjax.potentials.mlip import Potential, mlip, read_leaves, write_leaves
 class Spread(NamedTuple):
     """Standard deviations over members, from `k - 1`: those of a vector or a tensor are of the whole of it."""
 
-    energy: Estimate  # (b,) eV an atom
+    energy: Estimate  # (b,) eV per atom
     forces: Array  # (n,) eV/Å, root of the sum of the variances of the components
     stress: Array  # (b,) eV/Å³, likewise
 

@@ -35,7 +35,7 @@ def label(
     stress = np.full((6, len(dataset)), np.nan, np.float32)
     evaluate = jax.jit(potential.energy_forces_stress)
     for done, rows in enumerate(map(np.array, groups), 1):
-        pack, labels = learn.labelled_pack(bare, edges, rows, shape, room)
+        pack, labels = learn.labeled_pack(bare, edges, rows, shape, room)
         found = [np.asarray(a) for a in evaluate(params, pack, labels.graph)]
         own = datasets.site_index(dataset, rows)
         energy[rows] = found[0][: len(rows)] / dataset.num_atoms[rows]

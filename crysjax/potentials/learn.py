@@ -27,7 +27,7 @@ class Labels(NamedTuple):
     """What is known of a pack; NaN where it is not."""
 
     graph: Graph
-    energy: Array  # (b,) eV an atom
+    energy: Array  # (b,) eV per atom
     forces: Array  # (n, 3) eV/Å
     stress: Array  # (b, 6) eV/Å³ in the order of `datasets.STRESS`
 
@@ -53,7 +53,7 @@ def room_for_edges(edges: Edges, shape: Capacity, num_atoms: np.ndarray) -> int:
     return int(-(-max(1.05 * mean, edges.count.max()) // 128) * 128)
 
 
-def labelled_pack(dataset: Dataset, edges: Edges, rows: np.ndarray, shape: Capacity, room: int) -> tuple[Pack, Labels]:
+def labeled_pack(dataset: Dataset, edges: Edges, rows: np.ndarray, shape: Capacity, room: int) -> tuple[Pack, Labels]:
     """The crystals `rows` as one pack with its graph and labels."""
     start, sites = np.cumsum(edges.count) - edges.count, datasets.site_index(dataset, rows)
     ends, shifts, first = np.full((room, 2), shape.sites - 1, np.int32), np.zeros((room, 3), np.int32), 0
@@ -78,7 +78,7 @@ def labelled_pack(dataset: Dataset, edges: Edges, rows: np.ndarray, shape: Capac
 
 
 def element_energies(dataset: Dataset) -> np.ndarray:
-    """Energies of the elements, eV an atom, that fit all crystals best (least squares): (NUM_SPECIES,)."""
+    """Energies of the elements, eV per atom, that fit all crystals best (least squares): (NUM_SPECIES,)."""
     counts = np.zeros((len(dataset), NUM_SPECIES))
     np.add.at(counts, (np.repeat(np.arange(len(dataset)), dataset.num_atoms), dataset.numbers.astype(int) - 1), 1)
     share = counts / dataset.num_atoms[:, None]
@@ -93,7 +93,7 @@ def force_loss(
 ) -> Callable:
     """`(params, key, pack, labels) -> (scalar, metrics)`.
 
-    Weights of the mean absolute errors of the energy an atom (eV), the force vectors (eV/Å) and the stress (eV/Å³);
+    Weights of the mean absolute errors of the energy per atom (eV), the force vectors (eV/Å) and the stress (eV/Å³);
     the defaults are Nequix's. Metrics are sums, and under `count/NAME` how many labels they sum over.
     """
 

@@ -3,7 +3,7 @@
 A network only has to give site energies as a function of species and edge vectors. Everything else is here, once:
 forces and stress are the derivatives by a displacement of every site and a strain of every crystal (Knuth et al.,
 Comput. Phys. Commun. 190, 33 (2015)), a crystal that cannot be computed answers NaN without touching its
-neighbours in the pack, and files hold their own settings, so that a potential rebuilds itself from one file.
+neighbors in the pack, and files hold their own settings, so that a potential rebuilds itself from one file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, Params, site_mask, sum_by_crystal
-from crysjax.data import files, limits, reading, zipped
+from crysjax.data import digests, files, limits, reading, zipped
 from crysjax.data.elements import SYMBOLS
 from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors
 from crysjax.potentials.classical import lennard_jones, morse
@@ -72,7 +72,7 @@ class Potential(NamedTuple):
     """
 
     init: Callable[[Array], Params]
-    energy: Callable[[Params, Pack, Graph], Array]  # (b,) eV a crystal
+    energy: Callable[[Params, Pack, Graph], Array]  # (b,) eV per crystal
     energy_forces_stress: Callable[[Params, Pack, Graph], tuple[Array, Array, Array]]  # + eV/Å, eV/Å³
     cutoff_angstrom: float
     numbers: tuple[int, ...]  # atomic numbers it knows
@@ -165,8 +165,13 @@ def _without_broken(pack: Pack, graph: Graph, known: np.ndarray) -> tuple[Pack, 
 
 
 def load_nequix(path: str | Path) -> tuple[Potential, Params]:
-    """A published Nequix potential (`*.nqx`): a line of JSON, then its arrays one after another in NumPy's format."""
+    """A published Nequix potential (`*.nqx`): a line of JSON, then its arrays one after another in NumPy's format.
+
+    The format has no digest: where `NAME.nqx.sha256` lies beside the file, it has to agree. Shapes have to be those
+    that the settings ask for, and every number finite.
+    """
     try:
+        digests.check_beside(path)
         with reading.opened(path) as file:
             potential = mlip(**_nequix_settings(reading.parse_json(file.readline(limits.SETTINGS_BYTES))))
             like = jax.eval_shape(potential.init, jax.random.key(0))
@@ -203,7 +208,10 @@ def _read_array(file: io.BufferedReader, shape: tuple[int, ...]) -> Array:
     if found != shape:  # before so much memory is asked for
         raise ValueError(f"an array of shape {limits.shown(found)} where {shape} was expected")
     file.seek(start)
-    return jnp.asarray(np.lib.format.read_array(file, allow_pickle=False), jnp.float32)
+    leaf = jnp.asarray(np.lib.format.read_array(file, allow_pickle=False), jnp.float32)
+    if not jnp.isfinite(leaf).all():
+        raise ValueError("a parameter is not a finite number")
+    return leaf
 
 
 def save_potential(path: str | Path, potential: Potential, params: Params, *, card: dict | None = None) -> Path:

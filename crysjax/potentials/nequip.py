@@ -49,7 +49,7 @@ def bessel(r: Array, count: int, cutoff: float, p: float) -> Array:
 
 
 def spherical_harmonics(vectors: Array, lmax: int) -> Array:
-    """Component-normalised harmonics of degrees 0..lmax: (e, 3) -> (e, (lmax + 1)^2)."""
+    """Component-normalized harmonics of degrees 0..lmax: (e, 3) -> (e, (lmax + 1)^2)."""
     return e3nn.spherical_harmonics(e3nn.s2_irreps(lmax), vectors, normalize=True, normalization="component").array
 
 
@@ -130,7 +130,7 @@ def nequip(
 
 
 def _linear(w: Array, x: Array) -> Array:
-    """Mix channels, normalised by the fan-in."""
+    """Mix channels, normalized by the fan-in."""
     return x @ (w / np.sqrt(w.shape[0]).astype(w.dtype))
 
 

@@ -18,9 +18,9 @@ from crysjax.potentials.relax import Relax, Relaxation, Symmetry, start
 
 MOST_IMAGES = 8  # along one axis; a reduced cell that needs more is no crystal
 SPARE = 1.05  # of the reach: cells shrink, and images at the very reach are a matter of rounding
-SKEWED = 2.0  # longest edge over the distance of its planes; reduced cells reach the root of 2 (face-centred cubic)
+SKEWED = 2.0  # longest edge over the distance of its planes; reduced cells reach the root of 2 (face-centered cubic)
 
-_start = jax.jit(start, static_argnums=1)  # one program, not one an operation
+_start = jax.jit(start, static_argnums=1)  # one program, not one per operation
 
 
 class Pool:
@@ -148,7 +148,7 @@ class Pool:
 
 
 def _leaves(state: Relaxation) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What moves with a crystal from pack to pack: leaves with a row a site, and with a row a crystal."""
+    """What moves with a crystal from pack to pack: leaves with one row per site, and with one row per crystal."""
     motion = state.motion
     return jax.tree.leaves(motion.memory.sites), [
         motion.deformation,

@@ -34,7 +34,7 @@ class Relax(NamedTuple):
     """How, how far and how fast."""
 
     method: str = "lbfgs"  # one of `descent.METHODS`
-    fmax_ev_angstrom: float = 0.05  # largest force, and largest cell force an atom
+    fmax_ev_angstrom: float = 0.05  # largest force, and largest cell force per atom
     pressure_gpa: float = 0.0
     move_cell: bool = True
     step_angstrom: float = 0.1  # largest move of an atom in one step
@@ -51,7 +51,7 @@ class Symmetry(NamedTuple):
 
 
 class Relaxation(NamedTuple):
-    """Where a pack stands; a row a crystal. It can be handed back to `relax` to go on."""
+    """Where a pack stands; one row per crystal. It can be handed back to `relax` to go on."""
 
     pack: Pack
     energy: Array  # (b,) eV, enthalpy where a pressure is set
@@ -160,9 +160,9 @@ def _only(pack: Pack, kept: Array) -> Pack:
 
 
 def _covered(pack: Pack, built: Pack, cutoff: float, reach: float) -> Array:
-    """Whether the graph made for `built` still holds all neighbours of `pack`: (b,) bool.
+    """Whether the graph made for `built` still holds all neighbors of `pack`: (b,) bool.
 
-    A neighbour at r now was at r L^-1 L_0 plus what both atoms moved in the old cell, so
+    A neighbor at r now was at r L^-1 L_0 plus what both atoms moved in the old cell, so
     s (cutoff + 2 move) <= reach, with s the largest stretch of L^-1 L_0 (bounded by its Frobenius norm), suffices.
     """
     back = inverse(pack.lattice) @ built.lattice
@@ -218,14 +218,14 @@ def _descend(
     pack: Pack, motion: Motion, forces: Array, virial: Array, moves: Array, settings: Relax
 ) -> tuple[Pack, Motion]:
     """One step of the crystals that move; the others keep every bit."""
-    pull = _kept_symmetric(_generalised_forces(pack, motion, forces, virial, moves), pack, motion.symmetry)
+    pull = _kept_symmetric(_generalized_forces(pack, motion, forces, virial, moves), pack, motion.symmetry)
     method = METHODS[settings.method]()
     step, memory = method.step(motion.memory, pull, pack, lambda step: _shortened(step, pack, settings))
     new = motion._replace(memory=memory)
     return _choose(moves, *_move(pack, new, step), pack, motion)
 
 
-def _generalised_forces(pack: Pack, motion: Motion, forces: Array, virial: Array, moves: Array) -> Vector:
+def _generalized_forces(pack: Pack, motion: Motion, forces: Array, virial: Array, moves: Array) -> Vector:
     """Forces on the undeformed positions and on the weighted F, zero where nothing moves."""
     forces = jnp.where(moves[pack.owner, None], forces, 0)
     virial = jnp.where(moves[:, None, None], virial, 0)

@@ -36,7 +36,7 @@ class Size(NamedTuple):
 
 
 class Relaxed(NamedTuple):
-    """A row a crystal of the data set; NaN energy and forces where nothing could be computed."""
+    """One row per crystal of the data set; NaN energy and forces where nothing could be computed."""
 
     crystals: Dataset
     energy: np.ndarray  # (m,) eV, enthalpy where a pressure is set
@@ -75,10 +75,9 @@ def relax_dataset(
     which rows moved, their energies in eV and their crystals: trajectories.
 
     The same call gives the same bits. With other crystals beside it, or in another order, a crystal has another place
-    in a pack or a pack of another size, and compiled matrix products add up in an order that depends on both: forces
-    differ by single-precision rounding (3e-7 of the largest), and a descent carries that on. Where both runs end in one
-    minimum they agree to 1e-6 eV/atom, 1e-5 in fractions and 1e-4 Å in the cell (measured with the student: 4e-7, 8e-6
-    and 7e-6). Equal bits would take a program of its own for each size of crystal, or a pack for each crystal.
+    in a pack or a pack of another size, and compiled sums may be taken in another order: forces then differ by rounding
+    in single precision, and a descent carries that on. Where both runs end in one minimum they agree to 1e-6 eV/atom,
+    1e-5 in fractions and 1e-4 Å in the cell (measured with the student: 4e-7, 8e-6 and 7e-6).
     """
     pool = Pool(unlabeled(crystals), checked(settings), cutoff_angstrom + skin_angstrom, keep_symmetry_angstrom)
     if known is not None:
@@ -187,7 +186,7 @@ def _even(edges: float) -> int:
     return int(-(-edges // step) * step)
 
 
-@lru_cache(maxsize=16)  # a campaign relaxes a few crystals a round, by the same potential
+@lru_cache(maxsize=16)  # a campaign relaxes a few crystals per round, by the same potential
 def _compiled(
     forces: ForceField, cutoff: float, grown: tuple, settings: Relax, skin: float, chunk: int
 ) -> Callable[[Params, Relaxation, int, int], Relaxation]:

@@ -1,7 +1,7 @@
 """Soft spheres: atoms that overlap push each other apart, and nothing else happens; the cheapest first relaxation.
 
 O'Hern et al., Phys. Rev. E 68, 011306 (2003), equation 1, with the covalent radii of Cordero et al., Dalton Trans.
-2832 (2008), from H to Cm (low spin, C with three or four neighbours alike); elements beyond Cm, for which there is
+2832 (2008), from H to Cm (low spin, C with three or four neighbors alike); elements beyond Cm, for which there is
 none, have 2 Å.
 """
 

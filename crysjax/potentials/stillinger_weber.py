@@ -1,6 +1,6 @@
 """Stillinger-Weber: silicon and other tetrahedral crystals by pairs and the angles between them.
 
-Stillinger and Weber, Phys. Rev. B 31, 5262 (1985), equations 2.3 to 2.6. Their sum over pairs of neighbours factorises:
+Stillinger and Weber, Phys. Rev. B 31, 5262 (1985), equations 2.3 to 2.6. Their sum over pairs of neighbors factorizes:
 with h_j = exp(gamma sigma / (r_j - a sigma)) and unit vectors u_j,
 
     sum_jk h_j h_k (u_j . u_k + 1/3)^2 = |sum h u u^T|^2 + 2/3 |sum h u|^2 + 1/9 (sum h)^2,
@@ -63,7 +63,7 @@ def stillinger_weber(
 
 
 def _angles(h: Array, unit: Array, receiver: Array, sites: int) -> Array:
-    """Sum of h_j h_k (cos + 1/3)^2 over j and k, different neighbours in either order: (e,), (e, 3) -> (n,)."""
+    """Sum of h_j h_k (cos + 1/3)^2 over j and k, different neighbors in either order: (e,), (e, 3) -> (n,)."""
     terms = [h[:, None], h[:, None] * unit, (h[:, None, None] * unit[:, :, None] * unit[:, None, :]).reshape(-1, 9)]
     sums = jax.ops.segment_sum(jnp.concatenate([*terms, (h**2)[:, None]], -1), receiver, sites)
     scalar, vector, tensor, itself = sums[:, 0], sums[:, 1:4], sums[:, 4:13], sums[:, 13]

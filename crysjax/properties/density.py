@@ -1,4 +1,4 @@
-"""Density, volume an atom and packing fraction of one crystal: closed forms, differentiable in cell and occupancies.
+"""Density, volume per atom and packing fraction of one crystal: closed forms, differentiable in cell and occupancies.
 
 Sites count by their occupancy. A crystal without sense, or with an element that the table lacks, is not valid.
 """

@@ -38,7 +38,7 @@ class Indices(NamedTuple):
 
 
 class Reflections(NamedTuple):
-    """A row a reflection; the intensity is 0 for unused rows and for those that the wavelength does not reach."""
+    """One row per reflection; the intensity is 0 for unused rows and for those that the wavelength does not reach."""
 
     two_theta: Array  # (r,) degrees
     intensity: Array  # (r,) of hkl and -h-k-l together
@@ -124,7 +124,7 @@ def reflections(
     f = form_factors(scattering, jnp.where(reached, g2, 1) / 4)
     cos, sin = _waves(safe.frac, hkl)
     amplitude2 = sum(jnp.square(((wave @ safe.occupancy) * f).sum(-1)) for wave in (cos, sin))
-    factor = (1 + scattering.polarised * jnp.square(1 - 2 * sin2)) / (sin2 * jnp.sqrt(1 - sin2))
+    factor = (1 + scattering.polarized * jnp.square(1 - 2 * sin2)) / (sin2 * jnp.sqrt(1 - sin2))
     intensity = jnp.where(reached & valid, 2 * amplitude2 * factor, 0)
     return Reflections(jnp.rad2deg(2 * jnp.arcsin(jnp.sqrt(sin2))), intensity, valid)
 

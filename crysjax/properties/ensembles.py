@@ -28,7 +28,7 @@ def ensemble(
     """`members` independent copies of `head` as one `Heads`; every parameter gets a leading axis of members.
 
     Args:
-        bootstrap: whether members weigh the crystals differently (otherwise they differ by initialisation alone).
+        bootstrap: whether members weigh the crystals differently (otherwise they differ by initialization alone).
         together: members computed at once; 1 keeps the working set in a CPU's cache, `members` fills an accelerator.
         spread_factor, floor, power: calibration, one number per property, fitted on held-out data
             (`evaluation.calibration.fit_spread`): `std² = (spread_factor * spread ** power)² + floor²`, spread the

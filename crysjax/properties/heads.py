@@ -1,6 +1,6 @@
 """Property heads: several scalar properties of a crystal from the invariant features of a backbone.
 
-Missing labels are NaN and weigh nothing. Targets are standardised by settings, not by parameters, so that a model
+Missing labels are NaN and weigh nothing. Targets are standardized by settings, not by parameters, so that a model
 rebuilds itself from its config.
 """
 

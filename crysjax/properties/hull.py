@@ -3,7 +3,7 @@
 The hull energy of a composition x is min c.w over w >= 0 with C w = x, the columns of C being the atomic fractions of
 the entries of the chemical system and of all its sub-systems (Ong et al. 2008; `evaluation.hull` on the host). A table
 keeps entries sorted by chemical system; a composition looks up its sub-systems by their hash and gathers few entries
-out of all. What is left is a small linear programme, solved by the revised simplex method from the pure elements.
+out of all. What is left is a small linear program, solved by the revised simplex method from the pure elements.
 
 By the envelope theorem the derivative with respect to x are the dual prices at the optimum, the chemical potentials:
 exact wherever the hull is smooth, which is almost everywhere, and one of the supporting planes where it has an edge.
@@ -120,7 +120,7 @@ def _sorted(fractions: np.ndarray, energies: np.ndarray, d: int) -> tuple[np.nda
 
 
 def _words(systems: np.ndarray) -> np.ndarray:
-    """A random word an element so that no two systems of the table have the same sum."""
+    """One random word per element so that no two systems of the table have the same sum."""
     for seed in range(100):
         words = np.random.default_rng(seed).integers(0, 1 << 32, NUM_SPECIES + 1, dtype=np.uint32)
         words[NUM_SPECIES] = 0
@@ -152,7 +152,7 @@ def hull_energy(fractions: Array, table: Table) -> tuple[Array, Array]:
 
     `fractions` may be atom counts. Not known, and 0: no atoms, negative or infinite amounts, an element that the hull
     does not have, more than `max_elements` elements, more competing entries than the table has slots for, or a
-    programme that does not end. In float32 it is off by up to 1e-6 eV/atom (measured in `benchmarks/README.md`).
+    program that does not end. In float32 it is off by up to 1e-6 eV/atom (measured in `benchmarks/README.md`).
 
     The derivative is exact almost everywhere. Towards an absent element it is one-sided: where the whole table has at
     most `max_elements` elements it is the right one, adding a little of the element; else entries with the element
@@ -171,7 +171,7 @@ def hull_energy(fractions: Array, table: Table) -> tuple[Array, Array]:
     columns, costs, fits = _competing(elements, table)
     found = jax.lax.stop_gradient(least_energy(jax.lax.stop_gradient(x), columns, costs))
     valid = good & fits & found.ended
-    # the dual prices are the derivative; the programme itself is never differentiated
+    # the dual prices are the derivative; the program itself is never differentiated
     value = found.value + (found.price * (x - jax.lax.stop_gradient(x))).sum()
     return jnp.where(valid, value, 0).astype(dtype), valid
 

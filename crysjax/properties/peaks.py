@@ -145,7 +145,7 @@ def _peaks_of(hkl: np.ndarray, g: np.ndarray, sums: np.ndarray, scattering: Scat
     f = np.repeat(form_factors(scattering, g * g / 4), count, axis=0)  # reflections of a peak have one angle
     f = np.einsum("rs,rs->r", sums[order], f)
     sin2 = np.square(np.sin(np.radians(angle / 2)))
-    lorentz = (1 + scattering.polarised * np.square(1 - 2 * sin2)) / (sin2 * np.sqrt(1 - sin2))
+    lorentz = (1 + scattering.polarized * np.square(1 - 2 * sin2)) / (sin2 * np.sqrt(1 - sin2))
     total = 2 * np.add.reduceat(f.real**2 + f.imag**2, edge) * lorentz
     keep = total > total.max() * (LEAST_INTENSITY / 100)
     scale = 100 / total.max() if scaled else 1.0

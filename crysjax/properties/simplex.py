@@ -1,6 +1,6 @@
-"""A small linear programme inside `jit` and `vmap`: the least energy of a mixture of given composition.
+"""A small linear program inside `jit` and `vmap`: the least energy of a mixture of given composition.
 
-The revised simplex method of `evaluation.simplex`, for one programme of fixed size; batch with `vmap`, in which all
+The revised simplex method of `evaluation.simplex`, for one program of fixed size; batch with `vmap`, in which all
 wait for the one with the most steps. Nothing here is differentiated: the prices are the derivative.
 """
 
@@ -72,6 +72,6 @@ def _leaving(amount: Array, direction: Array, basis: Array, dantzig: Array, eps:
 
 
 def _pivoted(inverse: Array, direction: Array, leaving: Array) -> Array:
-    """The inverse of a basis (rows are columns of the programme) of which one row has been replaced."""
+    """The inverse of a basis (rows are columns of the program) of which one row has been replaced."""
     pivot = inverse[:, leaving] / direction[leaving]
     return (inverse - pivot[:, None] * direction[None, :]).at[:, leaving].set(pivot)

@@ -1,11 +1,11 @@
-"""Which crystals resemble those that have been made: a classifier from positive and unlabelled examples.
+"""Which crystals resemble those that have been made: a classifier from positive and unlabeled examples.
 
 Nobody records the syntheses that failed. A data set knows some crystals that have been made (`observed` = 1); all the
-others (0 or NaN) are unlabelled, and a share `prior` of those could have been labelled too. The risk of a classifier
+others (0 or NaN) are unlabeled, and a share `prior` of those could have been labeled too. The risk of a classifier
 on data with both labels can still be estimated without bias (du Plessis, Niu & Sugiyama 2015), and with its negative
 part kept from going below zero a flexible network does not overfit it (nnPU: Kiryo et al. 2017). With the logistic
-loss the score is the posterior P(made | crystal) among crystals like the unlabelled ones, if the prior is right and
-the labelled were picked at random from the made. Neither can be told from such data alone: hence `meaning`.
+loss the score is the posterior P(made | crystal) among crystals like the unlabeled ones, if the prior is right and
+the labeled were picked at random from the made. Neither can be told from such data alone: hence `meaning`.
 
 Members of an ensemble weigh every crystal by their own draw, which is bagging (Mordelet & Vert 2014; for crystals
 Jang et al. 2020) with the Bayesian bootstrap; unlike there each member's loss is the one above.
@@ -43,16 +43,16 @@ def classifier(
 
     Args:
         network: the backbone; `Prediction.crystal` is read.
-        prior: share of the unlabelled crystals that belong to the made ones, above 0 and below 1. A statement of
+        prior: share of the unlabeled crystals that belong to the made ones, above 0 and below 1. A statement of
             the user's: the score is only as good as it (`estimate_share` gives an upper bound).
         hidden: width of the perceptron on top.
-        risk: "non_negative"; "unbiased", which a flexible network overfits; or "ratio": the unlabelled are taken for
+        risk: "non_negative"; "unbiased", which a flexible network overfits; or "ratio": the unlabeled are taken for
             negatives, as in bagging (Mordelet & Vert 2014), with both kinds weighing the same. The odds are then the
-            ratio of the densities of made and unlabelled crystals, and the score is `prior` times it, at most 1: the
+            ratio of the densities of made and unlabeled crystals, and the score is `prior` times it, at most 1: the
             same posterior (Elkan & Noto 2008), of which the loss does not use the prior.
         slack: how far below zero the negative part may go before it is pushed back (Kiryo et al. 2017, beta).
 
-    `loss` reads column 0 of the targets: 1 = made, anything else (0, NaN) = unlabelled; see `pu_risk`.
+    `loss` reads column 0 of the targets: 1 = made, anything else (0, NaN) = unlabeled; see `pu_risk`.
     `predict` answers scores (b, 1) in [0, 1]; its std is 0.5, no claim to knowledge, until `bagged` measures a spread.
     """
     if not 0 < prior < 1:
@@ -82,19 +82,19 @@ def classifier(
 def pu_risk(
     logit: Array, observed: Array, weight: Array, *, prior: float, risk: str = "non_negative", slack: float = 0.0
 ) -> tuple[Array, dict]:
-    """The logistic risk over positive and unlabelled examples, (b,) each: (scalar, metrics).
+    """The logistic risk over positive and unlabeled examples, (b,) each: (scalar, metrics).
 
-    With l(z) = log(1 + exp(-z)), and means over the observed (P) and the unlabelled (U), each weighted:
+    With l(z) = log(1 + exp(-z)), and means over the observed (P) and the unlabeled (U), each weighted:
     `prior * P[l(g)]` plus the negative part `U[l(-g)] - prior * P[l(-g)]`, whose expectation is the risk on the
     negatives and so not negative. "non_negative" takes at least 0 for it (Kiryo et al. 2017, eq. 6) and, where it is
     below `-slack`, descends on its opposite alone (algorithm 1, with gamma = 1). A pack without examples of both
     kinds counts nothing: the others' expectation stays the risk. "ratio" is the mean of P[l(g)] and U[l(-g)].
     """
-    positive, unlabelled = (weight * mask.astype(weight.dtype) for mask in (observed, ~observed))
-    both = (positive.sum() > 0) & (unlabelled.sum() > 0)
+    positive, unlabeled = (weight * mask.astype(weight.dtype) for mask in (observed, ~observed))
+    both = (positive.sum() > 0) & (unlabeled.sum() > 0)
     share, hidden, half = (1.0, 0.0, 0.5) if risk == "ratio" else (prior, prior, 1.0)
     attract = half * share * _mean(jax.nn.softplus(-logit), positive)
-    repel = half * (_mean(jax.nn.softplus(logit), unlabelled) - hidden * _mean(jax.nn.softplus(logit), positive))
+    repel = half * (_mean(jax.nn.softplus(logit), unlabeled) - hidden * _mean(jax.nn.softplus(logit), positive))
     attract, repel = (jnp.where(both, part, 0) for part in (attract, repel))
     metrics = {"risk_positive": attract, "risk_negative": repel}
     if risk != "non_negative":
@@ -113,7 +113,7 @@ def _mean(values: Array, weight: Array) -> Array:
 def bagged(one: Heads, *, members: int = 4, bootstrap: bool = True, together: int = 1) -> Heads:
     """`members` classifiers, each on its own bootstrap of the crystals: the score is their mean, std their spread.
 
-    Without `bootstrap` they differ by initialisation alone, and each sees all that there is to learn from.
+    Without `bootstrap` they differ by initialization alone, and each sees all that there is to learn from.
     The spread is what the data leave open given the prior; an error of the prior moves all members alike.
     `ensembles.bootstrap_weights` draws by label and size, which crystals share here; the lattice tells them apart.
     """
@@ -130,7 +130,7 @@ def identified(pack: Pack, targets: Array) -> Array:
     return jnp.concatenate([targets, pack.lattice.reshape(-1, 9).astype(targets.dtype)], -1)
 
 
-def labelled(dataset: Dataset, column: str) -> np.ndarray:
+def labeled(dataset: Dataset, column: str) -> np.ndarray:
     """Whether each crystal is known to have been made: (m,) bool.
 
     Raises:
@@ -141,45 +141,43 @@ def labelled(dataset: Dataset, column: str) -> np.ndarray:
     values = dataset.properties[column]
     strange = values[np.isfinite(values) & ~np.isin(values, (0, 1))]
     if len(strange):
-        raise ValueError(f"property {column!r}: {strange[0]:g}; expected 1 (made), 0 or missing (both unlabelled)")
+        raise ValueError(f"property {column!r}: {strange[0]:g}; expected 1 (made), 0 or missing (both unlabeled)")
     observed = values == 1
     if observed.all() or not observed.any():
-        kind = "observed" if observed.all() else "unlabelled"
+        kind = "observed" if observed.all() else "unlabeled"
         raise ValueError(f"property {column!r}: all {len(values)} crystals are {kind}; expected some of both kinds")
     return observed
 
 
 def check_packs(observed: np.ndarray, crystals: float) -> None:
-    """An error where packs of so many crystals hold less than one observed or unlabelled crystal on average."""
+    """An error where packs of so many crystals hold less than one observed or unlabeled crystal on average."""
     expected = crystals * min(observed.mean(), 1 - observed.mean())
     if expected < 1:
         raise ValueError(
             f"pairs: a pack holds {crystals:.1f} crystals and of these {expected:.2f} of the rarer kind (observed or "
-            "unlabelled); expected at least 1: raise pairs, or leave out some of the more frequent kind"
+            "unlabeled); expected at least 1: raise pairs, or leave out some of the more frequent kind"
         )
 
 
-def estimate_share(observed: np.ndarray, unlabelled: np.ndarray, *, delta: float = 0.1) -> float:
-    """Share of made crystals among the unlabelled, from scores of crystals that were not trained on.
+def estimate_share(observed: np.ndarray, unlabeled: np.ndarray, *, delta: float = 0.1) -> float:
+    """Share of made crystals among the unlabeled, from scores of crystals that were not trained on.
 
     The best bin of Garg et al. 2021 (algorithm 1, with their gamma = 0.01): the ratio of the shares above the
     threshold where it is smallest with a margin for sampling error at confidence 1 - `delta`. It needs no prior, but
-    errs upwards as far as the best scored of the unlabelled still hold crystals that were never made.
+    errs upwards as far as the best scored of the unlabeled still hold crystals that were never made.
     """
-    observed, unlabelled = np.sort(observed), np.sort(unlabelled)
-    if not len(observed) or not len(unlabelled):
-        raise ValueError(
-            f"estimate_share: {len(observed)} observed, {len(unlabelled)} unlabelled; expected some of both"
-        )
+    observed, unlabeled = np.sort(observed), np.sort(unlabeled)
+    if not len(observed) or not len(unlabeled):
+        raise ValueError(f"estimate_share: {len(observed)} observed, {len(unlabeled)} unlabeled; expected some of both")
     threshold = np.unique(observed)
-    above = [1 - np.searchsorted(scores, threshold) / len(scores) for scores in (observed, unlabelled)]
-    margin = 1.01 * sum(np.sqrt(np.log(4 / delta) / (2 * len(scores))) for scores in (observed, unlabelled))
+    above = [1 - np.searchsorted(scores, threshold) / len(scores) for scores in (observed, unlabeled)]
+    margin = 1.01 * sum(np.sqrt(np.log(4 / delta) / (2 * len(scores))) for scores in (observed, unlabeled))
     best = np.argmin((above[1] + margin) / above[0])
     return float(min(above[1][best] / above[0][best], 1.0))
 
 
 def report(score: np.ndarray, observed: np.ndarray, prior: float) -> dict:
-    """What held-out data can tell of scores (m,): recall of the observed at 0.5, and shares among the unlabelled."""
+    """What held-out data can tell of scores (m,): recall of the observed at 0.5, and shares among the unlabeled."""
     rest = score[~observed]
     return {
         "meaning": meaning(prior),

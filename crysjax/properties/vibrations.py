@@ -106,7 +106,7 @@ def complete(rows: Array, plan: Plan) -> Array:
     return jnp.einsum("axm,amJy->aJxy", jnp.asarray(plan.solve, rows.dtype), told)
 
 
-def symmetrised(constants: Array, cell: Supercell) -> Array:
+def symmetrized(constants: Array, cell: Supercell) -> Array:
     """Force constants that do not depend on the order of differentiation and on a shift of the whole crystal.
 
     (n, N, 3, 3) -> the same. The mean over both orders, then `(1 - T) C (1 - T)` with the projector T onto uniform
@@ -126,7 +126,7 @@ def force_constants(
     """Force constants (n, N, 3, 3) in eV/Å² of `energy`, a function of the supercell's displacements (N, 3) in Å."""
     todo = plan(maps, cell)
     rows, *_ = hessian_rows(energy, jnp.asarray(tangents(todo, len(cell.atom)), dtype), together=together)
-    return symmetrised(complete(rows, todo), cell)
+    return symmetrized(complete(rows, todo), cell)
 
 
 def dynamical_matrix(constants: Array, masses: Array, q: Array, cell: Supercell, images: Images) -> Array:
@@ -170,7 +170,7 @@ def instability(frequencies: Array, weight: Array) -> Array:
 
 
 def mesh(lattice: np.ndarray, spacing_per_angstrom: float) -> tuple[np.ndarray, np.ndarray]:
-    """A Γ-centred mesh of q, one of each pair q and -q, and weights that add up to 1: (k, 3), (k,).
+    """A Γ-centered mesh of q, one of each pair q and -q, and weights that add up to 1: (k, 3), (k,).
 
     `spacing_per_angstrom` is the largest step along each reciprocal vector (without 2π).
     """

@@ -1,4 +1,4 @@
-"""Gradient descent with any optax optimiser as a search strategy."""
+"""Gradient descent with any optax optimizer as a search strategy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def gradient(optimizer: optax.GradientTransformation, *, project: Callable[[PyTr
     """Follow `optimizer`; the first point evaluated is the start itself.
 
     `project` returns every point to where it is allowed to be (for instance `x % 1` for fractional coordinates).
-    A move to a place where the objective is not finite is halved until it is finite again, and the optimiser's own
+    A move to a place where the objective is not finite is halved until it is finite again, and the optimizer's own
     state does not learn of it. A start that is not finite stays where it is.
     """
 

@@ -41,7 +41,7 @@ def run(
     record: Callable[[PyTree], PyTree] = lambda x: None,
     choose: Callable[[Array, PyTree, PyTree], PyTree] | None = None,
 ) -> tuple[Best, Trace]:
-    """Minimise (or sample) `objective` from `x0` with `steps` evaluations.
+    """Minimize (or sample) `objective` from `x0` with `steps` evaluations.
 
     `objective(x)` is a scalar. Strategies that ask for a population give `x` a leading axis `m` and take an objective
     that answers (m,), for instance `jax.vmap(f)`; `Best.x` is then the best member.

@@ -1,7 +1,7 @@
 """What an uncertain prediction is worth: improvement, bounds, windows; and which batch to evaluate next.
 
 All functions take Gaussian predictions as mean and std arrays of one shape and are smooth in both. Objectives are
-minimised, so "improvement" is downwards; every acquisition is higher for better candidates. The `log_` forms stay
+minimized, so "improvement" is downwards; every acquisition is higher for better candidates. The `log_` forms stay
 finite and keep a useful gradient where the plain ones underflow to 0 (in float32 beyond about 13 standard deviations).
 """
 
@@ -65,7 +65,7 @@ def select_batch(log_scores: Array, features: Array, budget: int, length: float)
 
     `log_scores` (m,) is an acquisition on a log scale. After each pick every other candidate's acquisition is
     multiplied by 1 - exp(-d² / 2 length²), d its distance to the pick in `features` (m, d): the chance, under an RBF
-    kernel, that it tells something new (local penalisation in the spirit of González et al. 2016, with a length-scale
+    kernel, that it tells something new (local penalization in the spirit of González et al. 2016, with a length-scale
     for their Lipschitz cone). `length` → 0 gives the plain top scores. Scores that are NaN or -inf come last.
     """
     if not 0 < budget <= log_scores.shape[0]:

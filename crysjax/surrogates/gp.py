@@ -1,6 +1,6 @@
 """Gaussian process regression on feature vectors; hyper-parameters by NUTS or variational inference in NumPyro.
 
-Rasmussen & Williams 2006, algorithm 2.1. The kernel is amplitude² k(r) + noise² on standardised data, with
+Rasmussen & Williams 2006, algorithm 2.1. The kernel is amplitude² k(r) + noise² on standardized data, with
 k = exp(-r²/2) (RBF) or (1 + √5 r + 5r²/3) exp(-√5 r) (Matérn 5/2) and r² = Σ_i (x_i - x'_i)² / ℓ_i².
 Hyper-parameters have log-normal priors. A posterior is an even mixture over hyper-parameter samples; one sample is a
 plain Gaussian process. NumPyro is imported when a process is fitted for the first time.
@@ -22,7 +22,7 @@ from crysjax.surrogates.observations import Observations, observe, pad
 
 
 class Hyper(NamedTuple):
-    """Hyper-parameters in standardised units; a leading axis counts samples."""
+    """Hyper-parameters in standardized units; a leading axis counts samples."""
 
     length: Array  # (s, d) or (s, 1)
     amplitude: Array  # (s,)
@@ -65,7 +65,7 @@ def gp(
     `inference`: "map" is SVI with AutoDelta, "normal" SVI with AutoNormal (`steps` of Adam; `samples` draws), "nuts"
     is Hamiltonian Monte Carlo in `chains` chains side by side (`warmup` steps and at least 250 draws each, of which
     `samples` are kept in all). `ard`: one length-scale a feature.
-    `unit_prior`: y is given in units of its known prior std, so it is not standardised and the amplitude is 1.
+    `unit_prior`: y is given in units of its known prior std, so it is not standardized and the amplitude is 1.
     Priors: length LogNormal(log sqrt(d), 1), amplitude LogNormal(0, 0.5), noise LogNormal(log noise_scale, 1).
     """
     kernel_fn = {"rbf": rbf, "matern52": matern52}[kernel]

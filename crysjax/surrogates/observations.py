@@ -1,4 +1,4 @@
-"""What surrogates are fitted to: standardised rows in a buffer of fixed capacity, so growing data never recompiles."""
+"""What surrogates are fitted to: standardized rows in a buffer of fixed capacity, so growing data never recompiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crysjax.data import scales
 
 
 class Observations(NamedTuple):
-    """Standardised data; rows with `mask` 0 are empty and hold zeros."""
+    """Standardized data; rows with `mask` 0 are empty and hold zeros."""
 
     x: Array  # (capacity, d)
     y: Array  # (capacity,)
@@ -48,9 +48,9 @@ def _check(x: Array, y: Array) -> None:
 
 
 def observe(x: Array, y: Array, standardize: bool = True, standardize_y: bool = True) -> Observations:
-    """Mask rows whose y (or any feature) is not finite, and standardise the rest by their own mean and std.
+    """Mask rows whose y (or any feature) is not finite, and standardize the rest by their own mean and std.
 
-    Without `standardize` nothing is standardised, without `standardize_y` the features alone.
+    Without `standardize` nothing is standardized, without `standardize_y` the features alone.
     """
     mask = (jnp.isfinite(y) & jnp.isfinite(x).all(-1)).astype(x.dtype)
     x, y = jnp.where(mask[:, None] > 0, x, 0), jnp.where(mask > 0, y, 0)
@@ -76,6 +76,6 @@ def _moments(values: Array, mask: Array) -> tuple[Array, Array]:
     unit_rows = unit[None, :] if values.ndim == 2 else unit
     small = values / unit_rows * mask
     mean = small.sum(0) / count
-    centred = (small - (mean[None, :] if values.ndim == 2 else mean)) * mask
-    mean, std = mean * unit, jnp.sqrt((centred**2).sum(0) / count) * unit
+    centered = (small - (mean[None, :] if values.ndim == 2 else mean)) * mask
+    mean, std = mean * unit, jnp.sqrt((centered**2).sum(0) / count) * unit
     return mean, jnp.where(std > 1e-6 * (1 + abs(mean)), std, 1)

@@ -1,7 +1,7 @@
 """Fine-tuning as functions of parameter pytrees: start from another model's weights, and train few of them.
 
 Nothing here knows a network. A trained part is a small pytree, and `merge` makes of it the parameters of the whole
-model: the loss of the part is `loss(merge(part), ...)`, the optimiser holds moments of the part alone, and what is
+model: the loss of the part is `loss(merge(part), ...)`, the optimizer holds moments of the part alone, and what is
 exported is `merge(part)`, an ordinary model.
 """
 

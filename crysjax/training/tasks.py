@@ -28,12 +28,12 @@ def stream(
     """
 
     def build(groups: list[list[int]]) -> tuple:
-        return labelled(dataset, groups, shape, names, view)
+        return labeled(dataset, groups, shape, names, view)
 
     return _endless(lambda epoch: batching.shuffled_groups(dataset.num_atoms, shape, seed, epoch), build, tiles)
 
 
-def labelled(
+def labeled(
     dataset: Dataset, groups: list[list[int]], shape: Capacity, names: tuple[str, ...], view: Callable | None = None
 ) -> tuple:
     """The groups of rows as `(pack, labels)`, stacked; see `stream`."""
@@ -57,8 +57,8 @@ def force_stream(dataset: Dataset, edges: Edges, shape: Capacity, room: int, til
 def force_packs(
     dataset: Dataset, edges: Edges, groups: list[list[int]], shape: Capacity, room: int
 ) -> list[tuple[Pack, Labels]]:
-    """A labelled pack a group of rows."""
-    return [learn.labelled_pack(dataset, edges, np.array(g), shape, room) for g in groups]
+    """One labeled pack per group of rows."""
+    return [learn.labeled_pack(dataset, edges, np.array(g), shape, room) for g in groups]
 
 
 def _endless(groups_of: Callable[[int], list], build: Callable[[list], tuple], tiles: int) -> Callable:
@@ -70,7 +70,9 @@ def _endless(groups_of: Callable[[int], list], build: Callable[[list], tuple], t
             groups = groups_of(epoch)
             total = len(groups) // tiles
             if not total:
-                raise ValueError(f"tiles: {tiles} packs a step, but the data set fills only {len(groups)}; lower tiles")
+                raise ValueError(
+                    f"tiles: {tiles} packs per step, but the data set fills only {len(groups)}; lower tiles"
+                )
             for k in range(step, total):
                 yield build(groups[k * tiles : (k + 1) * tiles])
             step, epoch = max(step - total, 0), epoch + 1

@@ -16,7 +16,7 @@ from crysjax.oracles.hosted import host
 
 SILICON = {"pseudopotentials": {"Si": "Si.pbe-rrkj.UPF"}}
 MAGNESIA = {"pseudopotentials": {"Mg": "Mg.pz-n-vbc.UPF", "O": "O.pz-rrkjus.UPF"}}
-RUNS = {  # calculator, structure, centre in Å, settings at which tests run, converged settings
+RUNS = {  # calculator, structure, center in Å, settings at which tests run, converged settings
     "Si, PBE, GPAW": ("gpaw", ("Si", "diamond"), 5.47, {"cutoff_ev": 250, "kpoints": (4, 4, 4)},
                       {"cutoff_ev": 600, "kpoints": (8, 8, 8)}),
     "MgO, PBE, GPAW": ("gpaw", ("MgO", "rocksalt"), 4.25, {"cutoff_ev": 600, "kpoints": (3, 3, 3)},
@@ -33,10 +33,10 @@ RUNS = {  # calculator, structure, centre in Å, settings at which tests run, co
 
 
 def equation_of_state(
-    calculator: str, structure: tuple[str, str], centre: float, settings: dict
+    calculator: str, structure: tuple[str, str], center: float, settings: dict
 ) -> tuple[float, float]:
     """Lattice constant (Å) and bulk modulus (GPa) by a Birch-Murnaghan fit to five volumes within 6 %."""
-    crystals = [bulk(*structure, a=centre * scale) for scale in (0.98, 0.99, 1.0, 1.01, 1.02)]
+    crystals = [bulk(*structure, a=center * scale) for scale in (0.98, 0.99, 1.0, 1.01, 1.02)]
     known = named(calculator, settings)
     work = host(known.make, settings=known.settings, derivatives=False, timeout_seconds=300, memory_gb=4)
     answers = work.ask([entry_of_atoms(atoms, "") for atoms in crystals])
@@ -50,8 +50,8 @@ def equation_of_state(
 
 if __name__ == "__main__":
     dear = sys.argv[1:] == ["dear"]
-    for name, (calculator, structure, centre, quick, slow) in RUNS.items():
+    for name, (calculator, structure, center, quick, slow) in RUNS.items():
         begin = time.perf_counter()
-        a, modulus = equation_of_state(calculator, structure, centre, slow if dear else quick)
+        a, modulus = equation_of_state(calculator, structure, center, slow if dear else quick)
         seconds = (time.perf_counter() - begin) / 5
         print(f"| {name} | {a:.3f} | {modulus:.0f} | {seconds:.1f} |", flush=True)

@@ -82,7 +82,7 @@ def main() -> None:
     seen = [simulated(row, grid, shape) for row in rows]
     known = "free" if arguments.free else "given"
     print(f"{len(rows)} crystals of {low} to {high} atoms, {arguments.starts} starts, cell {known}\n")
-    print("| | solved | RMS < 0.1 | RMSE | explained | median Rwp | starts that explain | processor s a crystal |")
+    print("| | solved | RMS < 0.1 | RMSE | explained | median Rwp | starts that explain | processor s per crystal |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in arguments.methods:
         begin, answers = time.process_time(), []

@@ -1,12 +1,12 @@
 """Bulk and shear moduli of AFLOW crystals by foundation potentials: how near, how often, how long?
 
     python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --potential nequix-mp-1.nqx --out runs/elasticity
-    python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --out runs/elasticity --summarise
+    python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --out runs/elasticity --summarize
 
 Crystals of AFLOW's test file are made primitive, relaxed, and their elastic tensors computed by exact second
-derivatives. Each block of crystals is appended to `POTENTIAL.jsonl` when it is done, a row a crystal, failures with
+derivatives. Each block of crystals is appended to `POTENTIAL.jsonl` when it is done, one row per crystal, failures with
 their reason; a run that was stopped goes on where it was. Which crystals are drawn depends on the seed alone; small
-cells come first, so that compiled programs serve many. `--summarise` prints Markdown: errors, floors on the same
+cells come first, so that compiled programs serve many. `--summarize` prints Markdown: errors, floors on the same
 crystals, reasons, time.
 """
 
@@ -58,7 +58,7 @@ def primitive(name: str, cif: str) -> Entry:
 
 
 def chosen(folder: Path, count: int, seed: int, most_atoms: int) -> Dataset:
-    """`count` random crystals (0: all) of at most `most_atoms` atoms, in order of size and volume an atom."""
+    """`count` random crystals (0: all) of at most `most_atoms` atoms, in order of size and volume per atom."""
     ids, cifs, _ = read(folder, "test")
     drawn = np.random.default_rng(seed).permutation(len(ids))[: count or None]
     entries = [primitive(ids[k], cifs[ids[k]]) for k in drawn]
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> None:
         with file.open("a") as out:
             out.writelines(json.dumps(row) + "\n" for row in rows(found, block, seconds))
         good = int(found.valid.sum())
-        print(f"{first + len(block)}/{len(todo)}: {good} of {len(block)}, {seconds:.1f} s a crystal", flush=True)
+        print(f"{first + len(block)}/{len(todo)}: {good} of {len(block)}, {seconds:.1f} s per crystal", flush=True)
 
 
 def kept(file: Path) -> list[dict]:
@@ -160,7 +160,7 @@ def errors(found: np.ndarray, truth: np.ndarray) -> str:
     return f"{rank} | {np.abs(off).mean():.1f} | {100 * np.abs(off / truth).mean():.1f} % | {off.mean():+.1f}"
 
 
-def summarise(options: argparse.Namespace) -> None:
+def summarize(options: argparse.Namespace) -> None:
     """Markdown of everything that is in the folder."""
     truth = read(options.aflow, "test")[2]
     for file in sorted(options.out.glob("*.jsonl")):
@@ -172,7 +172,7 @@ def summarise(options: argparse.Namespace) -> None:
             f"{len(every)} crystals of {atoms.min()} to {atoms.max()} atoms, {len(stable)} with a stable tensor; ",
             end="",
         )
-        print(f"{np.median(seconds):.1f} s a crystal (median of blocks), {seconds.sum() / 60:.0f} min in all\n")
+        print(f"{np.median(seconds):.1f} s per crystal (median of blocks), {seconds.sum() / 60:.0f} min in all\n")
         why = Counter(_kind(row["reason"]) for row in every if not row.get("stable"))
         for reason, count in why.most_common():
             print(f"* {count}: {reason}")
@@ -206,11 +206,11 @@ def main() -> None:
     ask.add_argument("--steps", type=int, default=300)
     ask.add_argument("--seconds", type=float, default=float("inf"), help="no block begins after them")
     ask.add_argument("--compiled", type=Path, help="folder that keeps compiled programs for the next run")
-    ask.add_argument("--summarise", action="store_true")
+    ask.add_argument("--summarize", action="store_true")
     options = ask.parse_args()
     if options.compiled:
         jax.config.update("jax_compilation_cache_dir", str(options.compiled))
-    summarise(options) if options.summarise else run(options)
+    summarize(options) if options.summarize else run(options)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Attention(nn.Module):
     """Softmax attention over the sites of a crystal, biased by the pair's features: the signature of `dense._Layer`.
 
     The bias has a part that keeps and a part that changes its sign with the direction, so both directions of a pair
-    share their products, as in the messages. Logits are clipped to ±10 in place of a maximum a site.
+    share their products, as in the messages. Logits are clipped to ±10 in place of a maximum per site.
     """
 
     width: int

@@ -2,7 +2,7 @@
 
     python experiments/phonons/run.py --data shared/data/phonons/matbench_phonons.json.gz --potential nequix-mp-1.nqx \
         --out runs/phonons/nequix-mp-1 --count 60 --seconds 3600
-    python experiments/phonons/run.py --out runs/phonons/nequix-mp-1 --summarise
+    python experiments/phonons/run.py --out runs/phonons/nequix-mp-1 --summarize
     python experiments/phonons/run.py --out runs/phonons/nequix-mp-1 --potential nequix-mp-1.nqx --phonopy
 
 The set gives the frequency of the last peak of the phonon density of states, in cm⁻¹, of 1,265 crystals (Petretto et
@@ -100,7 +100,7 @@ def compute(args: argparse.Namespace) -> None:
     potential, params = load_potential(args.potential)
     todo = chosen(read(args.data), args, potential)
     args.out.mkdir(parents=True, exist_ok=True)
-    settings = {k: str(v) for k, v in vars(args).items() if k not in ("count", "seconds", "summarise", "out")}
+    settings = {k: str(v) for k, v in vars(args).items() if k not in ("count", "seconds", "summarize", "out")}
     files.write(args.out / "settings.json", json.dumps(settings, indent=1))
     for first in range(0, len(todo), BLOCK):
         done = {row["id"] for row in rows_of(path)}
@@ -169,7 +169,7 @@ def figures(rows: list[dict], potential: str) -> str:
     failed = [f"{row['id']} {row['formula']}: {row['reason']}" for row in rows if row not in good]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     seconds = np.array([row["seconds"] for row in good])
-    told = f"{potential}, {len(rows)} crystals, {np.median(seconds):.0f} s a crystal (median). Without an answer: "
+    told = f"{potential}, {len(rows)} crystals, {np.median(seconds):.0f} s per crystal (median). Without an answer: "
     return f"{told}{'; '.join(failed) or 'none'}.\n\n{table}\n"
 
 
@@ -183,7 +183,7 @@ def errors(rows: list[dict], key: str) -> list[str]:
     return [f"{spearmanr(found, target).statistic:.3f}", *numbers, f"{off.mean():+.1f}"]
 
 
-def summarise(args: argparse.Namespace) -> None:
+def summarize(args: argparse.Namespace) -> None:
     """Write the figures of these rows between the marks in the README, in place of this potential's earlier ones."""
     rows = rows_of(args.out / "rows.jsonl")
     if not rows:
@@ -263,13 +263,13 @@ def main() -> None:
     parser.add_argument("--length", type=float, default=8.0, help="least edge of a supercell, Å")
     parser.add_argument("--mesh", type=float, default=0.02, help="step of the mesh of q, Å⁻¹ without 2π")
     parser.add_argument("--tolerance", type=float, default=0.01, help="of the symmetry, Å")
-    parser.add_argument("--summarise", action="store_true", help="write the figures into the README")
+    parser.add_argument("--summarize", action="store_true", help="write the figures into the README")
     parser.add_argument(
         "--phonopy", action="store_true", help="compare with phonopy instead, which has to be installed"
     )
     args = parser.parse_args()
-    if args.summarise or args.phonopy:
-        return summarise(args) if args.summarise else beside_phonopy(args)
+    if args.summarize or args.phonopy:
+        return summarize(args) if args.summarize else beside_phonopy(args)
     if not (args.data and args.potential):
         parser.error("--data and --potential are needed to compute")
     return compute(args)

@@ -40,7 +40,7 @@ def main() -> None:
         error = np.linalg.norm(a.site_properties[FORCES] - b.site_properties[FORCES], axis=-1).mean()
         size = np.linalg.norm(a.site_properties[FORCES], axis=-1).mean()
         print(f"| {kind} | {len(rows)} | {energy:.0f} | {error:.2f} | {size:.2f} |")
-    print(f"\n{rate:.0f} crystals a second, energies, forces and stresses, graphs included")
+    print(f"\n{rate:.0f} crystals per second, energies, forces and stresses, graphs included")
 
 
 if __name__ == "__main__":

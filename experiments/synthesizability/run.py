@@ -1,11 +1,11 @@
-"""Positive-unlabelled learning where the hidden truth is known: make the data set, then score models and floors on it.
+"""Positive-unlabeled learning where the hidden truth is known: make the data set, then score models and floors on it.
 
     python experiments/synthesizability/run.py prepare --out data/synthesizability.npz
     crysjax train configs/synthesizability.yaml --out runs/synthesizability
     python experiments/synthesizability/run.py evaluate --data data/synthesizability.npz \
         --model runs/synthesizability/model.npz --out experiments/synthesizability/result.json
 
-Made: MP-20 crystals. Labelled so: some of them (`observed` = 1). Unlabelled: the other made ones and three kinds of
+Made: MP-20 crystals. Labeled so: some of them (`observed` = 1). Unlabeled: the other made ones and three kinds of
 crystals that have not been made. `made` (1 or 0) and `kind` (an index into KINDS) are the truth, never trained on.
 """
 
@@ -47,13 +47,13 @@ def prepare(arguments: argparse.Namespace) -> None:
     perov = datasets.take(perov, np.array([formula(e.numbers) not in known for e in datasets.entries(perov)]))
     perov = datasets.take(perov, rng.permutation(len(perov)))
     parts = dict(zip(KINDS, (observed, hidden, wrong, other, perov)))
-    data = datasets.concatenate([labelled(part, kind) for kind, part in parts.items()])
+    data = datasets.concatenate([labeled(part, kind) for kind, part in parts.items()])
     if arguments.volume == "same":
         data = replace(data, lattice=same_volume(data))
     data = splits.by_composition(data, seed=arguments.seed, fractions={"train": 0.7, "val": 0.1, "test": 0.2})
     datasets.save(data, arguments.out)
     truth = data.properties["made"][data.properties["observed"] != 1]
-    print(f"{arguments.out}: {len(data)} crystals; of {len(truth)} unlabelled {truth.mean():.4f} are made")
+    print(f"{arguments.out}: {len(data)} crystals; of {len(truth)} unlabeled {truth.mean():.4f} are made")
 
 
 def known_formulas(whole: Dataset, raw: Path) -> set[str]:
@@ -77,7 +77,7 @@ def recomposed(patterns: Dataset, real: Dataset, known: set[str], rng: np.random
     return datasets.from_entries(rows)
 
 
-def labelled(part: Dataset, kind: str) -> Dataset:
+def labeled(part: Dataset, kind: str) -> Dataset:
     """The first so many crystals with what is known of them, and the truth."""
     part = datasets.take(part, np.arange(COUNTS[kind]))
     of_all = lambda value: np.full(len(part), value, np.float32)  # noqa: E731
@@ -87,7 +87,7 @@ def labelled(part: Dataset, kind: str) -> Dataset:
 
 
 def same_volume(data: Dataset) -> np.ndarray:
-    """Every cell at 20 Å^3 an atom: the volume then tells nothing, such as that a cell was scaled and not relaxed."""
+    """Every cell at 20 Å^3 per atom: the volume then tells nothing, such as that a cell was scaled and not relaxed."""
     volume = np.abs(np.linalg.det(data.lattice.astype(np.float64)))
     return (data.lattice * (20 * data.num_atoms / volume)[:, None, None] ** (1 / 3)).astype(np.float32)
 
@@ -154,7 +154,7 @@ def abc3(test: Dataset) -> np.ndarray:
 
 
 def shares(score: np.ndarray, test: Dataset) -> dict:
-    """What the score claims of the unlabelled beside the truth."""
+    """What the score claims of the unlabeled beside the truth."""
     made, observed = test.properties["made"] == 1, test.properties["observed"] == 1
     hidden, rest = score[made & ~observed], score[~observed]
     return {

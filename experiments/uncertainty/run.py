@@ -56,7 +56,7 @@ def ask(predictor: Any, dataset: Dataset) -> Said:
 
 
 def distance_to(train: np.ndarray, rows: np.ndarray, neighbors: int = NEIGHBORS) -> np.ndarray:
-    """Mean distance to the nearest training rows, features standardised on them, over √d (after Janet et al. 2019)."""
+    """Mean distance to the nearest training rows, features standardized on them, over √d (after Janet et al. 2019)."""
     train = train[np.isfinite(train).all(1)]  # a network refuses some crystals
     scale = train.std(0) + 1e-9
     train, rows = train / scale, rows / scale
@@ -144,7 +144,7 @@ def curve_of(pool: Pool) -> str:
 
 
 def foreseen(pool: Pool, held_out: Pool, features: tuple[np.ndarray, np.ndarray], parts: dict[str, np.ndarray]) -> str:
-    """RMS error/std foreseen from labelled held-out crystals with weights, beside what it is."""
+    """RMS error/std foreseen from labeled held-out crystals with weights, beside what it is."""
     plain = calibration.summarize(held_out.error, held_out.std)
     rows = []
     for name, chosen in parts.items():

@@ -1,9 +1,7 @@
 """A campaign that is killed at any write goes on to the same result, and knows what the kill had cost."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,17 +11,9 @@ from crysjax.campaign import interrupted
 from crysjax.campaign import outcomes as memory
 from crysjax.data import files
 from crysjax.evaluation import ledger
+from tests.support import beside
 
-
-def _beside(name: str):
-    """Another test file of this folder, as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-campaigns = _beside("test_round")
+campaigns = beside(__file__, "test_round")
 PLAN, World, everything, several_packs = (
     getattr(campaigns, name) for name in ("PLAN", "World", "everything", "several_packs")
 )
@@ -68,7 +58,7 @@ def kills(monkeypatch):
 def test_killed_at_any_write_it_goes_on_exactly_and_relaxes_nothing_twice(tmp_path, kills):
     whole, plan = World(), PLAN._replace(rounds=2, validations=4)
     places = kills(tmp_path / "whole", lambda: whole.run(tmp_path / "whole", plan))
-    assert len(places) == 2 * (6 + 2 * 4) + 2  # six stages and four files a round, and the ledger at the start
+    assert len(places) == 2 * (6 + 2 * 4) + 2 + 2  # six stages, four files per round; first ledger; former state
     expected, relaxations = everything(tmp_path / "whole"), sum(whole.asked_to_relax)
     asked = []
     for place in places:
@@ -108,6 +98,42 @@ def test_kept_relaxations_come_back_bit_for_bit_and_only_for_the_same_question(t
     (tmp_path / interrupted.RELAXED).write_bytes(b"PK damaged")
     relax(drawn, None)
     assert world.asked_to_relax == [12, 12, 12]
+
+
+@pytest.mark.parametrize("finished", [2, 3])
+def test_a_damaged_state_costs_one_round_and_changes_nothing(tmp_path, finished):
+    World().run(tmp_path / "whole")
+    parts = tmp_path / "parts"
+    if finished == 3:
+        World().run(parts)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            World(interrupt_at=2).run(parts)
+    state = parts / memory.STATE
+    state.write_bytes(state.read_bytes()[:-200])
+    world = World()
+    with pytest.warns(UserWarning, match=rf"going on from the state after round {finished - 1}"):
+        world.run(parts)
+    assert everything(parts) == everything(tmp_path / "whole")
+    assert len(world.asked_to_relax) == 1  # of a round that was not the last, the relaxations are kept
+
+
+def test_relaxations_of_another_potential_are_not_taken_for_these(tmp_path):
+    with pytest.raises(KeyboardInterrupt):  # the first round has been relaxed and is not finished
+        world = World()
+        world.tools = world.tools._replace(files={"p": "1"}, judge=_interrupt)
+        world.run(tmp_path)
+    world = World()
+    world.tools = world.tools._replace(files={"p": "2"})
+    world.run(tmp_path)
+    assert world.asked_to_relax == [3, 2, 2]
+    world.tools = world.tools._replace(files={"p": "3"})
+    with pytest.raises(ValueError, match="p has changed since this campaign began"):
+        world.run(tmp_path)
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("damage", ["deleted", "cut", "a value", "rows of a round"])

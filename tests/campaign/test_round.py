@@ -141,7 +141,7 @@ def test_what_looks_alike_is_not_chosen_twice():
         worth=np.array([4.0, 3.9, 2.0, 1.0], np.float32), features=features
     )
     plan = PLAN._replace(validations=6)
-    assert sorted(rounds.select(plan, 0, said, np.arange(4)).tolist()) == [0, 2]  # two a round
+    assert sorted(rounds.select(plan, 0, said, np.arange(4)).tolist()) == [0, 2]  # two per round
     assert rounds.select(plan, 0, said, np.array([3])).tolist() == [3]
     assert rounds.select(plan, 0, said, np.zeros(0, int)).tolist() == []
 

@@ -24,13 +24,7 @@ TRUTH = Entry("truth", np.array([8, 8, 22, 38]), PLACES, CELL, {})
 FEW = Descent(blur_degree=(1.0, 0.0), damping_angstrom2=(3.0, 0.0), steps=60)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def light_compiles():
-    """These programs run for milliseconds and compile for seconds."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("light_compiles")
 
 
 def simulated(entry: Entry, grid=GRID) -> np.ndarray:
@@ -125,6 +119,49 @@ def test_the_misfit_over_reflections_is_the_one_over_points(seen):
     direct = factor(seen, simulated(TRUTH._replace(frac=np.asarray(begin.frac[0]))))
     # the box lists corners beyond 71 degrees whose tails reach into the data: 1e-3 of it
     np.testing.assert_allclose(np.sqrt(misfits), direct, atol=5e-3)
+
+
+def measured(y: np.ndarray) -> np.ndarray:
+    """A pattern on a falling background with a hump, as high as a third of the strongest peak."""
+    place = (GRID - 40) / 30
+    return y + y.max() * (0.2 - 0.1 * place + 0.05 * place**2 - 0.04 * place**3)
+
+
+def test_a_background_of_its_own_form_leaves_no_misfit(seen):
+    """A cubic is within four terms: the true structure explains the sum, which without a background it does not."""
+    y = measured(seen)
+    assert factor(y, seen, GRID, 4) < 1e-6 < 0.2 < factor(y, seen)
+    weight = module.weights(y)
+    found = module.background.basis(GRID, weight, 4)
+    np.testing.assert_allclose(found.T @ (weight[:, None] * found), np.eye(4), atol=1e-9)
+    flat = module.background.without(np.polynomial.chebyshev.chebval((GRID - 40) / 30, [3, 1, 4, 1]), weight, found)
+    assert np.abs(flat).max() < 1e-9
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_the_misfit_without_the_background_is_the_factor(seen, fixed):
+    """Over reflections and over points, at a wrong structure."""
+    y, wrong = measured(seen), TRUTH._replace(frac=np.random.default_rng(3).random((4, 3)))
+    made = module.problem(TRUTH.numbers, CELL[None], scattering(), SHAPE, fixed=fixed, closest=1e-3, reach=71.0)
+    (stage,) = module.stages(made, GRID, y, (0.0,), (0.0,), fixed=fixed, terms=4)
+    point = {"frac": jnp.asarray(wrong.frac, jnp.float32)}
+    if not fixed:
+        point["cell"] = module.lattices.encode(jnp.asarray(CELL[None], jnp.float32), jnp.ones(1))[0] / module.CELL
+    found = jax.jit(lambda q, d, p: module.misfit(q, d, p, 71.0, 0.0))(made, stage, point)
+    np.testing.assert_allclose(np.sqrt(found), factor(y, simulated(wrong), GRID, 4), atol=5e-3)
+
+
+def test_background_and_zero_shift_of_a_measured_pattern_are_found():
+    """A shift of 0.13 degrees, a fifth of a width, to a hundredth; the structure is found where it was lost before."""
+    y = measured(simulated(TRUTH, GRID - 0.13))
+    answer = solve(GRID, y, TRUTH.numbers, lattice=CELL, starts=12, shape=SHAPE, descent=FEW, background=4,
+                   zero_degree=None)  # fmt: skip
+    assert answer.provenance["zero_degree"] == pytest.approx(0.13, abs=0.01)
+    assert answer.properties[RWP][0] < 0.06
+    match = matching.match_pairs(datasets.from_entries([TRUTH]), datasets.take(answer, np.arange(1)), processes=1)
+    assert match.best[0] < 0.03
+    plain = solve(GRID, y, TRUTH.numbers, lattice=CELL, starts=12, shape=SHAPE, descent=FEW)
+    assert plain.properties[RWP][0] > 0.2
 
 
 def test_overlap_of_two_atoms_across_a_face():

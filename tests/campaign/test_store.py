@@ -27,8 +27,53 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"state\.npz: not the state of a campaign"):
         store.load_state(path)
     np.savez(path, meta=np.frombuffer(b'{"format": 99}', np.uint8))
-    with pytest.raises(ValueError, match="state format 99, this version reads format 2"):
+    with pytest.raises(ValueError, match="state format 99, this version reads format 2; start again with --no-resume"):
         store.load_state(path)
+
+
+def two_states(folder):
+    """States of two rounds, the second with other arrays."""
+    store.save_state(folder / "state.npz", ARRAYS, {"rounds": 1})
+    return store.save_state(folder / "state.npz", {"frac": ARRAYS["frac"] + 1}, {"rounds": 2})
+
+
+def test_any_flipped_byte_of_the_newest_state_leaves_the_one_before(tmp_path):
+    path = two_states(tmp_path)
+    newest, before = path.read_bytes(), store.previous(path).read_bytes()
+    for place in range(len(newest)):
+        path.write_bytes(newest[:place] + bytes([newest[place] ^ 0xFF]) + newest[place + 1 :])
+        store.previous(path).write_bytes(before)
+        said = []
+        store.recover(path, said.append)
+        assert len(said) == 1 and path.read_bytes() == before, place
+        assert "state.npz: damaged; going on from the state after round 1" in said[0]
+    assert os.listdir(tmp_path) == ["state.npz"]
+    store.recover(path, said.append)
+    assert len(said) == 1  # nothing to say of a whole one
+
+
+def test_two_damaged_states_are_an_error_that_says_what_to_do(tmp_path):
+    path = two_states(tmp_path)
+    for file in (path, store.previous(path)):
+        file.write_bytes(file.read_bytes()[:-100])
+    left = path.read_bytes()
+    with pytest.raises(ValueError, match=r"state\.npz: not the state of a campaign .*; start again with --no-resume"):
+        store.recover(path, pytest.fail)
+    assert path.read_bytes() == left
+    store.forget(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_model_files_are_refused():
+    began = {"a.npz of the heads": "12", "b.npz of the potential": "34"}
+    store.check_same_files("runs/a", began, dict(began))
+    for now, what in (
+        (began | {"a.npz of the heads": "13"}, "a.npz of the heads has changed"),
+        (began | {"sampling.json of the generator": "1"}, "sampling.json of the generator is new"),
+        ({"a.npz of the heads": "12"}, "b.npz of the potential is gone"),
+    ):
+        with pytest.raises(ValueError, match=f"runs/a: {what} since this campaign began; .*--no-resume"):
+            store.check_same_files("runs/a", began, now)
 
 
 def test_another_plan_is_refused():
@@ -49,7 +94,7 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path):
         before = path.read_bytes()
         with pytest.raises(OSError, match=r"No space left on device: .*state\.npz'"):
             store.save_state(path, {"big": np.random.default_rng(0).random(1 << 15)}, {"rounds": 2})
-        assert path.read_bytes() == before
-        assert os.listdir(tmp_path) == ["state.npz"]
+        assert path.read_bytes() == before == store.previous(path).read_bytes()
+        assert sorted(os.listdir(tmp_path)) == ["state.npz", "state.previous.npz"]
     finally:
         subprocess.run(["umount", tmp_path], check=True)

@@ -156,7 +156,7 @@ def test_an_unknown_element_is_the_reason_of_its_crystal_alone(crysjax, one_line
     phonons = ["phonons", place / "crystals.npz", *given, "--row", 1, "--out", tmp_path / "p"]
     one_line(crysjax(*phonons), why)
     answer = crysjax("data", "label", place / "crystals.npz", *given, "--out", tmp_path / "l.npz")
-    assert answer.code == 0 and "1 crystals labelled, 1 left out" in answer.out and why in answer.err
+    assert answer.code == 0 and "1 crystals labeled, 1 left out" in answer.out and why in answer.err
 
 
 def test_models_are_found_without_a_home(place, tmp_path):

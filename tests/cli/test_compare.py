@@ -1,10 +1,13 @@
 """`crysjax compare`: one table with floors, models trained once, and mistakes told before anything runs."""
 
 import json
+import signal
+import time
 
 import jax
 import pytest
 
+from crysjax.data import files
 from crysjax.evaluation import comparison
 from crysjax.evaluation.distributions import Interval
 
@@ -75,10 +78,45 @@ def test_a_model_is_trained_once(compared, crysjax):
     assert "training" not in answer.err
 
 
+KILLED_AT = ("quick: training", "csp: quick, seed 1", "de novo: loaded, seed 0", "de novo: quick, seed 0")
+
+
+def table_without_times(folder):
+    table = json.loads((folder / "table.json").read_text())
+    for line in table["lines"]:
+        line["facts"] = {"parameters": line["facts"].get("parameters")}
+    return table
+
+
+def test_killed_at_several_points_it_comes_to_the_same_table(compared, start, crysjax, tmp_path):
+    """SIGKILL in the middle of training, sampling and judging, each time in the folder that the last kill left."""
+    out, plans, _ = compared
+    for number, place in enumerate(KILLED_AT):
+        process = start("compare", *plans, "--out", tmp_path)
+        for line in process.stderr:
+            if place in line:
+                time.sleep(0.3 * number)
+                process.kill()
+                break
+        process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL, place
+    with jax.numpy_dtype_promotion("standard"):
+        answer = crysjax("compare", *plans, "--out", tmp_path)
+    assert answer.code == 0 and "training" not in answer.err
+    assert table_without_times(tmp_path) == table_without_times(out)
+    assert not list(tmp_path.rglob(f"*{files.PARTIAL}"))
+
+
+def test_two_at_once_in_one_folder_are_refused(compared, crysjax, one_line, tmp_path):
+    _, plans, _ = compared
+    with files.alone(tmp_path):
+        one_line(crysjax("compare", *plans, "--out", tmp_path), "another process is writing there")
+
+
 def test_a_config_that_says_something_else_is_another_model(compared, world, crysjax, write):
     """Two data sets may both call a model `flow`, and a config may change between two runs."""
     out, (_, second), _ = compared
-    quick = write(second.parent / "quick.yaml", world.config("generator") | {"steps": 4, "properties": []})
+    quick = write(second.parent / "changed.yaml", world.config("generator") | {"steps": 4, "properties": []})
     plan = {"data": str(world.data), "task": "de novo", "rows": 4, "models": {"quick": str(quick)}}
     with jax.numpy_dtype_promotion("standard"):
         answer = crysjax("compare", write(second.parent / "third.yaml", plan), "--out", out)

@@ -13,7 +13,7 @@ from pymatgen.core import Structure
 from scipy.stats import norm
 
 from crysjax.campaign import store
-from crysjax.data import datasets
+from crysjax.data import datasets, files
 from crysjax.evaluation import ledger
 
 ENERGY, GAP = "formation_energy_ev_per_atom", "band_gap_ev"
@@ -253,6 +253,7 @@ def test_a_damaged_run_is_named(designed, crysjax, one_line, plan, damage, tmp_p
     state, book = out / "state.npz", out / "ledger.jsonl"
     if damage == "cut":
         state.write_bytes(state.read_bytes()[:1000])
+        store.previous(state).write_bytes(b"")
         message = r"state\.npz: not the state of a campaign \(the file is (cut short|damaged)"
     elif damage == "version":
         np.savez(state, meta=np.frombuffer(b'{"format": 99}', np.uint8))
@@ -261,6 +262,31 @@ def test_a_damaged_run_is_named(designed, crysjax, one_line, plan, damage, tmp_p
         book.write_bytes(b"no row\n" + book.read_bytes())
         message = r"ledger\.jsonl: line 1 is not a row of a ledger"
     one_line(crysjax("design", plan, "--out", out), message)
+
+
+def test_a_damaged_state_gives_way_to_the_round_before(designed, crysjax, plan, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(designed[0], out)
+    (out / "state.npz").write_bytes((out / "state.npz").read_bytes()[:1000])
+    answer = crysjax("design", plan, "--out", out)
+    assert answer.code == 0, answer.err
+    assert f"{out}/state.npz: damaged; going on from the state after round 2\n" in answer.err
+    assert "round 3/3" in answer.out + answer.err and "round 2/3" not in answer.out + answer.err
+    same(outputs(out), outputs(designed[0]))
+
+
+def test_another_model_under_the_same_name_does_not_go_on(designed, crysjax, one_line, world, write, tmp_path):
+    out, heads = tmp_path / "out", tmp_path / "heads.npz"
+    shutil.copy(world.heads, heads)
+    plan = write(tmp_path / "plan.yaml", world.plan(heads=str(heads), rounds=1, validations=2))
+    assert crysjax("design", plan, "--out", out).code == 0
+    with np.load(heads) as file:
+        arrays = {name: file[name] for name in file.files}
+    files.write_npz(heads, {name: a if name == "config" else a ^ 1 for name, a in arrays.items()})
+    message = r"out: heads\.npz of the heads has changed since this campaign began; put the former file back"
+    one_line(crysjax("design", plan, "--out", out), message)
+    shutil.copy(world.heads, heads)
+    assert crysjax("design", plan, "--out", out).code == 0
 
 
 def test_beginning_again_forgets_the_former_run_at_once(designed, crysjax, plan, tmp_path, monkeypatch):

@@ -95,7 +95,8 @@ def test_a_measured_pattern_that_nothing_explains_is_no_solution(tmp_path):
                  "--out", out)  # fmt: skip
     assert answer.exit_code == commands.NO_SOLUTION == 3, answer.output
     assert "4001 points of a profile" in answer.output and "solve 0/16" in answer.output
-    assert "a background of about" in answer.output and "no solution found: Rwp" in answer.output
+    assert "a background of about" in answer.output and "fitted by 6 terms" in answer.output
+    assert "zero shift" in answer.output and "no solution found: Rwp" in answer.output
     found = datasets.load(out)
     assert (found.properties["solved"] == 0).all() and all(name.startswith("misfit-") for name in found.ids)
     assert found.properties["rwp"].min() > 0.2 and found.properties["copies"].sum() <= 4

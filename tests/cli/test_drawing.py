@@ -1,11 +1,13 @@
 """How `crysjax sample` draws: temperatures, defaults of shipped models, crowded samples, groups that a size lacks."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from crysjax.cli import drawing, registry, space_groups
+from crysjax.campaign.plan import read_plan
+from crysjax.cli import design, drawing, registry, space_groups
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
 
@@ -21,7 +23,7 @@ def test_a_temperature_goes_to_what_the_family_draws(tmp_path):
 
 
 def test_shipped_models_have_the_defaults_that_were_measured():
-    """The retrieval of the README's match rate at 0.25, and three elements a crystal in free samples."""
+    """The retrieval of the README's match rate at 0.25, and three elements per crystal in free samples."""
     found = {}
     for name in ("mp_20_wyckoff", "mp_20_generator"):
         path = registry.model_path(name)
@@ -37,6 +39,27 @@ def test_a_default_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "sampling.json").write_text(json.dumps({"free": 3}))
     with pytest.raises(ValueError, match=r"sampling\.json: expected free and like"):
         drawing.settings(tmp_path / "m.npz", FLOW, "m", None, False)
+
+
+def test_every_command_draws_by_the_same_defaults(crysjax, world, write, tmp_path, monkeypatch):
+    """The real builder, asked what it was given."""
+    model, given = tmp_path / "m.npz", []
+    shutil.copy(world.generator, model)
+    (tmp_path / "sampling.json").write_text(
+        json.dumps({"free": {"species.temperature": 0.5}, "like": {"species.temperature": 0.25}})
+    )
+    build = registry.BUILDERS["generator"]
+    monkeypatch.setitem(
+        registry.BUILDERS, "generator", lambda s: given.append(s.get("species.temperature")) or build(s)
+    )
+    assert crysjax("sample", model, "-n", 2, "--steps", 1, "--out", tmp_path / "s.npz").code == 0
+    plan = {"data": str(world.data), "models": {"m": str(model)}, "rows": 2, "steps": [1], "floors": []}
+    answer = crysjax("compare", write(tmp_path / "plan.yaml", plan), "--out", tmp_path / "compared")
+    assert answer.code == 0, answer.err
+    design.assemble(read_plan(write(tmp_path / "design.yaml", world.plan(generator=str(model)))))
+    drawing.load(str(model), False, {"species.temperature": 2.0})
+    assert given == [0.5, 0.25, 0.25, 0.5, 2.0]
+    assert f"crysjax: species.temperature 0.25, as measured for {model}\n" in answer.err
 
 
 def crystals(kinds):

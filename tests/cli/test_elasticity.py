@@ -45,7 +45,7 @@ def test_silicon_as_json(crysjax, silicon, tmp_path):
     assert good["clamped_ion_tensor_gpa"][3][3] > 1.9 * c[3, 3]  # internal relaxation halves it
     np.testing.assert_allclose([good["bulk_gpa"], good["eos_bulk_gpa"]], 101.4, rtol=0.01)
     np.testing.assert_allclose(good["eos_volume_a3_per_atom"], 5.431**3 / 8, rtol=1e-3)
-    np.testing.assert_allclose(good["eos_energy_ev_per_atom"], -2 * 2.1683, rtol=1e-3)  # two bonds an atom
+    np.testing.assert_allclose(good["eos_energy_ev_per_atom"], -2 * 2.1683, rtol=1e-3)  # two bonds per atom
     np.testing.assert_allclose(good["density_g_cm3"], 2.329, rtol=2e-3)
     assert good["born_stable"] and good["reason"] == "" and good["formula"] == "Si"
     assert bad["reason"] and bad["eos_reason"] and bad["bulk_gpa"] is bad["tensor_gpa"] is bad["born_stable"] is None

@@ -68,7 +68,7 @@ CONFIGS = {
     ),
     "a potential's key": ("potential", {"network.channel": 3}, r"network\.channel: unknown key; .*mean channels\?"),
     "a split": ("generator", {"train_split": "trian"}, r"no crystal is in 'trian'; the data set has .*'train'"),
-    "too many tiles": ("generator", {"tiles": 99}, r"tiles: 99 packs a step, but the data set fills only 3"),
+    "too many tiles": ("generator", {"tiles": 99}, r"tiles: 99 packs per step, but the data set fills only 3"),
     "no steps": ("generator", {"steps": 0}, r"steps: 0; expected a whole number of at least 1"),
     "a seed": ("generator", {"seed": -1}, r"seed: -1; expected a whole number from 0"),
     "a predictor that sees the axes": ("heads", {"network": "dense"}, r"network: dense sees how the axes are named"),

@@ -68,15 +68,23 @@ def test_pull_takes_only_the_right_file(crysjax, one_line, data_dir, folder, wor
     assert not folder.exists() or os.listdir(folder) == []
     assert "nequix-mp-1             not here: crysjax models pull nequix-mp-1" in crysjax("models", "list").out
     answer = crysjax("models", "pull", "nequix-mp-1", "--from", source)
-    assert answer.code == 0 and "licence MIT" in answer.out
-    assert os.listdir(folder) == ["nequix-mp-1.nqx"]
+    assert answer.code == 0 and "license MIT" in answer.out
+    assert sorted(os.listdir(folder)) == ["nequix-mp-1.nqx", "nequix-mp-1.nqx.sha256"]
     kept = (folder / "nequix-mp-1.nqx").read_bytes()
     assert hashlib.sha256(kept).hexdigest() == pull.PUBLISHED["nequix-mp-1"].sha256
     assert f"nequix-mp-1             {folder / 'nequix-mp-1.nqx'}\n" in crysjax("models", "list").out
     crysjax("models", "pull", "nequix-mp-1", "--from", wrong)
     assert (folder / "nequix-mp-1.nqx").read_bytes() == kept  # a wrong file does not replace a right one
     card = json.loads(crysjax("models", "card", "nequix-mp-1").out)
-    assert card["licence"] == "MIT" and card["settings"]["cutoff"] == 6.0
+    assert card["license"] == "MIT" and card["settings"]["cutoff"] == 6.0
+    flipped = kept[:9000] + bytes([kept[9000] ^ 1]) + kept[9001:]
+    (folder / "nequix-mp-1.nqx").write_bytes(flipped)
+    for _ in range(2):  # the second time as if pulled before digests were kept: the published one is known
+        answer = crysjax(*uses(world, "potential", "nequix-mp-1"))
+        one_line(
+            answer, r"nequix-mp-1\.nqx: the file is damaged: .*; get it again by `crysjax models pull nequix-mp-1`"
+        )
+        (folder / "nequix-mp-1.nqx.sha256").unlink(missing_ok=True)
     for size in (0, 100, 5000, len(kept) // 2):
         wrong.write_bytes(kept[:size])
         one_line(crysjax(*uses(world, "potential", wrong)), r"wrong\.nqx: not a whole Nequix potential")

@@ -90,7 +90,7 @@ def test_predict_prints_scores_with_what_they_mean(trained, crysjax, tmp_path):
 def test_the_card_says_what_it_means_and_what_can_be_known(trained, crysjax):
     found = json.loads(crysjax("models", "card", trained / "run" / "model.npz").out)["synthesizability"]
     assert found["meaning"] == MEANING and (found["observed"], found["unlabelled"]) == (10, 20)
-    # 10 of the 20 unlabelled are fluorides
+    # 10 of the 20 unlabeled are fluorides
     assert found["recall_of_observed"] == 1 and found["unlabelled_above_half"] == 0.5
     rest = datasets.where_split(datasets.load(trained / "data.npz"), "val")
     rest = datasets.take(rest, rest.properties["observed"] != 1)

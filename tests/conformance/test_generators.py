@@ -33,7 +33,7 @@ from crysjax.nets.dense import dense
 from crysjax.training import checkpoint
 
 NETWORK = dense(width=16, layers=1, frequencies=4, geometry=4)
-SMOOTH = dense(width=16, layers=1, frequencies=4, geometry=0)  # nothing jumps where a neighbour's image changes
+SMOOTH = dense(width=16, layers=1, frequencies=4, geometry=0)  # nothing jumps where a neighbor's image changes
 FLOW = dict(frac=processes.torus_flow(), lattice=processes.euclidean_flow(), species=processes.simplex_flow())
 DIFFUSION = dict(
     frac=processes.torus_diffusion(), lattice=processes.euclidean_diffusion(), species=processes.discrete_flow()
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 def starts(pack: Pack) -> dict[str, jax.Array]:
-    """Two candidates a crystal, the truth itself shifted."""
+    """Two candidates per crystal, the truth itself shifted."""
     crystals = pack.lattice.shape[0]
     some = jnp.stack([jnp.ones(crystals), jnp.zeros(crystals)])
     return {

@@ -42,13 +42,7 @@ def described(entry: Entry) -> list[Entry]:
     return [entry, *(change(entry)._replace(id=name) for name, change in DESCRIPTIONS.items())]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """These programs run for milliseconds and compile for seconds: compile lightly."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("light_compiles")
 
 
 def test_powder_patterns():

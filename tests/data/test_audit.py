@@ -94,7 +94,7 @@ def test_families_known_from_train():
     families = report["pairs"]["train -> test"]["families"]
     assert {kind: overlap["rows"] for kind, overlap in families.items()} == \
         {"chemical_system": 1, "prototype": 1, "wyckoff_sequence": 1}  # fmt: skip
-    assert families["prototype"]["largest"] == [["ABC3_6_5", 2, 1]]  # Pm: sites are off the centre along x and z
+    assert families["prototype"]["largest"] == [["ABC3_6_5", 2, 1]]  # Pm: sites are off the center along x and z
     assert families["chemical_system"]["largest"] == [["Ca-O-Zr", 1, 1]]
     few = audit(from_entries(train + test, split=["train"] * 2 + ["test"] * 3), symmetry_rows=1)
     assert few["pairs"]["train -> test"]["families"]["prototype"]["drawn"] == [1, 1]
@@ -124,8 +124,8 @@ def test_scaling_over_all_splits_is_seen_and_over_train_is_not():
     found = {row["column"]: (row["scaling"], row["on"], row["leaks"]) for row in audit_columns.preprocessing(data)}
     known = found.pop("range_train", None)
     assert found == {
-        "all": ("standardised", "all rows", True), "all_ddof": ("standardised", "all rows", True),
-        "train": ("standardised", "train", False), "range_all": ("min-max", "all rows", True),
+        "all": ("standardized", "all rows", True), "all_ddof": ("standardized", "all rows", True),
+        "train": ("standardized", "train", False), "range_all": ("min-max", "all rows", True),
     }  # fmt: skip
     assert known in (None, ("min-max", "all rows", None))  # whether the extremes of all rows lie in train is chance
     inside = np.append(np.linspace(0, 1, 160), np.full(40, 0.5))  # extremes in train: the numbers cannot tell

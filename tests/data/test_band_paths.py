@@ -16,7 +16,7 @@ SILICON = Entry(
 )
 
 
-def test_face_centred_cubic():
+def test_face_centered_cubic():
     """Γ-X-W-K-Γ-L-U-W-L-K|U-X, in units of 1/a: |ΓX| = 1, |XW| = 1/2, |WK| = √2/4, |KΓ| = 3√2/4, |ΓL| = √3/2."""
     path = band_path(SILICON)
     names = [name for _, name in path.ticks]

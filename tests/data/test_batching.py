@@ -102,8 +102,8 @@ def test_missing_properties_are_nan_and_unknown_ones_are_named():
     found = batching.targets(dataset, ("energy_ev",), np.array([[4, -1]]))
     np.testing.assert_array_equal(found[0, 0], dataset.properties["energy_ev"][4:5])
     assert np.isnan(found[0, 1, 0])
-    with pytest.raises(ValueError, match="colour"):
-        batching.targets(dataset, ("colour",), np.array([0]))
+    with pytest.raises(ValueError, match="color"):
+        batching.targets(dataset, ("color",), np.array([0]))
 
 
 def test_a_crystal_too_large_for_a_pack_is_named():

@@ -9,19 +9,9 @@ import pytest
 
 from crysjax.data import cif, io
 from crysjax.data.datasets import Entry, entries, from_entries, info, load, take, where_split
+from tests.support import random_entries
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pymatgen and ASE comment on every small cell
-
-
-def random_entries(count: int, seed: int = 0) -> list[Entry]:
-    rng = np.random.default_rng(seed)
-    rows = []
-    for i in range(count):
-        n = int(rng.integers(1, 9))
-        numbers = np.sort(rng.integers(1, 101, n))
-        lattice = np.eye(3) * 5 + rng.normal(size=(3, 3))
-        rows.append(Entry(f"m{i}", numbers, rng.random((n, 3)), lattice, {"band_gap_ev": float(i)}))
-    return rows
 
 
 def canonical(numbers, frac) -> list[tuple]:

@@ -7,18 +7,8 @@ import json
 import numpy as np
 
 from crysjax.data import io
-from crysjax.data.datasets import Entry, entries
-
-
-def random_entries(count: int, seed: int = 0) -> list[Entry]:
-    rng = np.random.default_rng(seed)
-    rows = []
-    for i in range(count):
-        n = int(rng.integers(1, 9))
-        numbers = np.sort(rng.integers(1, 101, n))
-        lattice = np.eye(3) * 5 + rng.normal(size=(3, 3))
-        rows.append(Entry(f"m{i}", numbers, rng.random((n, 3)), lattice, {"band_gap_ev": float(i)}))
-    return rows
+from crysjax.data.datasets import entries
+from tests.support import random_entries
 
 
 def test_json_and_tables_of_pymatgens_structures(tmp_path):

@@ -36,7 +36,7 @@ def test_nll_is_that_of_scipy():
     np.testing.assert_allclose(cal.nll(ERROR, STD), -norm.logpdf(ERROR, 0, STD).mean(), rtol=1e-12)
 
 
-def test_scale_maximises_the_likelihood():
+def test_scale_maximizes_the_likelihood():
     best = cal.fit_scale(ERROR, STD)
     for other in (0.99 * best, 1.01 * best):
         assert cal.nll(ERROR, STD * best) < cal.nll(ERROR, STD * other)
@@ -210,7 +210,7 @@ def test_effective_size():
 
 
 def test_density_ratio_of_shifted_gaussians():
-    # log of N(x; δ, 1) / N(x; 0, 1) = δ x - δ²/2, and δ x is all that is left after normalisation
+    # log of N(x; δ, 1) / N(x; 0, 1) = δ x - δ²/2, and δ x is all that is left after normalization
     shift, n = 0.7, 20000
     source, target = RNG.normal(size=(n, 2)), RNG.normal(size=(n, 2)) + np.array([shift, 0])
     logs = np.log(cal.density_ratio(source, target))
@@ -240,7 +240,7 @@ def test_reweighting_tells_the_calibration_under_shift():
         (found.scale**2, np.exp(2 * a * shift + 2 * a**2), error**2),
         (found.mae, np.sqrt(2 / np.pi) * np.exp(a * shift + a**2 / 2), np.abs(error)),
     ):
-        # of a self-normalised mean; the fitted slope (error about 2/√n) moves it by less than as much again
+        # of a self-normalized mean; the fitted slope (error about 2/√n) moves it by less than as much again
         close(value, exact, 2 * np.sqrt(np.mean((weight * (every - exact)) ** 2) / n))
     close(plain.scale**2, np.exp(2 * a**2), np.std(error**2) / np.sqrt(n))
     assert found.scale > 1.2 * plain.scale

@@ -122,7 +122,7 @@ IDEAL = {  # motif: coordination number, its place among that number's motifs, d
     "tetrahedron": (4, 1, [[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]),
     "trigonal bipyramid": (5, 2, [[1, 0, 0], [-0.5, 3**0.5 / 2, 0], [-0.5, -(3**0.5) / 2, 0], [0, 0, 1], [0, 0, -1]]),
     "octahedron": (6, 1, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0], [0, -1, 0], [0, 0, -1]]),
-    "body-centred": (8, 0, [[x, y, z] for x in (1, -1) for y in (1, -1) for z in (1, -1)]),
+    "body-centered": (8, 0, [[x, y, z] for x in (1, -1) for y in (1, -1) for z in (1, -1)]),
     "cuboctahedron": (12, 0, [np.roll([0, x, y], k) for x in (1, -1) for y in (1, -1) for k in range(3)]),
 }
 

@@ -111,7 +111,7 @@ def test_displaced_atoms_break_the_symmetry(real):
 # --- reward hacking ---
 
 
-def optimised(seed, *, hack=0.0, noise=0.7, selected=30, others=200):
+def optimized(seed, *, hack=0.0, noise=0.7, selected=30, others=200):
     """Truth N(0, 1), proxy and judge with noise of their own; the best tenth by proxy, whose proxy is also hacked."""
     draw = np.random.default_rng(seed)
     truth = draw.normal(size=others + 10 * selected)
@@ -123,26 +123,26 @@ def optimised(seed, *, hack=0.0, noise=0.7, selected=30, others=200):
 
 
 def test_a_hacked_proxy_is_told_from_the_winners_curse():
-    honest = detectors.reward_hacking(*optimised(0))
-    proxy, judge, chosen = optimised(0)
+    honest = detectors.reward_hacking(*optimized(0))
+    proxy, judge, chosen = optimized(0)
     # the winner's curse is there: the judge gives about 1 / (1 + 0.49) of what the proxy promised
     assert 0.4 < (judge[chosen].mean() - judge[~chosen].mean()) / (proxy[chosen].mean() - proxy[~chosen].mean()) < 0.9
     assert not honest.detected
-    hacked = detectors.reward_hacking(*optimised(0, hack=2.0))
+    hacked = detectors.reward_hacking(*optimized(0, hack=2.0))
     assert hacked.detected and hacked.worst.min() >= 200
 
 
 def test_a_useless_proxy_is_found():
-    assert detectors.reward_hacking(*optimised(1, noise=100.0)).detected
+    assert detectors.reward_hacking(*optimized(1, noise=100.0)).detected
 
 
 def test_a_judge_that_agrees_exactly_is_no_alarm():
-    proxy, _, chosen = optimised(2)
+    proxy, _, chosen = optimized(2)
     assert not detectors.reward_hacking(proxy, 3 * proxy + 1, chosen).detected
 
 
 def test_one_selected_is_the_regression_with_a_dummy():
-    proxy, judge, chosen = optimised(3, selected=1)
+    proxy, judge, chosen = optimized(3, selected=1)
     judge = judge + 1.0 * chosen
     design = np.column_stack([np.ones(len(proxy)), proxy, chosen])
     beta, square, *_ = np.linalg.lstsq(design, judge, rcond=None)
@@ -159,7 +159,7 @@ def test_effective_numbers_by_hand():
     call = lambda a, b: detectors.diversity_collapse(np.array(a), np.array(b), level=0.5, draws=19).value  # noqa: E731
     assert call(["a", "a", "b", "c"], list("defgh")) == pytest.approx(16 / 6)  # 1 / sum of squared shares
     assert call([[1.0, 2.0]] * 4, [[0.0, 1.0], [5.0, 2.0], [7.0, 7.0], [2.0, 8.0]]) == pytest.approx(1)
-    two = [[0.0], [0.0], [1e6], [1e6]]  # standardised ±1: the median of the distances, half 0 and half 2, is 1
+    two = [[0.0], [0.0], [1e6], [1e6]]  # standardized ±1: the median of the distances, half 0 and half 2, is 1
     assert call(two, two) == pytest.approx(1 / (0.5 + 0.5 * np.exp(-4)), rel=1e-5)
 
 
@@ -281,7 +281,7 @@ def clean(name, seed, **settings):
             *(np.where(bad, 6, 1 + np.arange(len(bad)) % 4) for bad in share(0.01)), **settings
         ),
         "symmetry": lambda: detectors.symmetry_breaking(*(np.where(bad, 1, 62) for bad in share(0.1)), **settings),
-        "hacking": lambda: detectors.reward_hacking(*optimised(seed, others=150, selected=15), **_no_draws(settings)),
+        "hacking": lambda: detectors.reward_hacking(*optimized(seed, others=150, selected=15), **_no_draws(settings)),
         "collapse, labels": lambda: detectors.diversity_collapse(*_labels(draw), **settings),
         "collapse": lambda: detectors.diversity_collapse(*normal(2), **settings),
         "shift": lambda: detectors.hidden_shift(*normal(3), **settings),

@@ -100,7 +100,7 @@ def test_long_thin_and_sheared_cells_are_searched_far_enough():
 
 
 def test_layers_far_apart_make_the_search_grow():
-    """A square net of points, the next one 60 Å away: the mean density says nothing of where neighbours are."""
+    """A square net of points, the next one 60 Å away: the mean density says nothing of where neighbors are."""
     net = Entry("", np.array([6]), np.zeros((1, 3)), np.diag([2.0, 2.0, 60.0]), {})
     points = np.stack(np.meshgrid(*2 * [np.arange(-8, 9)]), -1).reshape(-1, 2)
     exact = np.sort(2 * np.linalg.norm(points, axis=1))[1:101]

@@ -88,8 +88,8 @@ def test_relations_of_real_crystals(row, known, kind, says):
 def double_perovskite(order: str) -> Entry:
     """Sr8 Ti4 Zr4 O24 in 2 x 2 x 2 cells: Ti and Zr as in rock salt, or in layers."""
     row = repeated(perovskite(38, 22, 8, 4.0), (2, 2, 2))
-    centre = np.round(row.frac * 2 - 0.5).astype(int)
-    second = centre.sum(1) % 2 == 1 if order == "rock salt" else centre[:, 2] % 2 == 1
+    center = np.round(row.frac * 2 - 0.5).astype(int)
+    second = center.sum(1) % 2 == 1 if order == "rock salt" else center[:, 2] % 2 == 1
     return row._replace(numbers=np.where((row.numbers == 22) & second, 40, row.numbers))
 
 

@@ -1,4 +1,4 @@
-"""The traced gates against the host's, and against pymatgen's periodic neighbours."""
+"""The traced gates against the host's, and against pymatgen's periodic neighbors."""
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +63,8 @@ def test_shortest_distances_equal_pymatgen():
     distance = found.shortest_angstrom
     for entry, shortest in zip(entries, np.asarray(distance)):
         crystal = structures.Structure(entry.lattice, entry.numbers, entry.frac)
-        neighbours = crystal.get_neighbor_list(8.0)[3]
-        assert shortest == pytest.approx(neighbours.min(), rel=2e-5)
+        neighbors = crystal.get_neighbor_list(8.0)[3]
+        assert shortest == pytest.approx(neighbors.min(), rel=2e-5)
     radii = contacts.radii_angstrom()[np.stack([found.first, found.second])[:, : len(entries)] - 1].sum(0)
     np.testing.assert_allclose(
         found.distance_angstrom[: len(entries)], found.closeness[: len(entries)] * radii, rtol=1e-6
@@ -76,9 +76,9 @@ def test_each_gate_names_its_own_fault():
     entries = [
         rock_salt([11, 17], 5.64),  # salt
         rock_salt([11, 17], 5.64, move=-0.35),  # sites 0.85 Å apart
-        rock_salt([11, 17], 9.4),  # 104 Å^3 an atom
+        rock_salt([11, 17], 9.4),  # 104 Å^3 per atom
         rock_salt([11, 2], 5.64),  # helium
-        rock_salt([11, 17], 3.0),  # 3.4 Å^3 an atom, and too close
+        rock_salt([11, 17], 3.0),  # 3.4 Å^3 per atom, and too close
     ]
     found = jax.jit(gates.gates(max_atoms=8))(pack_of(entries))
     table = np.stack([found.apart, found.dense, found.neutral, found.passed], 1)[:5].tolist()

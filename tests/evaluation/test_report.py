@@ -154,15 +154,15 @@ def test_progress_is_the_running_minimum():
 def test_drawn_atoms_are_the_periodic_ones():
     drawn = report.drawing(shown("a", 0))
     symbols = [atom["symbol"] for atom in drawn["atoms"]]
-    assert symbols.count("Na") == 8 + 6  # corners and face centres of rock salt
-    assert symbols.count("Cl") == 12 + 1  # edges and the centre
+    assert symbols.count("Na") == 8 + 6  # corners and face centers of rock salt
+    assert symbols.count("Cl") == 12 + 1  # edges and the center
     assert len(drawn["edges"]) == 12
     lengths = [np.linalg.norm(np.subtract(*edge)) for edge in drawn["edges"]]
     np.testing.assert_allclose(lengths, 5.64, atol=2e-3)
     place = np.array([atom["p"] for atom in drawn["atoms"]])
     bonds = np.array(drawn["bonds"])
     np.testing.assert_allclose(np.linalg.norm(place[bonds[:, 0]] - place[bonds[:, 1]], axis=1), 2.82, atol=2e-3)
-    assert len(bonds) == 54  # nearest neighbours within the closed cell: 3 axes, 3 x 3 lines of 2 bonds
+    assert len(bonds) == 54  # nearest neighbors within the closed cell: 3 axes, 3 x 3 lines of 2 bonds
 
 
 def test_quantities_carry_units():
@@ -179,4 +179,4 @@ def test_it_opens_in_a_browser(tmp_path, scheme, browse):
     image = pytest.importorskip("matplotlib.image").imread(tmp_path / "shot.png")[..., :3]
     background = 1.0 if scheme == "light" else 0x17 / 255
     assert abs(np.median(image[:, :20]) - background) < 0.05
-    assert (np.ptp(image, axis=2) > 0.3).mean() > 0.005  # coloured bars, dots and atoms
+    assert (np.ptp(image, axis=2) > 0.3).mean() > 0.005  # colored bars, dots and atoms

@@ -11,7 +11,7 @@ from crysjax.evaluation import validity
 KNOWN = {
     "NaCl": ([11, 17], [1, 1], True),
     "TiO2": ([22, 8], [1, 2], True),
-    "Fe3O4": ([26, 8], [3, 4], False),  # one oxidation state an element cannot be mixed-valent
+    "Fe3O4": ([26, 8], [3, 4], False),  # one oxidation state per element cannot be mixed-valent
     "one element": ([8], [3], True),
     "alloy": ([29, 30], [5, 8], True),
     "no electronegativity": ([61, 8], [2, 3], False),  # Pm

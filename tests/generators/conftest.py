@@ -73,20 +73,20 @@ def nothing(k: int = 0) -> Condition:
 
 def train(generator, condition_of, steps: int, rate: float = 1e-2):
     """Parameters after `steps` of Adam on fresh packs; `condition_of(pack)` labels them."""
-    optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
     def step(carry, key):
         params, state = carry
         key_data, key_loss = jax.random.split(key)
         pack = draw(key_data)[0]
         gradient, metrics = jax.grad(generator.loss, has_aux=True)(params, key_loss, pack, condition_of(pack))
-        updates, state = optimiser.update(gradient, state)
+        updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(params, updates), state), metrics
 
     def run(key):
         pack = draw(key)[0]
         params = generator.init(key, pack, condition_of(pack))
-        return jax.lax.scan(step, (params, optimiser.init(params)), jax.random.split(key, steps))
+        return jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))
 
     with jax.numpy_dtype_promotion("standard"):  # optax promotes its count of steps
         (params, _), metrics = jit(run)(jax.random.key(0))

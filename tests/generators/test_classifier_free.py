@@ -123,7 +123,7 @@ def template() -> Pack:
 
 
 def drawn(network: Network, guidance, asked: tuple[float, float]) -> np.ndarray:
-    """Standardised lattice coordinates (crystals, 6) of samples."""
+    """Standardized lattice coordinates (crystals, 6) of samples."""
     center, scale = (0.0,) * 5 + (1.6,), (0.1,) * 6
     generator = iterative(
         network, frac=processes.torus_flow(), lattice=processes.euclidean_flow(), species=processes.simplex_flow(),
@@ -153,5 +153,5 @@ def test_the_guided_sampler_draws_the_guided_law():
 
 @pytest.mark.parametrize("guidance", [(1.0,), (1.0, 1.0), (1.0, 1.0, 1.0, 1.0)])
 def test_another_number_of_weights_is_an_error(guidance):
-    with pytest.raises(ValueError, match=r"guidance: \d weights; expected one number .* or 3: one a property"):
+    with pytest.raises(ValueError, match=r"guidance: \d weights; expected one number .* or 3: one per property"):
         drawn(exact(), guidance, ASK)

@@ -1,4 +1,4 @@
-"""The energy-based generator: its moves have the laws they promise, its score is learnt, it tells good from bad."""
+"""The energy-based generator: its moves have the laws they promise, its score is learned, it tells good from bad."""
 
 from functools import partial
 
@@ -20,8 +20,8 @@ from crysjax.training.loop import adamw
 # compiling is most of the time here
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
 CRYSTALS = 32
-SPREAD = 0.05  # standard deviation of the second site about the centre of the cell
-SIZE = 0.5  # standard deviation of the cell's volume, in standardised coordinates
+SPREAD = 0.05  # standard deviation of the second site about the center of the cell
+SIZE = 0.5  # standard deviation of the cell's volume, in standardized coordinates
 SETTINGS = dict(hidden=32, frac_sigma_min=0.02)
 
 
@@ -113,7 +113,7 @@ def trained():
     return generator, energy_model(network, **SETTINGS), params
 
 
-def test_the_score_of_a_known_law_is_learnt(trained):
+def test_the_score_of_a_known_law_is_learned(trained):
     """The noisy law is known: a wrapped normal in the difference of the two sites, a normal in the lattice."""
     _, model, params = trained
     pack = rock_salt(jax.random.key(99))
@@ -127,9 +127,9 @@ def test_the_score_of_a_known_law_is_learnt(trained):
         variance = jnp.square(sigma.lattice) + jnp.zeros((1, 6)).at[0, 5].set(SIZE**2)
         of_lattice = -(noisy.lattice - jnp.zeros((1, 6)).at[0, 5].set(1)) / variance
         np.testing.assert_allclose(found.frac[::2] + found.frac[1::2], 0, atol=1e-2 * np.abs(found.frac).max())
-        for name, learnt, exact in (("frac", -found.frac[1::2], score), ("lattice", -found.lattice, of_lattice)):
-            error = float(jnp.sqrt(jnp.square(learnt - exact).mean() / jnp.square(exact).mean()))
-            assert error < 0.5, (name, time, error)  # 1 = nothing learnt
+        for name, learned, exact in (("frac", -found.frac[1::2], score), ("lattice", -found.lattice, of_lattice)):
+            error = float(jnp.sqrt(jnp.square(learned - exact).mean() / jnp.square(exact).mean()))
+            assert error < 0.5, (name, time, error)  # 1 = nothing learned
 
 
 def test_samples_follow_the_law_of_the_data(trained):

@@ -229,7 +229,7 @@ def test_impossible_settings_are_named(key, value, said):
 
 
 SPREAD = 0.06  # of the second site about (1/2, 1/2, 1/2) from the first
-CELL = 0.3  # of the standardised lattice coordinates, about 0.5
+CELL = 0.3  # of the standardized lattice coordinates, about 0.5
 
 
 def known_crystals(key: jax.Array, pack: Pack) -> tuple[Pack, jax.Array]:
@@ -248,18 +248,18 @@ def known_crystals(key: jax.Array, pack: Pack) -> tuple[Pack, jax.Array]:
 def divergence_after_training(generator, steps: int, rate: float, count: int = 64) -> tuple[float, float]:
     """KL(known || model) in nats a crystal with its standard error, on fresh crystals."""
     pack, test = many([11, 17], count), many([11, 17], 1024)
-    optimiser = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(optax.cosine_decay_schedule(rate, steps)))
+    optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(optax.cosine_decay_schedule(rate, steps)))
 
     def run(key, pack, test):
         def step(carry, key):
             params, state = carry
             crystals = known_crystals(key, pack)[0]
             gradient = jax.grad(lambda p: generator.loss(p, key, crystals, nothing(pack))[0])(params)
-            updates, state = optimiser.update(gradient, state)
+            updates, state = optimizer.update(gradient, state)
             return (optax.apply_updates(params, updates), state), None
 
         params = generator.init(key, pack, nothing(pack))
-        (params, _), _ = jax.lax.scan(step, (params, optimiser.init(params)), jax.random.split(key, steps))
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))
         drawn, log_p = known_crystals(jax.random.key(99), test)
         return log_p - generator.log_prob(params, drawn, nothing(test))
 
@@ -269,7 +269,7 @@ def divergence_after_training(generator, steps: int, rate: float, count: int = 6
 
 
 def test_the_coupling_flow_finds_a_known_distribution():
-    """9.4 nats a crystal (closed form) separate the known law from the start; few are left, and none is gained."""
+    """9.4 nats per crystal (closed form) separate the known law from the start; few are left, and none is gained."""
     generator = coupling_flow(
         dense(width=16, layers=1, frequencies=3, geometry=0), rounds=3, bins=8, width=32,
         lattice_layers=4, lattice_bins=8, position_blur=0.0, lattice_blur=0.0, species_weight=0.0,

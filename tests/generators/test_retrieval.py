@@ -51,7 +51,7 @@ def exact(target, **settings):
     def apply(params, pack, context):
         t = jnp.arccos(jnp.clip(context[:, 0], -1, 1)) / jnp.pi  # the first time feature is cos(pi t)
         left = jnp.maximum(t, 1e-3)
-        gap = torus.log((pack.frac - target.frac)[1::2] - (pack.frac - target.frac)[::2])  # two sites a crystal
+        gap = torus.log((pack.frac - target.frac)[1::2] - (pack.frac - target.frac)[::2])  # two sites per crystal
         way = jnp.stack([-gap / 2, gap / 2], 1).reshape(-1, 3) / left[pack.owner][:, None]
         atoms = jnp.array([2.0, 2.0, 0.0])
         change = lattices.encode(pack.lattice, atoms) - lattices.encode(target.lattice, atoms)
@@ -91,17 +91,17 @@ def test_the_judge_learns_which_candidates_to_reject_and_absent_ones_never_win()
     truth = pack_of(TRUTH)
     views = [asked(view_of(NEAR)), asked(view_of(FAR))]
     params = jit(generator.init)(jax.random.key(0), truth, views[0])
-    optimiser = optax.adam(1e-2)
+    optimizer = optax.adam(1e-2)
 
     def step(carry, key):
         params, state = carry
         gradients = [jax.grad(generator.loss, has_aux=True)(params, key, truth, v)[0] for v in views]
-        updates, state = optimiser.update(jax.tree.map(jnp.add, *gradients), state)
+        updates, state = optimizer.update(jax.tree.map(jnp.add, *gradients), state)
         return (optax.apply_updates(params, updates), state), None
 
     keys = jax.random.split(jax.random.key(1), 60)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by integer step counts
-        (params, _), _ = jit(lambda p, k: jax.lax.scan(step, (p, optimiser.init(p)), k))(params, keys)
+        (params, _), _ = jit(lambda p, k: jax.lax.scan(step, (p, optimizer.init(p)), k))(params, keys)
     sample = jit(generator.sample)
     chosen = sample(params, jax.random.key(2), truth, asked(view_of(FAR, NEAR)))
     alone = sample(params, jax.random.key(2), truth, asked(view_of(NEAR)))

@@ -256,8 +256,8 @@ def test_what_cannot_be_written_is_said():
     assert np.isneginf(log_prob(params, small, nothing(pack))[1])
     other = template([[8, 22, 8], [3, (10, 17)]])  # the template allows no fluorine
     assert np.isneginf(log_prob(params, pack, nothing(pack), other)[1])
-    with pytest.raises(ValueError, match="origin: 'centre'; expected one of site, random, given"):
-        text(origin="centre")
+    with pytest.raises(ValueError, match="origin: 'center'; expected one of site, random, given"):
+        text(origin="center")
 
 
 def test_float64_is_float64_throughout():

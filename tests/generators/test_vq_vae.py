@@ -1,4 +1,4 @@
-"""The vector-quantised autoencoder: quantisation against brute force, an exact prior over codes, a known mixture."""
+"""The vector-quantized autoencoder: quantization against brute force, an exact prior over codes, a known mixture."""
 
 import itertools
 from collections import Counter
@@ -50,8 +50,8 @@ def test_perplexity_of_uniform_usage_is_the_number_of_entries():
 def test_dead_entries_are_revived(prototypes):
     """Four clusters, one entry near them, the others far away: revived ones find the clusters."""
     pack = prototypes.draw(jax.random.key(0))[0]
-    centres = 3 * random(1, 4, 2)
-    vectors = (centres[jnp.arange(prototypes.CRYSTALS) % 4] + 0.01 * random(2, prototypes.CRYSTALS, 2))[:, None]
+    centers = 3 * random(1, 4, 2)
+    vectors = (centers[jnp.arange(prototypes.CRYSTALS) % 4] + 0.01 * random(2, prototypes.CRYSTALS, 2))[:, None]
     start = jnp.full((1, 16, 2), 50.0).at[0, 0].set(0.0)
 
     def error(codebook, codes):

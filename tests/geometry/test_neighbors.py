@@ -1,4 +1,4 @@
-"""The radius graph against ASE's neighbour list and a sum over cells, traced and on the host; what it cannot hold."""
+"""The radius graph against ASE's neighbor list and a sum over cells, traced and on the host; what it cannot hold."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ SHAPE = batching.Capacity(sites=14, pairs=20, crystals=6)
 
 
 def draw_crystals(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Skewed cells of about 12 Å³ an atom, atoms up to three cells away from home: (frac, lattice) of each size."""
+    """Skewed cells of about 12 Å³ per atom, atoms up to three cells away from home: (frac, lattice) of each size."""
     rng, out = np.random.default_rng(seed), []
     for n in SIZES:
         cell = np.eye(3) * (12 * n) ** (1 / 3) + np.triu(rng.uniform(-2.5, 2.5, (3, 3)), 1)
@@ -79,13 +79,13 @@ def test_traced_graph_is_the_hosts_and_that_of_ase(seed):
 
 
 def test_shells_of_the_cubic_lattices():
-    """Coordination shells: simple 6, 12, 8; body-centred 8, 6, 12, 24, 8; face-centred 12, 6, 24, 12, 24, 8."""
+    """Coordination shells: simple 6, 12, 8; body-centered 8, 6, 12, 24, 8; face-centered 12, 6, 24, 12, 24, 8."""
     cubic = np.eye(3)
-    centred = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / 2
+    centered = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / 2
     faces = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
     shells = {1.01: (6, 14, 18), 1.42: (18, 26, 54), 1.74: (26, 58, 86)}
     for cutoff, counts in shells.items():
-        pack = make_pack([(np.zeros((1, 3)), cell) for cell in (cubic, centred, faces)])
+        pack = make_pack([(np.zeros((1, 3)), cell) for cell in (cubic, centered, faces)])
         graph = compiled(pack, cutoff, max_edges=1400, max_images=3)
         assert np.bincount(graph.receiver[graph.mask > 0], minlength=3)[:3].tolist() == list(counts)
 

@@ -104,7 +104,7 @@ def test_multiplicities_letters_and_freedom_are_those_of_pymatgen():
 
 
 def test_spglib_finds_the_group_and_the_letters_of_one_orbit_of_every_position():
-    """The letters up to the group's own choice of origin and axes (its affine normaliser, listed by AFLOW)."""
+    """The letters up to the group's own choice of origin and axes (its affine normalizer, listed by AFLOW)."""
     relabelings = aflow("relabelings")
     for group in GROUPS:
         letters, numbers, found = every_orbit(group)

@@ -75,7 +75,7 @@ def toy(edge: float = 4.0) -> Generator:
 
 
 def test_neutral_draws_have_the_conditional_law():
-    """Three sites, one state an element: the law is the product of softmaxes given neutrality, by enumeration.
+    """Three sites, one state per element: the law is the product of softmaxes given neutrality, by enumeration.
 
     20,000 draws; each of the outcomes within 4.5 standard errors (a chance of 1e-4 for all of them together).
     """

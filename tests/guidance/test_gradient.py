@@ -37,7 +37,7 @@ def distance(toys, found) -> tuple[float, np.ndarray]:
 
 
 def guided(toys, search, steps=64):
-    return gradient_guidance(toys.generator(), toys.energy, minimise=last(search, steps), **FIELDS)
+    return gradient_guidance(toys.generator(), toys.energy, minimize=last(search, steps), **FIELDS)
 
 
 def test_distance_from_the_reference(toys, capsys):
@@ -68,7 +68,7 @@ def test_descent_finds_the_most_probable_noise(toys):
     """The mode of a Gaussian tilt is its mean; best and last agree."""
     mean, _ = toys.exact_moments()
     steer = best(gradient(optax.sgd(0.3)), 80)
-    found = draw(toys, gradient_guidance(toys.generator(), toys.energy, minimise=steer, **FIELDS), count=16)
+    found = draw(toys, gradient_guidance(toys.generator(), toys.energy, minimize=steer, **FIELDS), count=16)
     np.testing.assert_allclose(found, np.tile(mean, (16, 1)), atol=1e-4)
 
 
@@ -76,12 +76,12 @@ def test_fields_that_are_not_named_stay_and_flat_fields_have_no_prior(toys):
     pack, condition = toys.template(6)
     base = toys.generator()
     steer = best(gradient(optax.sgd(0.3)), 200)
-    held = gradient_guidance(base, toys.energy, minimise=steer, gaussian=("lattice",), flat=())
+    held = gradient_guidance(base, toys.energy, minimize=steer, gaussian=("lattice",), flat=())
     noise = base.noise(jax.random.key(0), pack)
     before = base.decode({}, None, noise, pack, condition)
     after = held.decode({}, jax.random.key(1), noise, pack, condition)
     np.testing.assert_array_equal(before.frac, after.frac)
-    flat = gradient_guidance(base, toys.energy, minimise=steer, gaussian=(), flat=("frac",))
+    flat = gradient_guidance(base, toys.energy, minimize=steer, gaussian=(), flat=("frac",))
     after = flat.decode({}, jax.random.key(1), noise, pack, condition)
     # 120 (x - .6) + 20 (v - 4.5) = 0 exactly where there is no prior
     np.testing.assert_allclose(after.frac[:, 0], 0.6 - (toys.log_volume(after) - 4.5) / 6, atol=1e-4)
@@ -100,7 +100,7 @@ def test_one_crystal_without_an_energy_does_not_stop_the_others(toys, spread):
     gradients = jax.grad(lambda frac: broken(pack._replace(frac=frac)).sum())(jnp.full((4, 3), 0.5))
     np.testing.assert_array_equal(jnp.isnan(gradients).any(-1), [False, False, True, False])
     steer = best(gradient(optax.sgd(0.3)), 80)
-    found = gradient_guidance(base._replace(decode=decode) if spread else base, broken, minimise=steer, **FIELDS)
+    found = gradient_guidance(base._replace(decode=decode) if spread else base, broken, minimize=steer, **FIELDS)
     noise = base.noise(jax.random.key(0), pack)
     after = toys.coordinates(found.decode({}, jax.random.key(1), noise, pack, condition))
     mean, _ = toys.exact_moments()
@@ -111,7 +111,7 @@ def test_one_crystal_without_an_energy_does_not_stop_the_others(toys, spread):
 
 def test_an_unknown_field_is_named(toys):
     pack, condition = toys.template(2)
-    wrong = gradient_guidance(toys.generator(), toys.energy, minimise=lambda f, c, k, x: x, gaussian=("latice",))
+    wrong = gradient_guidance(toys.generator(), toys.energy, minimize=lambda f, c, k, x: x, gaussian=("latice",))
     with pytest.raises(ValueError, match=r"no field \['latice'\]; it has \['frac', 'lattice'\]"):
         wrong.sample({}, jax.random.key(0), pack, condition)
 
@@ -133,7 +133,7 @@ def test_each_crystal_keeps_its_own_best_point_whatever_its_batch_mates_do(toys)
         points.append((trace.value, trace.record["lattice"][..., 0], found.x["lattice"][..., 0]))
         return found.x
 
-    settings = dict(minimise=spy, gaussian=("lattice",), flat=())
+    settings = dict(minimize=spy, gaussian=("lattice",), flat=())
     gradient_guidance(base, energy, **settings).decode({}, jax.random.key(1), noise, pack, condition)
     values, visited, found = (np.asarray(x) for x in points[0])
     lowest = values.argmin(0)
@@ -157,7 +157,7 @@ def test_sites_of_one_crystal_move_together(toys):
         return x
 
     noise = toys.generator().noise(jax.random.key(0), pack)
-    settings = dict(minimise=spy, gaussian=("frac",), flat=())
+    settings = dict(minimize=spy, gaussian=("frac",), flat=())
     flat = gradient_guidance(toys.generator(), lambda pack: jnp.zeros(3), **settings)
     flat.decode({}, jax.random.key(1), noise, pack, condition)
     square = np.square(np.asarray(noise.frac)).sum(-1)
@@ -170,7 +170,7 @@ def test_few_small_langevin_steps_have_hardly_left_the_generators_law(toys):
     """After k moves a share (1 - h λ)^k of the way is left, as the module says: 4 evaluations at 0.02 are 3 moves."""
     energy = lambda pack: 0.5 * 3 * ((toys.log_volume(pack) - 5.0) / toys.VOLUME_STD) ** 2  # noqa: E731
     steered = gradient_guidance(
-        toys.generator(), energy, minimise=last(sgld(step_size=0.02), 4), gaussian=("lattice",), flat=()
+        toys.generator(), energy, minimize=last(sgld(step_size=0.02), 4), gaussian=("lattice",), flat=()
     )
     volume = draw(toys, steered)[:, 0]
     goal = (toys.VOLUME_MEAN + 3 * 5.0) / 4  # of the exact tilt; U has λ = 1 + 3 in noise coordinates
@@ -198,7 +198,7 @@ def test_a_choice_inside_the_decoder_keeps_its_share_and_each_is_tilted_by_itsel
 
     pack, condition = toys.template(COUNT)
     chosen = base._replace(decode=decode, sample=sample)
-    walk = gradient_guidance(chosen, energy, minimise=last(sgld(step_size=0.1), 64), gaussian=("lattice",), flat=())
+    walk = gradient_guidance(chosen, energy, minimize=last(sgld(step_size=0.1), 64), gaussian=("lattice",), flat=())
     found = jax.jit(walk.sample)({}, jax.random.key(0), pack, condition)
     second = np.asarray(found.occupancy[:, 7]) > 0
     assert abs(second.mean() - 0.5) < 4 * 0.5 / np.sqrt(COUNT)

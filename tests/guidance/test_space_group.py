@@ -27,7 +27,7 @@ NETWORK = dense(width=16, layers=1, frequencies=4, geometry=4)
 
 @pytest.mark.parametrize("count", [[1], [5], [7, 1], [2, 2, 4], [4, 4, 12]])
 def test_the_same_groups_are_possible_as_for_the_wyckoff_transformer(count):
-    """Another programme, over other states."""
+    """Another program, over other states."""
     states = wyckoff_rules.states(jnp.array(count), 512)
     theirs = np.asarray(wyckoff_rules.feasible_groups(states, 20))
     ours = [space_group.possible(g, dict(enumerate(count, 1))) for g in range(1, 231)]
@@ -43,7 +43,7 @@ def test_orbits_add_up_and_special_positions_are_used_once():
 
 
 def test_orbits_are_drawn_with_their_weights():
-    """Two sites in group 2: c(8, 2) pairs of inversion centres, or a general orbit."""
+    """Two sites in group 2: c(8, 2) pairs of inversion centers, or a general orbit."""
     a, b = space_group.LOG_WEIGHT
     general = np.exp(a + 3 * b)
     chance = general / (general + 28 * np.exp(2 * a))

@@ -13,7 +13,7 @@ from crysjax.nets.site_transformer import site_transformer
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is most of the time here
 NET = site_transformer(3, width=8, layers=2, heads=2)
 APPLY = jit(NET.apply)
-OWNER = np.array([0, 1, 0, 1, 1, 2, 2])  # sites of a crystal need not be neighbours; the last one is padding
+OWNER = np.array([0, 1, 0, 1, 1, 2, 2])  # sites of a crystal need not be neighbors; the last one is padding
 
 
 def pack(owner: np.ndarray, padding: int, dtype=np.float32) -> Pack:
@@ -68,11 +68,11 @@ def test_padding_answers_zero_and_changes_nothing():
 
 
 def test_a_fresh_stack_is_the_identity():
-    """Whatever the context and the other sites: the embedding, normalised and read out."""
+    """Whatever the context and the other sites: the embedding, normalized and read out."""
     params, (x, context) = fresh(), inputs()
     embedded = x @ params["embed"]
-    centred = embedded - embedded.mean(-1, keepdims=True)
-    expected = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-6) @ params["read"]
+    centered = embedded - embedded.mean(-1, keepdims=True)
+    expected = centered / np.sqrt(np.square(centered).mean(-1, keepdims=True) + 1e-6) @ params["read"]
     for seen in (context, context + 3):
         np.testing.assert_allclose(APPLY(params, x, seen, pack(OWNER, 1))[:6], expected[:6], atol=2e-6)
 

@@ -117,10 +117,10 @@ def test_dispersion_adds_its_own_energy():
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("colour", {}, "calculator 'colour' is unknown; expected one of chgnet, emt, espresso"),
+        ("color", {}, "calculator 'color' is unknown; expected one of chgnet, emt, espresso"),
         ("emt+d4", {}, "'d4' cannot be added; expected emt\\+d3"),
         ("nowhere.nqx", {}, "calculator potential: no such file 'nowhere.nqx'"),
-        ("emt", {"colour": 3}, "calculator emt: no setting 'colour'; expected one of none"),
+        ("emt", {"color": 3}, "calculator emt: no setting 'color'; expected one of none"),
         ("lennard_jones", {"epsilon_ev": 1.0}, "calculator lennard_jones: the setting sigma_angstrom is missing"),
     ],
 )

@@ -46,9 +46,9 @@ def stacked(atoms: list) -> Crystal:
     return Crystal(*(jnp.stack([jnp.asarray(x) for x in leaf]) for leaf in zip(*map(from_atoms, atoms))))
 
 
-def lattice_and_modulus(work, structure: tuple[str, str], centre: float) -> tuple[float, float]:
+def lattice_and_modulus(work, structure: tuple[str, str], center: float) -> tuple[float, float]:
     """Lattice constant (Å) and bulk modulus (GPa) of a cubic crystal of two atoms, by energies of the oracle."""
-    crystals = [bulk(*structure, a=centre * scale) for scale in (0.98, 0.99, 1.0, 1.01, 1.02)]
+    crystals = [bulk(*structure, a=center * scale) for scale in (0.98, 0.99, 1.0, 1.01, 1.02)]
     found = hosted(work).batch(stacked(crystals))
     assert found.valid.all()
     volumes = [atoms.get_volume() for atoms in crystals]

@@ -106,11 +106,11 @@ def test_other_quantities_follow_from_the_same_answers(emt):
     np.testing.assert_allclose(ask["pressure"].value[0], -GPA_PER_EV_A3 * np.trace(stress) / 3, rtol=1e-4)
     volume = hosted(emt, quantity="volume_per_atom").batch(stacked(crystals, 3))
     np.testing.assert_allclose(volume.value, [np.linalg.det(c.lattice) / len(c.frac) for c in crystals], rtol=1e-6)
-    with pytest.raises(ValueError, match="quantity 'colour'; expected one of energy_per_atom"):
-        hosted(emt, quantity="colour")
+    with pytest.raises(ValueError, match="quantity 'color'; expected one of energy_per_atom"):
+        hosted(emt, quantity="color")
 
 
-def test_a_relaxation_finds_the_minimum_that_another_optimiser_finds():
+def test_a_relaxation_finds_the_minimum_that_another_optimizer_finds():
     """Strained copper by EMT; forces of 0.005 eV/Å against a stiffness of some 5 eV/Å² leave 0.001 Å, 1e-5 eV."""
     atoms = bulk("Cu", cubic=True) * (1, 1, 1)
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + np.random.default_rng(0).uniform(-0.03, 0.03, (3, 3))), True)
@@ -227,7 +227,7 @@ def test_a_calculator_that_cannot_be_made_is_one_clear_error():
     for make, settings, said in (
         (FRAGILE.replace(":Fragile", ":unmakeable"), {"hint": "install it"}, "cannot be made: ImportError: install it"),
         ("ase.calculators.emt:NOTHING", {}, "cannot be made: AttributeError"),
-        ("os:getpid", {"colour": 3}, "cannot be made: TypeError"),
+        ("os:getpid", {"color": 3}, "cannot be made: TypeError"),
     ):
         work = host(make, settings=settings)
         with pytest.raises(ValueError, match=said):

@@ -24,13 +24,7 @@ CUBE = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """These programs run for milliseconds and compile for seconds: compile lightly."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("light_compiles")
 
 
 def packed(crystals: list[tuple], shape: Capacity, cutoff: float) -> tuple:
@@ -84,7 +78,7 @@ def test_argon_is_its_lattice_sum():
 def test_the_lattice_sum_is_the_textbooks():
     """B = 4 epsilon / sigma^3 A12 (A6 / A12)^(5/2) with A12 = 12.13188, A6 = 14.45392 (Kittel; Ashcroft & Mermin).
 
-    A cutoff of 7 nearest neighbours leaves out 5.92 / 7^3 of A6, and B goes with its power of 5/2: 0.3 %.
+    A cutoff of 7 nearest neighbors leaves out 5.92 / 7^3 of A6, and B goes with its power of 5/2: 0.3 %.
     """
     edge = 2**0.5 * SIGMA * (2 * 12.13188 / 14.45392) ** (1 / 6)
     tensor = lattice_sum(edge, 7 * edge / 2**0.5)[1]

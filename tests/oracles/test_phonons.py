@@ -1,4 +1,4 @@
-"""Argon, whose dynamical matrix is a sum over pairs, and its unstable body-centred form."""
+"""Argon, whose dynamical matrix is a sum over pairs, and its unstable body-centered form."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ REACH, EPSILON, SIGMA = 7.0, 0.0104, 3.4
 ARGON = mlip(
     network="lennard_jones", numbers=(18,), epsilon_ev=EPSILON, sigma_angstrom=SIGMA, cutoff_angstrom=REACH
 )  # that of tests/potentials/conftest.py
-EDGE = 5.243195  # Å, of the face-centred cube at its minimum, see tests/potentials/test_relax.py
-BCC_EDGE = 4.265652  # Å, of the body-centred one, relaxed with a largest cell force of 1e-3 eV/Å
+EDGE = 5.243195  # Å, of the face-centered cube at its minimum, see tests/potentials/test_relax.py
+BCC_EDGE = 4.265652  # Å, of the body-centered one, relaxed with a largest cell force of 1e-3 eV/Å
 FCC = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
 BCC = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / 2
 ASKED = {"length_angstrom": 7.0, "mesh_per_angstrom": 0.1}
@@ -100,9 +100,9 @@ def test_what_is_no_minimum_says_so(params):
 
 
 def test_a_soft_mode_leads_to_a_lower_polymorph(cubic, params):
-    """Body-centred argon is unstable at N, (110)/2 with a (1-10) shuffle: Burgers' path to hexagonal close packing.
+    """Body-centered argon is unstable at N, (110)/2 with a (1-10) shuffle: Burgers' path to hexagonal close packing.
 
-    W. G. Burgers, Physica 1, 561 (1934). With this cutoff hexagonal packing lies 1.2 meV above face-centred cubic.
+    W. G. Burgers, Physica 1, 561 (1934). With this cutoff hexagonal packing lies 1.2 meV above face-centered cubic.
     """
     bcc = module.phonons(ARGON, params, entry([[0, 0, 0]], BCC_EDGE * BCC), **ASKED)
     assert bcc.valid and bcc.frequencies.min() < module.STABLE_THZ

@@ -66,7 +66,7 @@ def charges(**options) -> Callable[[Crystal], Estimate]:
 
 
 def spaced(rng: np.random.Generator) -> Crystal:
-    """The elements of `drawn` on three corners of a face-centred cube, shaken and strained: nothing touches."""
+    """The elements of `drawn` on three corners of a face-centered cube, shaken and strained: nothing touches."""
     mixed, corners = drawn(rng), np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.3, 0.3, 0.3]])
     cell = 4.4 * (np.eye(3) + rng.uniform(-0.02, 0.02, (3, 3)))
     return mixed._replace(frac=corners + rng.uniform(-0.02, 0.02, (4, 3)), lattice=cell)

@@ -73,7 +73,7 @@ def potential(name: str):
 
 
 def draw_crystal(n: int, seed: int, nearest: float = 1.5) -> Crystal:
-    """A random triclinic cell of about 14 Å³ an atom without atoms nearer than `nearest` (Å); NumPy, float64."""
+    """A random triclinic cell of about 14 Å³ per atom without atoms nearer than `nearest` (Å); NumPy, float64."""
     rng = np.random.default_rng((n, seed))
     while True:
         cell = np.eye(3) * (14 * n) ** (1 / 3) + rng.uniform(-0.8, 0.8, (3, 3))
@@ -110,7 +110,7 @@ def same_bits(a: Answer, b: Answer) -> bool:
     return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b))
 
 
-# Argon: face-centred cubic, at -8.6 epsilon an atom the only minimum near by
+# Argon: face-centered cubic, at -8.6 epsilon an atom the only minimum near by
 
 ARGON = dict(network="lennard_jones", numbers=(18,), epsilon_ev=0.0104, sigma_angstrom=3.4, cutoff_angstrom=7.0)
 EDGE = 5.25  # Å, of the cube, near the minimum

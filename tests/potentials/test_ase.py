@@ -1,4 +1,4 @@
-"""Derivatives and optimisers of ASE see the potential through a calculator."""
+"""Derivatives and optimizers of ASE see the potential through a calculator."""
 
 import ase.optimize
 import jax
@@ -45,7 +45,7 @@ def test_signs_and_units_are_those_that_ase_expects(toys, network):
     np.testing.assert_allclose(stress, numeric, atol=0.01 * np.abs(stress).max())
 
 
-def test_an_optimiser_of_ase_finds_a_known_minimum():
+def test_an_optimizer_of_ase_finds_a_known_minimum():
     """A pair of argon atoms in a box: 2^(1/6) sigma apart, at minus epsilon."""
     argon = mlip(network="lennard_jones", numbers=(18,), cutoff_angstrom=8.5)
     atoms = ase.Atoms(

@@ -14,9 +14,9 @@ from crysjax.data.batching import Capacity
 from crysjax.potentials.mlip import mlip
 from crysjax.potentials.pair import pair_fade
 
-A12, A6 = 12.13188, 14.45392  # sums over the face-centred cubic lattice in units of the nearest distance
+A12, A6 = 12.13188, 14.45392  # sums over the face-centered cubic lattice in units of the nearest distance
 NEAREST = (2 * A12 / A6) ** (1 / 6)  # where they are least: 1.0902 sigma
-FACES = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2**0.5  # primitive cell, neighbours at distance 1
+FACES = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2**0.5  # primitive cell, neighbors at distance 1
 CUBE = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 
 
@@ -76,7 +76,7 @@ def test_agrees_with_ase_where_no_pair_is_in_the_fade(evaluate):
     distances = ase.neighborlist.neighbor_list("d", atoms, 2.0)
     assert not ((distances > 0.9 * cutoff) & (distances < cutoff)).any()
     pairs = (distances < cutoff).sum() / 2
-    assert pairs == 24  # twelve neighbours each
+    assert pairs == 24  # twelve neighbors each
     atoms.calc = LennardJones(sigma=1, epsilon=1, rc=cutoff)
     energy, forces, stress = evaluate(frac, lattice, cutoff)
     np.testing.assert_allclose(energy, atoms.get_potential_energy() + pairs * pair(cutoff), rtol=1e-12)

@@ -49,7 +49,7 @@ REACH = 5.2  # exp(-5.2^2) = 2e-12 is left out
 
 
 def ewald(charge: np.ndarray, frac: np.ndarray, lattice: np.ndarray, alpha: float = 0.6) -> float:
-    """Ewald's sum in units of e^2/Å: the damped sum over neighbours, the waves, and what each ion is to itself."""
+    """Ewald's sum in units of e^2/Å: the damped sum over neighbors, the waves, and what each ion is to itself."""
     r = np.linalg.norm((frac[:, None, None] - frac[None, :, None] + grid(lattice, REACH / alpha)) @ lattice, axis=-1)
     r = np.where(r < 1e-9, np.inf, r)
     real = 0.5 * np.einsum("i,j,ijc->", charge, charge, erfc(alpha * r) / r)

@@ -82,7 +82,9 @@ def test_a_broken_crystal_is_not_valid_and_changes_no_bit_of_the_others(committe
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(spread))
     keep = [0, 2, 3]
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(reference)):
-        rows = keep if len(a) == 4 else slice(None)  # a row a crystal; the sites of a broken one have zeros either way
+        rows = (
+            keep if len(a) == 4 else slice(None)
+        )  # one row per crystal; the sites of a broken one have zeros either way
         assert np.array_equal(a[rows], b[rows])
 
 

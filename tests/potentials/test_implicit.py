@@ -96,7 +96,7 @@ def test_by_every_parameter_of_the_potential(case, toys):
 
 
 def test_by_the_composition(case, toys):
-    """A little nickel on aluminium's site, and the other way round."""
+    """A little nickel on aluminum's site, and the other way round."""
     with jax.enable_x64(True):
         value = lambda o: observable(  # noqa: E731
             case.known(case.params, case.pack._replace(occupancy=o), case.graph), case.weights, case.pack
@@ -127,7 +127,7 @@ def test_broken_and_unstable_crystals_have_no_derivative_and_others_their_bits(c
 
 
 def test_conjugate_gradients_solve_each_system(toys):
-    """Random positive matrices, one a crystal, against a direct solution; an indefinite one has no answer."""
+    """Random positive matrices, one per crystal, against a direct solution; an indefinite one has no answer."""
     rng, sizes = np.random.default_rng(2), [2, 4, 1]
     with jax.enable_x64(True):
         pack = in_double(toys.make_pack(alloys(), SHAPE, float))

@@ -1,4 +1,4 @@
-"""What every potential owes: symmetry, true derivatives, a smooth cutoff, neighbours left alone; and its files."""
+"""What every potential owes: symmetry, true derivatives, a smooth cutoff, neighbors left alone; and its files."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from crysjax.base import Crystal, one_hot
-from crysjax.data import batching, datasets
+from crysjax.data import batching, datasets, digests
 from crysjax.data.batching import Capacity
 from crysjax.data.io import read
 from crysjax.geometry.neighbors import radius_graph_host
@@ -350,7 +350,7 @@ def rewritten(path, change: Callable[[dict], dict]):
         (lambda c: c | {"format": 99}, "potential format 99, this version reads format 1"),
         (lambda c: {"format": 1, "kind": "generator"}, "potential"),
         (lambda c: c | {"potential": c["potential"] | {"network": "schnet"}}, "network: 'schnet' is not one of"),
-        (lambda c: c | {"potential": c["potential"] | {"colour": 3}}, "colour"),
+        (lambda c: c | {"potential": c["potential"] | {"color": 3}}, "color"),
         (lambda c: c | {"potential": c["potential"] | {"channels": 7}}, "its arrays do not fit its own settings"),
         (lambda c: c | {"potential": c["potential"] | {"numbers": [1, 8, 14, 141]}}, "atomic numbers from 1 to 100"),
         (lambda c: [], "list"),
@@ -397,15 +397,19 @@ def _layer_leaves(params) -> list:
     return [leaf for layer in params["layers"] for name in names for leaf in jax.tree.leaves(layer[name])]
 
 
-def test_files_of_nequix(tmp_path):
-    """One of our own making comes back to the bit, whole; cut, foreign or of another kind it is one error."""
+def small_nequix() -> tuple:
+    """The potential that `SMALL_NEQUIX` describes, with random parameters."""
     potential = mlip(
         network="nequip", numbers=(1, 8), hidden_irreps="2x0e + 1x1o", layers=2, lmax=1, cutoff_angstrom=4.0,
         radial_basis=3, radial_width=4, radial_layers=1, mean_neighbors=9.0, scale_ev=2.0, shift_ev=-1.0,
     )  # fmt: skip
-    path, rng = tmp_path / "p.nqx", np.random.default_rng(0)
-    shapes = jax.eval_shape(potential.init, jax.random.key(0))
-    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(potential.init, jax.random.key(0))
+    return potential, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
+def test_files_of_nequix(tmp_path):
+    """One of our own making comes back to the bit, whole; cut, foreign or of another kind it is one error."""
+    path, (potential, params) = tmp_path / "p.nqx", small_nequix()
     write_nequix(path, SMALL_NEQUIX, params)
     again, back = load_potential(path)
     assert again.config == potential.config
@@ -432,6 +436,27 @@ def test_files_of_nequix(tmp_path):
         load_potential(path)
     with pytest.raises(ValueError, match=r"absent\.nqx"):
         load_nequix(tmp_path / "absent.nqx")
+
+
+def test_a_nequix_file_with_a_digest_beside_it_is_read_whole_or_not_at_all(tmp_path):
+    path, rng, (_, params) = tmp_path / "p.nqx", np.random.default_rng(0), small_nequix()
+    write_nequix(path, SMALL_NEQUIX, params)
+    whole = path.read_bytes()
+    digests.beside(path).write_text(digests.beside_text(path, whole))
+    load_nequix(path)
+    for place in rng.permutation(len(whole))[:200]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.integers(8))]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"p\.nqx: not a whole Nequix potential \(the file is damaged"):
+            load_nequix(path)
+    path.write_bytes(whole)
+    digests.beside(path).write_text("")
+    with pytest.raises(ValueError, match=r"p\.nqx\.sha256: expected a SHA-256"):
+        load_nequix(path)
+    digests.beside(path).unlink()
+    params["reference"][0] = np.nan
+    write_nequix(path, SMALL_NEQUIX, params)
+    with pytest.raises(ValueError, match=r"p\.nqx: .*a parameter is not a finite number"):
+        load_nequix(path)
 
 
 @pytest.mark.parametrize("numbers", [(), (0, 1), (1, 1), (101,)])

@@ -30,7 +30,7 @@ def random_graph(sites: int, half: int, real: int, seed: int = 0) -> Graph:
 
 
 def test_radial_functions_are_those_of_e3nn():
-    """Bessel functions times the envelope of Gasteiger et al.; Nequix's normalisation is 2 / cutoff."""
+    """Bessel functions times the envelope of Gasteiger et al.; Nequix's normalization is 2 / cutoff."""
     r = jnp.linspace(0.3, 5.5, 60)
     ours = module.bessel(r, 8, 5.0, 6.0)
     envelope = e3nn.poly_envelope(5, 2)(r / 5.0)
@@ -58,7 +58,7 @@ def test_reversed_edges_have_the_parity_of_their_degree():
     v = draw_vectors(12)
     here, there = (module.spherical_harmonics(s * v, 3) for s in (1, -1))
     np.testing.assert_allclose(there, here * module._parity(3, here.dtype)[None], atol=1e-6)
-    for l in range(4):  # component normalisation: each degree has the square norm 2 l + 1
+    for l in range(4):  # component normalization: each degree has the square norm 2 l + 1
         np.testing.assert_allclose((here[:, l * l : (l + 1) ** 2] ** 2).sum(-1), 2 * l + 1, rtol=1e-5)
 
 

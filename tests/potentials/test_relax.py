@@ -75,7 +75,7 @@ def assert_same_bits(a: Relaxation, b: Relaxation, kept=slice(None)) -> None:
 
 
 def cubic_energy(edge: float) -> float:
-    """Of argon at the face-centred cubic lattice, eV an atom: a plain sum over cells in float64."""
+    """Of argon at the face-centered cubic lattice, eV per atom: a plain sum over cells in float64."""
     k = np.stack(np.meshgrid(*[np.arange(-6, 7)] * 3), -1).reshape(-1, 3)
     r = np.linalg.norm(k @ (edge / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])), axis=-1)
     r = r[(r > 0) & (r < 7.0)]
@@ -84,7 +84,7 @@ def cubic_energy(edge: float) -> float:
 
 
 def cubic_minimum(pressure: float = 0) -> tuple[float, float]:
-    """Edge of the cube and enthalpy an atom at a pressure in GPa."""
+    """Edge of the cube and enthalpy per atom at a pressure in GPa."""
     enthalpy = lambda a: cubic_energy(a) + pressure / GPA_PER_EV_A3 * a**3 / 4  # noqa: E731
     found = minimize_scalar(enthalpy, bracket=(4.9, 5.3), tol=1e-10)
     return found.x, found.fun
@@ -92,7 +92,7 @@ def cubic_minimum(pressure: float = 0) -> tuple[float, float]:
 
 # A force f on a spring k leaves f^2 / 2k of energy and f / k of length. By its Hessian, a cell of n atoms has springs
 # of at least 0.45 eV/Å^2 on atoms, 0.85 / n on a strain times n, and 3.7 / n on a strain of the volume: forces of FMAX
-# on 3 n + 9 coordinates leave less than 1e-5 eV an atom, and 3 FMAX / 3.7 of the volume.
+# on 3 n + 9 coordinates leave less than 1e-5 eV per atom, and 3 FMAX / 3.7 of the volume.
 LEFT_EV, LEFT_VOLUME = 1e-5, 1e-3
 
 
@@ -165,7 +165,7 @@ def test_a_limit_stops_where_the_energy_was_evaluated(setup, toys, crystals):
     assert_same_bits(setup.run(jax.tree.map(jnp.asarray, found), limit=5), found)
 
 
-def test_covered_graphs_hold_every_neighbour(toys):
+def test_covered_graphs_hold_every_neighbor(toys):
     """Random moves and strains: whenever the old graph counts as covering, no edge within the cutoff is missing."""
     rng, cutoff, reach, told = np.random.default_rng(0), 4.0, 4.5, []
     built = toys.make_pack([toys.draw_crystal(4, 0)], Capacity(4, 6, 1))
@@ -213,7 +213,7 @@ def many(toys) -> Many:
 
 
 def minimum_by_ase(crystal: Crystal, calculator, method, pressure: float = 0) -> tuple[float, float]:
-    """Enthalpy and volume an atom where ASE's optimiser ends, with the cell free."""
+    """Enthalpy and volume per atom where ASE's optimizer ends, with the cell free."""
     atoms = to_atoms(crystal)
     atoms.calc = calculator
     moved = UnitCellFilter(atoms, scalar_pressure=pressure / GPA_PER_EV_A3)

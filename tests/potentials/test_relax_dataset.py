@@ -49,7 +49,7 @@ def relaxed(toys):
 
 
 def at_minimum(found: Relaxed) -> np.ndarray:
-    """Whether each crystal has argon's known energy and volume an atom."""
+    """Whether each crystal has argon's known energy and volume per atom."""
     n = found.crystals.num_atoms
     with np.errstate(invalid="ignore"):
         volume = np.abs(np.linalg.det(found.crystals.lattice.astype(float))) / n
@@ -207,7 +207,7 @@ def test_one_two_hundred_atoms_and_a_skewed_cell(toys, relaxed):
 def test_pressure_is_worked_against(toys, relaxed):
     """dH/dP = V: from the known minimum to 0.1 GPa, by the trapezium rule.
 
-    Its error is h^3 / 12 of V'', about V / GPa^2 for argon (bulk modulus 3 GPa): 2e-5 eV an atom.
+    Its error is h^3 / 12 of V'', about V / GPa^2 for argon (bulk modulus 3 GPa): 2e-5 eV per atom.
     """
     crystals, n = [toys.draw_argon(1, 4), toys.draw_argon(4, 4)], (1, 4)
     found = relaxed(crystals, settings=USUAL._replace(pressure_gpa=0.1))

@@ -1,4 +1,4 @@
-"""Stillinger-Weber against its own minimum in closed form and against three loops over neighbours."""
+"""Stillinger-Weber against its own minimum in closed form and against three loops over neighbors."""
 
 from itertools import combinations
 

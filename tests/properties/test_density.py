@@ -49,7 +49,7 @@ def test_partial_occupancy_counts_by_its_share():
 
 
 def test_packing_of_touching_spheres():
-    """Close-packed copper: pi / (3 sqrt 2) where spheres touch, and twice as much volume an atom in half the cell."""
+    """Close-packed copper: pi / (3 sqrt 2) where spheres touch, and twice as much volume per atom in half the cell."""
     edge = 2 * np.sqrt(2) * tables.covalent_radii_angstrom()[28]
     sites = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     head = jitted(density.packing_fraction(tables.covalent_radii_angstrom()))

@@ -46,7 +46,7 @@ def test_single_precision_is_enough(name):
 
 @pytest.mark.parametrize("name", CURVES)
 def test_it_is_ases_fit(name):
-    """Of energies that no curve fits: noise of 1 meV. ASE minimises by the simplex of scipy, to about 1e-5."""
+    """Of energies that no curve fits: noise of 1 meV. ASE minimizes by the simplex of scipy, to about 1e-5."""
     from ase.eos import EquationOfState
 
     fit, curve, theirs = CURVES[name]

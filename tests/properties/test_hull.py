@@ -111,7 +111,7 @@ def test_derivative_is_that_of_finite_differences(elements):
     """The hull is piecewise linear: away from its edges central differences are exact up to rounding over the step."""
     with jax.enable_x64(True):
         table, step = hull.table(*made(elements)), 1e-7
-        x = 3 * asked(elements, 40)[:40]  # atom counts: the derivative of the energy an atom
+        x = 3 * asked(elements, 40)[:40]  # atom counts: the derivative of the energy per atom
         slope = solved(x, table, np.float64)[2]
         for k in [atomic_number(symbol) - 1 for symbol in elements]:
             rows, one = x[:, k] > 1e-6, step * np.eye(NUM_SPECIES)[k]

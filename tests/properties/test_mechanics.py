@@ -87,7 +87,7 @@ def test_soft_and_broken_crystals_are_told():
     assert all(np.isfinite(leaf).all() for leaf in found)
 
 
-def neighbours(lattice, frac, reach: float = 1.3):
+def neighbors(lattice, frac, reach: float = 1.3):
     """Vectors between all atoms nearer than `reach`, and which atoms these are."""
     cells = np.stack(np.meshgrid(*3 * [np.arange(-2, 3)], indexing="ij"), -1).reshape(-1, 3)
     i, j, t = (x.reshape(-1) for x in np.meshgrid(range(len(frac)), range(len(frac)), range(len(cells)), indexing="ij"))
@@ -118,7 +118,7 @@ def test_a_turned_crystal_has_the_turned_tensor():
     turn = Rotation.from_rotvec([0.7, -0.3, 1.1]).as_matrix()
     with jax.enable_x64(True):
         of_cell = jitted(lambda r, i, j: elastic_tensor(springs(r, i, j), 2, jnp.float64(1)))
-        found, turned = (of_cell(*neighbours(cell, BASIS)) for cell in (LOW, LOW @ turn.T))
+        found, turned = (of_cell(*neighbors(cell, BASIS)) for cell in (LOW, LOW @ turn.T))
         a, b = (averages(x.tensor) for x in (found, turned))
     assert found.valid and np.abs(found.tensor - found.clamped).max() > 0.005 * np.abs(found.tensor).max()
     np.testing.assert_allclose(found.stress, 0, atol=1e-10)

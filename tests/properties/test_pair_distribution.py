@@ -1,4 +1,4 @@
-"""Shells of the face-centred cubic crystal, density far away, derivatives by finite differences, what is not valid."""
+"""Shells of the face-centered cubic crystal, density far away, derivatives by finite differences, what is not valid."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from crysjax.properties.pair_distribution import capacity, coordination, pair_di
 
 EDGE = 4.0
 FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-SHELLS = {np.sqrt(0.5): 12, 1.0: 6, np.sqrt(1.5): 24, np.sqrt(2.0): 12}  # distance / edge: neighbours
+SHELLS = {np.sqrt(0.5): 12, 1.0: 6, np.sqrt(1.5): 24, np.sqrt(2.0): 12}  # distance / edge: neighbors
 GRID = np.linspace(0.5, 6.2, 400)
 quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -30,7 +30,7 @@ def computed(given: Crystal, grid=GRID, **settings):
 
 
 @pytest.mark.parametrize("cell", ["conventional", "primitive"])
-def test_shells_of_a_face_centred_cubic_crystal(cell):
+def test_shells_of_a_face_centered_cubic_crystal(cell):
     """Distances and numbers of the first four shells; a shell's integral lacks 1e-5 of its tails, and rounding."""
     if cell == "conventional":
         given = crystal(FCC, EDGE * np.eye(3))
@@ -38,10 +38,10 @@ def test_shells_of_a_face_centred_cubic_crystal(cell):
         given = crystal(np.array([[0.3, 0.1, 0.7]]), EDGE / 2 * (1 - np.eye(3)))
     found = computed(given, kind="R", sigma_angstrom=0.06)
     assert bool(found.valid)
-    for ratio, neighbours in SHELLS.items():
+    for ratio, neighbors in SHELLS.items():
         center = ratio * EDGE
         number = coordination(found.value, jnp.asarray(GRID, jnp.float32), center - 0.4, center + 0.4)
-        assert float(number) == pytest.approx(neighbours, rel=1e-3)
+        assert float(number) == pytest.approx(neighbors, rel=1e-3)
         near = np.abs(GRID - center) < 0.4
         assert np.average(GRID[near], weights=found.value[near]) == pytest.approx(center, abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""Positive-unlabelled risk against closed forms on Gaussians, a known posterior recovered, bagging, shares, oracles."""
+"""Positive-unlabeled risk against closed forms on Gaussians, a known posterior recovered, bagging, shares, oracles."""
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,7 @@ SLOPE, OFFSET = 0.7, -0.4  # a classifier that is not the best one
 EXACT = (MADE - NOT, float(np.log(PRIOR / (1 - PRIOR))))  # slope and offset of the posterior's logit
 
 
-@pytest.fixture(autouse=True, scope="module")
-def light_compiles():
-    """These programs run for milliseconds and compile for seconds."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("light_compiles")
 
 
 def gaussian_mean(function, center: float) -> float:
@@ -35,10 +29,10 @@ def softplus(x):
 
 
 def samples(rng, batches: int, n: int, share: float = PRIOR):
-    """`batches` of n labelled and 2 n unlabelled draws: x and observed, (batches, 3 n)."""
+    """`batches` of n labeled and 2 n unlabeled draws: x and observed, (batches, 3 n)."""
     made = rng.random((batches, 2 * n)) < share
-    unlabelled = rng.normal(np.where(made, MADE, NOT))
-    x = np.concatenate([rng.normal(MADE, 1, (batches, n)), unlabelled], 1)
+    unlabeled = rng.normal(np.where(made, MADE, NOT))
+    x = np.concatenate([rng.normal(MADE, 1, (batches, n)), unlabeled], 1)
     return jnp.asarray(x, jnp.float32), jnp.asarray(np.arange(3 * n)[None] < n).repeat(batches, 0)
 
 
@@ -60,7 +54,7 @@ def test_risk_is_that_of_data_with_both_labels():
     for found, exact in zip((value, *parts), (positive + negative, positive, negative)):
         error = float(found.std()) / np.sqrt(len(x))
         assert abs(float(found.mean()) - exact) < 4 * error and error < 0.01 * exact
-    # the fault this guards against: unlabelled taken as negative counts the hidden ones as well
+    # the fault this guards against: unlabeled taken as negative counts the hidden ones as well
     assert PRIOR * gaussian_mean(lambda x: softplus(logit(x)), MADE) > 20 * error
 
 
@@ -117,7 +111,7 @@ def test_a_pack_without_both_kinds_counts_nothing():
 
 @pytest.mark.parametrize("risk", ["non_negative", "unbiased"])
 def test_the_posterior_is_recovered(risk):
-    """The minimiser over linear logits is the posterior: Newton's method on 24 data sets, mean within 4 errors."""
+    """The minimizer over linear logits is the posterior: Newton's method on 24 data sets, mean within 4 errors."""
     x, observed = samples(np.random.default_rng(3), 24, 4000)
 
     def fit(x, observed):
@@ -137,11 +131,11 @@ def test_the_posterior_is_recovered(risk):
     assert (error < 0.05).all()
 
 
-def test_the_ratio_of_densities_is_the_minimiser():
-    """Two kinds of crystals in exact proportion: 4 of 5 made ones and 19 of 50 unlabelled ones are of kind 1."""
+def test_the_ratio_of_densities_is_the_minimizer():
+    """Two kinds of crystals in exact proportion: 4 of 5 made ones and 19 of 50 unlabeled ones are of kind 1."""
     kind = jnp.asarray(np.repeat([1, 0, 1, 0], [40, 10, 19, 31]))
     observed = jnp.arange(100) < 50
-    at = jnp.log(jnp.array([0.2 / 0.62, 0.8 / 0.38]))  # densities of made over unlabelled, which are 0.3 made
+    at = jnp.log(jnp.array([0.2 / 0.62, 0.8 / 0.38]))  # densities of made over unlabeled, which are 0.3 made
     of = jax.value_and_grad(lambda g: pu.pu_risk(g[kind], observed, jnp.ones(100), prior=PRIOR, risk="ratio")[0])
     np.testing.assert_allclose(of(at)[1], 0, atol=1e-6)
     assert abs(of(jnp.zeros(2))[1]).min() > 0.05
@@ -228,14 +222,14 @@ def test_share_of_a_mixture():
     rng, shares = np.random.default_rng(4), []
     for _ in range(200):
         made = rng.random(2000) < PRIOR
-        unlabelled = np.where(made, rng.random(2000), rng.uniform(-1, 0.5, 2000))
-        shares.append(pu.estimate_share(rng.random(1000), unlabelled))
+        unlabeled = np.where(made, rng.random(2000), rng.uniform(-1, 0.5, 2000))
+        shares.append(pu.estimate_share(rng.random(1000), unlabeled))
     # the ratio of two counts above 1/2, whose expectation is 150 of 1000 and 500 of 1000 draws a half
     spread = PRIOR * np.sqrt(1 / 300 + 1 / 500)
     assert abs(np.mean(shares) - PRIOR) < 0.5 * spread and np.std(shares) < 1.5 * spread
     assert pu.estimate_share(np.arange(100.0), np.arange(100.0)) > 0.95  # nothing tells them apart
     assert pu.estimate_share(np.arange(100.0), np.arange(100.0) - 1000) == 0
-    with pytest.raises(ValueError, match="0 observed, 5 unlabelled"):
+    with pytest.raises(ValueError, match="0 observed, 5 unlabeled"):
         pu.estimate_share(np.zeros(0), np.zeros(5))
 
 
@@ -278,17 +272,17 @@ def test_bad_settings_and_labels_are_one_line():
         with pytest.raises(ValueError, match=message):
             pu.classifier(table_network(), **settings)
     data = crystals(6)
-    np.testing.assert_array_equal(pu.labelled(data, "a"), [False, True] * 3)
+    np.testing.assert_array_equal(pu.labeled(data, "a"), [False, True] * 3)
     for column, message in (
-        (np.full(6, np.nan), "all 6 crystals are unlabelled"),
+        (np.full(6, np.nan), "all 6 crystals are unlabeled"),
         (np.ones(6), "all 6 crystals are observed"),
         (np.array([1, 0, 0.5, 0, 0, 0]), "property 'a': 0.5; expected 1"),
     ):
         data.properties["a"] = column.astype(np.float32)
         with pytest.raises(ValueError, match=message):
-            pu.labelled(data, "a")
+            pu.labeled(data, "a")
     with pytest.raises(ValueError, match=r"'b' is not in the data set, which has \['a'\]"):
-        pu.labelled(data, "b")
+        pu.labeled(data, "b")
     with pytest.raises(ValueError, match=r"a pack holds 20\.0 crystals and of these 0\.20 of the rarer kind"):
         pu.check_packs(np.arange(100) == 0, 20.0)
     pu.check_packs(np.arange(100) < 10, 20.0)

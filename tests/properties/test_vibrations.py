@@ -99,7 +99,7 @@ def odd() -> tuple[Lattice, np.ndarray]:
 
 
 @pytest.mark.parametrize("repeats", [(2, 2, 2), (4, 3, 2)])
-def test_face_centred_cubic_springs(repeats):
+def test_face_centered_cubic_springs(repeats):
     """ω² m/k is 8, 4, 4 at X and 8, 2, 2 at L (Ashcroft, Mermin, Solid State Physics, problem 22.5).
 
     In any supercell, also one so small that a spring leads to an atom's own copy on the other side.
@@ -148,7 +148,7 @@ def test_a_chain_of_two_kinds():
 
 
 def test_sound_has_the_speed_of_the_elastic_constants():
-    """Springs in face-centred cubic give C11 = 2k/a and C44 = k/a; v = √(C/ρ), in SI units.
+    """Springs in face-centered cubic give C11 = 2k/a and C44 = k/a; v = √(C/ρ), in SI units.
 
     At q a/2π = 0.01 the dispersion takes (2π 0.01)² / 96 = 4e-5 off.
     """
@@ -181,7 +181,7 @@ def test_noise_is_made_symmetric_and_what_is_symmetric_stays(odd):
     one, constants = odd
     noise = np.random.default_rng(0).normal(size=constants.shape)
     with jax.enable_x64(True):
-        clean = jax.jit(lambda c: vibrations.symmetrised(c, one.cell), compiler_options=FAST)
+        clean = jax.jit(lambda c: vibrations.symmetrized(c, one.cell), compiler_options=FAST)
         once, own = (np.asarray(clean(jnp.asarray(c))) for c in (noise, constants))
         twice = np.asarray(clean(jnp.asarray(once)))
     atom, other = partners(one.cell)
@@ -192,7 +192,7 @@ def test_noise_is_made_symmetric_and_what_is_symmetric_stays(odd):
 
 
 def test_symmetry_saves_products_and_changes_nothing():
-    """Diamond needs one product, rock salt two, three atoms on crossing mirrors three; without symmetry 3 an atom."""
+    """Diamond needs one product, rock salt two, three atoms on crossing mirrors three; without symmetry 3 per atom."""
     cases = [
         ([[0, 0, 0], [0.25] * 3], 3.6 * FCC, [6, 6], 1),
         ([[0, 0, 0], [0.5] * 3], 5.6 * FCC, [11, 17], 2),

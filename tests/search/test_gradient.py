@@ -1,4 +1,4 @@
-"""The gradient strategy is the optimiser's own iteration, and steps back from where nothing is defined."""
+"""The gradient strategy is the optimizer's own iteration, and steps back from where nothing is defined."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from crysjax.search.run import run
 
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.005, momentum=0.9), optax.adam(0.1), optax.adamw(0.1)])
-def test_equals_the_optimiser_run_by_hand(optimizer):
+def test_equals_the_optimizer_run_by_hand(optimizer):
     def f(x):
         return 10 * (x["a"][1] - x["a"][0] ** 2) ** 2 + (1 - x["a"][0]) ** 2
 

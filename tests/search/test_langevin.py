@@ -12,16 +12,16 @@ from crysjax.search.run import run
 LAMBDA = np.array([1.0, 100.0])  # condition number 100
 ANGLE = 0.6
 ROTATION = np.array([[np.cos(ANGLE), -np.sin(ANGLE)], [np.sin(ANGLE), np.cos(ANGLE)]])
-CENTRE = np.array([0.3, -0.7])
+Center = np.array([0.3, -0.7])
 
 
 def quadratic(matrix):
-    matrix, centre = jnp.asarray(matrix, jnp.float32), jnp.asarray(CENTRE, jnp.float32)
-    return lambda x: 0.5 * (x - centre) @ matrix @ (x - centre)
+    matrix, center = jnp.asarray(matrix, jnp.float32), jnp.asarray(Center, jnp.float32)
+    return lambda x: 0.5 * (x - center) @ matrix @ (x - center)
 
 
 def chains(search, objective, x0, chains, steps, burn):
-    """Samples (chains, steps - burn, d) started near the centre."""
+    """Samples (chains, steps - burn, d) started near the center."""
 
     def one(key):
         return run(search, objective, key, x0, steps, record=lambda x: x)[1].record[burn:]
@@ -35,11 +35,11 @@ def check_gaussian(samples, covariance, time):
     flat = samples.reshape(count, -1)
     deviation = np.sqrt(np.diag(covariance))
     mean_error = deviation * np.sqrt(time / count)
-    assert (abs(flat.mean(0) - CENTRE) < 4.5 * mean_error).all()
+    assert (abs(flat.mean(0) - Center) < 4.5 * mean_error).all()
     # squares decorrelate twice as fast; Var of a product of Gaussians is c_ii c_jj + c_ij²
     times = np.sqrt(np.outer(time, time)) / 2 + 1
     error = np.sqrt((np.outer(deviation, deviation) ** 2 + covariance**2) * times / count)
-    measured = (flat - CENTRE).T @ (flat - CENTRE) / count
+    measured = (flat - Center).T @ (flat - Center) / count
     assert (abs(measured - covariance) < 4.5 * error).all(), (measured, covariance, error)
     return error
 
@@ -52,9 +52,9 @@ def integrated_time(rate):
 def test_sgld_has_the_biased_law_that_theory_gives():
     h, temperature = 0.006, 1.5
     matrix = ROTATION @ np.diag(LAMBDA) @ ROTATION.T
-    samples = chains(sgld(step_size=h, temperature=temperature), quadratic(matrix), jnp.asarray(CENTRE, jnp.float32),
+    samples = chains(sgld(step_size=h, temperature=temperature), quadratic(matrix), jnp.asarray(Center, jnp.float32),
                      256, 9000, 1000)  # fmt: skip
-    rotated = (samples - CENTRE) @ ROTATION + CENTRE  # along the eigenvectors
+    rotated = (samples - Center) @ ROTATION + Center  # along the eigenvectors
     biased = np.diag(temperature / (LAMBDA * (1 - h * LAMBDA / 2)))
     error = check_gaussian(rotated, biased, integrated_time(h * LAMBDA))
     # the test can tell the biased law (factor 1 / 0.7 in the stiff direction) from the ideal one
@@ -67,7 +67,7 @@ def test_sgld_bias_vanishes_with_a_decaying_step():
     objective = quadratic(np.diag(LAMBDA))
 
     def one(key):
-        return run(sgld(step_size=schedule), objective, key, jnp.asarray(CENTRE, jnp.float32), 5000)[1].last
+        return run(sgld(step_size=schedule), objective, key, jnp.asarray(Center, jnp.float32), 5000)[1].last
 
     last = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), 1024)))
     h = 0.1 * (100.0 + 4998) ** -0.5
@@ -86,11 +86,11 @@ def test_psgld_with_long_memory_has_the_law_of_a_constant_metric():
     for _ in range(50):
         metric = 1 / (LAMBDA * np.sqrt(v))
         v = 1 / (LAMBDA * (1 - h * metric * LAMBDA / 2))
-    spread = jnp.asarray(CENTRE + np.sqrt(v), jnp.float32)  # start at a typical point, so that V starts near its mean
+    spread = jnp.asarray(Center + np.sqrt(v), jnp.float32)  # start at a typical point, so that V starts near its mean
     samples = chains(psgld(step_size=h, alpha=alpha, eps=1e-8), quadratic(np.diag(LAMBDA)), spread, 64, 40000, 10000)
     flat = samples.reshape(-1, 2)
     time = integrated_time(h * metric * LAMBDA)
-    assert (abs(flat.mean(0) - CENTRE) < 4.5 * np.sqrt(v * time / len(flat))).all()
+    assert (abs(flat.mean(0) - Center) < 4.5 * np.sqrt(v * time / len(flat))).all()
     tolerance = 4.5 * np.sqrt(2 * time / 2 / len(flat)) + 3 * (1 - alpha) / (h * metric * LAMBDA)
     assert (abs(flat.var(0) / v - 1) < tolerance).all(), (flat.var(0) / v, tolerance)
 

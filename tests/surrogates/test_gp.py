@@ -58,7 +58,7 @@ def test_mixture_of_samples_follows_the_law_of_total_variance():
     np.testing.assert_allclose(got.std, np.sqrt((stds**2 + noise2).mean(0) + means.var(0)), atol=1e-5)
 
 
-def test_standardising_and_padding_change_nothing_but_the_units():
+def test_standardizing_and_padding_change_nothing_but_the_units():
     """Affine changes of x and y carry over exactly; rows of NaN are as if absent."""
     x, y, q = (jnp.asarray(a, jnp.float32) for a in problem(2))
     hyper = Hyper(jnp.ones((1, 3)), jnp.ones(1), jnp.full(1, 0.1))
@@ -107,7 +107,7 @@ def test_at_the_true_hyper_parameters_coverage_is_nominal():
         return (f[20] - estimate.value[0]) / estimate.std[0]
 
     draws = 4000
-    # one after another: on two threads a batch of thousands of factorisations can wait for itself for ever
+    # one after another: on two threads a batch of thousands of factorizations can wait for itself for ever
     found = jax.jit(lambda keys: jax.lax.map(z, keys))(jax.random.split(jax.random.key(0), draws))
     found = np.asarray(found)
     inside = 0.6827

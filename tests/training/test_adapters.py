@@ -170,7 +170,7 @@ def test_gradients_of_the_part_follow_from_the_chain_rule():
     np.testing.assert_allclose(found["up"], 0.5 * change["down"].swapaxes(1, 2) @ whole, rtol=2e-4, atol=1e-5)
 
 
-def test_the_optimiser_holds_moments_of_the_part_alone():
+def test_the_optimizer_holds_moments_of_the_part_alone():
     start = started()
     adapter = adapters.lora(start.params, start.new, rank=2)
     part = adapter.init(jax.random.key(0))

@@ -1,26 +1,16 @@
 """A run that is killed at any write, or whose checkpoints are damaged, goes on to the same bits and says so."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import pytest
 
 from crysjax.data import files
 from crysjax.training import checkpoint, loop
+from tests.support import beside
 
-
-def _beside(name: str):
-    """Another test file of this folder, as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-lines = _beside("test_loop")
+lines = beside(__file__, "test_loop")
 bits, loss, optax_promotes, start, stream = (
     getattr(lines, name) for name in ("bits", "loss", "optax_promotes", "start", "stream")
 )

@@ -52,7 +52,7 @@ def test_it_learns_a_line_and_logs_it(tmp_path):
     state = loop.fit(state, loop.make_step(loss, optimizer), stream, tmp_path, steps=200, log_every=100)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [100, 200]
-    # the injected noise of 0.01 is all that may be left, over 8 x 16 draws a step
+    # the injected noise of 0.01 is all that may be left, over 8 x 16 draws per step
     np.testing.assert_allclose(state.params["w"], WEIGHT, atol=0.02)
 
 

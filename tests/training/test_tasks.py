@@ -54,7 +54,7 @@ def test_a_stream_can_be_entered_anywhere(argon, step):
 
 def test_a_set_smaller_than_a_batch_is_refused(argon):
     dataset = datasets.take(argon[0], np.arange(4))
-    with pytest.raises(ValueError, match="tiles: 9 packs a step, but the data set fills only"):
+    with pytest.raises(ValueError, match="tiles: 9 packs per step, but the data set fills only"):
         next(tasks.stream(dataset, batching.Capacity(8, 16, 6), 9, 0, ())(0))
 
 
