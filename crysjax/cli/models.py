@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import constraints, drawing, pull, registry, space_groups
+from crysjax.cli import cells, constraints, drawing, pull, registry, space_groups
 from crysjax.cli.data import read_part
 from crysjax.cli.show import bar, printable, say
 
@@ -79,7 +79,10 @@ def sample(
     asked = _asked(want, names, len(templates), seed)
     if space_group and space_groups.told_group(config):
         asked[:, -1] = space_group
-    view = prediction.retrieved(read_part(templates_from), templates, config)[0] if looks_up else None
+    view = None
+    if looks_up:
+        (known_structures,), _ = cells.standard("--templates", read_part(templates_from))
+        view = prediction.retrieved(known_structures, templates, config)[0]
     key = jax.random.key(seed)
 
     def draw(rows: np.ndarray, again: int, ready: constraints.Ready = ready, start: Any = None) -> Dataset:
