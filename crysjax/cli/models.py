@@ -44,6 +44,7 @@ def sample(
     guidance: str = typer.Option("", help="Weight of guidance; or NAME=WEIGHT,..., one a --property."),
     temperature: float | None = typer.Option(None, help="A factor: choices are sharper below 1."),
     seed: int = typer.Option(0, help="Of all draws."),
+    novelty: str = typer.Option("", help="Heads, such as mp_20_heads: how far each sample is from their data."),
 ) -> None:
     """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""
     import jax
@@ -104,6 +105,10 @@ def sample(
     drawn = constraints.kept(limits, drawn)
     if not like:
         drawing.warn_of_crowds(drawn)
+    if novelty:
+        from crysjax.cli.predict import with_novelty
+
+        drawn = with_novelty(drawn, novelty)
     datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)
     say(f"{out}: {len(drawn)} crystals")
 
