@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.campaign import interrupted
+from crysjax.campaign import interrupted, outside
 from crysjax.campaign.goals import Goals, hit_probability, meets, objective
 from crysjax.campaign.outcomes import LEDGER, Outcomes, ranked
 from crysjax.campaign.plan import Plan, as_settings
@@ -28,20 +28,22 @@ CAVEAT = (
 
 def write(
     folder: Path, plan: Plan, goals: Goals, outcomes: Outcomes, *, models: dict[str, str], judges: str,
-    opinions: dict[str, str],
+    opinions: dict[str, str], novelty_limit: float = np.inf,
 ) -> dict:  # fmt: skip
     """Write all outputs and return the summary. Everything but the ledger is made anew from the outcomes.
 
-    `opinions` says of each target property who judged it and who else could.
+    `opinions` says of each target property who judged it and who else could; `novelty_limit` is that of the heads
+    (`campaign.outside`), infinite where they know none.
     """
     rows = ledger.read(folder / LEDGER)
     order = best_first(outcomes, goals)
-    flags = flagged(rows)
-    candidates = [shown(outcomes, goals, row, place, len(order), flags) for place, row in enumerate(order)]
+    flags, far = flagged(rows), outside.of_candidates(rows)
+    candidates = [shown(outcomes, goals, row, place, len(order), flags, far) for place, row in enumerate(order)]
     structures(folder, outcomes, goals, order)
-    wary = warnings(outcomes, goals)
+    wary = warnings(outcomes, goals, far, novelty_limit)
     summary = summarize(plan, outcomes, rows, candidates, models)
     summary["hits"] = hit_summary(goals, outcomes, order, rows, opinions)
+    summary["novelty"] = outside.summary(rows, novelty_limit)
     summary["resampling"] = resampling(rows)
     summary["warnings"] = [f._replace(worst=[str(outcomes.crystals.ids[i]) for i in f.worst])._asdict() for f in wary]
     summary["interrupted"] = {k: n for k, n in interrupted.counted(folder).items() if k != "relaxing"}
@@ -100,7 +102,8 @@ def flagged(rows: list[ledger.Row]) -> dict[str, str]:
 
 
 def shown(
-    outcomes: Outcomes, goals: Goals, row: int, place: int, count: int, flags: dict[str, str]
+    outcomes: Outcomes, goals: Goals, row: int, place: int, count: int, flags: dict[str, str],
+    far: dict[str, tuple[float, bool]],
 ) -> Shown:  # fmt: skip
     """A candidate as the report shows it."""
     (entry,) = entries(datasets.take(outcomes.crystals, np.array([row])))
@@ -115,7 +118,7 @@ def shown(
         float(objective(goals, outcomes.validated[row])), bool(meets(goals, outcomes.validated[row])),
         float(hit_probability(goals, outcomes.validated[row], outcomes.validated_std[row])),
         pairs(outcomes.predicted, outcomes.predicted_std), pairs(outcomes.validated, outcomes.validated_std),
-        float(outcomes.energy[row]), flags.get(entry.id, ""),
+        float(outcomes.energy[row]), flags.get(entry.id, ""), *far.get(entry.id, (np.nan, False)),
     )  # fmt: skip
 
 
@@ -183,6 +186,8 @@ def summarize(
                 "formula": c.formula,
                 "objective": c.objective,
                 "p_hit": _plain(c.p_hit),
+                "novelty": _plain(c.novelty),
+                "outside": c.outside,
                 "flags": c.flags,
                 "file": c.file,
             }

@@ -5,6 +5,7 @@ Shapes are fixed for a whole campaign, so it compiles once; a round runs it pack
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ class Predictor(NamedTuple):
     features: Callable[[Params, Pack], Array]  # (params, pack) -> (b, width)
     width: int
     params: Params
+    novelty: Callable[[Params, Pack], Array] | None = None  # (params, pack) -> (b,), see `properties.novelty`
+    limit: float = math.inf  # of the novelty, beyond which a crystal is outside the training data; infinite: not known
 
 
 class Proposal(NamedTuple):
@@ -41,6 +44,7 @@ class Proposal(NamedTuple):
     features: Array  # (b, d)
     worth: Array  # (b,) log-acquisition, -inf where a gate failed
     effective: Array  # (b,) effective number of particles behind each crystal; NaN: it was not resampled
+    novelty: Array | None = None  # (b,) how far each crystal lies from the heads' training data; None: not known
 
 
 class Steered(NamedTuple):
@@ -89,6 +93,8 @@ def proposer(
         estimate = law(surrogate, learned, raw, features, goals)
         worth = targets.worth(goals, estimate, learned.best, jnp.asarray(exploration, features.dtype))
         usable = gated.passed & estimate.valid & jnp.isfinite(worth)
-        return Proposal(pack, gated, raw, estimate, features, jnp.where(usable, worth, -jnp.inf), effective)
+        worth = jnp.where(usable, worth, -jnp.inf)
+        novelty = None if predictor.novelty is None else predictor.novelty(heads, pack)
+        return Proposal(pack, gated, raw, estimate, features, worth, effective, novelty)
 
     return propose

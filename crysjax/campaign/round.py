@@ -22,7 +22,7 @@ import numpy as np
 
 from crysjax.base import Condition, Params, Surrogate
 from crysjax.campaign import goals as targets
-from crysjax.campaign import interrupted, predictive, sampling, store
+from crysjax.campaign import interrupted, outside, predictive, sampling, store
 from crysjax.campaign import outcomes as memory
 from crysjax.campaign.goals import Goals, hit_probability
 from crysjax.campaign.inspect import Inspected
@@ -127,6 +127,8 @@ def design_round(
     hopeless = np.where(np.isfinite(said.worth[alive]), "", "no prediction")
     estimate = of_goals(goals, said.estimate.value[alive], said.estimate.std[alive])
     by_heads = {"p_hit_by_heads": hit_probability(goals, said.raw.value[alive], said.raw.std[alive])}
+    limit = tools.predictor.limit
+    by_heads |= outside.notes(None if said.novelty is None else said.novelty[alive], limit)
     alive = alive[record("scored", ids[alive], hopeless, **estimate, notes=by_heads)]
     chosen = select(plan, number, said, alive)
     budget = np.where(np.isin(alive, chosen), "", "outside the budget")
@@ -143,7 +145,7 @@ def design_round(
     judged, inspected = tools.judge(kept, relaxed.energy[good]), tools.inspect(kept)
     why = np.where(judged.valid | (inspected.reason != ""), inspected.reason, "no value")
     said_now = of_goals(goals, judged.value, judged.std)
-    true = record("validated", kept.ids, why, **said_now, notes=inspected.notes)
+    true = record("validated", kept.ids, why, **said_now, notes=inspected.notes | outside.notes(judged.novelty, limit))
     clock("validate")
     source, good = source[true], good[true]
     outcomes = memory.extend(

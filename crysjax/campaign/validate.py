@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
 from crysjax.base import Estimate, Pack, Params
 from crysjax.campaign.goals import Goals, in_range
@@ -55,6 +56,7 @@ class Judged(NamedTuple):
     value: np.ndarray  # (m, k)
     std: np.ndarray  # (m, k)
     valid: np.ndarray  # (m,) bool
+    novelty: np.ndarray | None = None  # (m,) how far from the heads' training data; None: they do not know
 
 
 class Reference(NamedTuple):
@@ -78,13 +80,17 @@ def judge(
     Properties come from the heads, on the relaxed structure. A formation energy comes from the potential where its
     `reference` is known: it was not what candidates were steered and chosen by, so it is an independent opinion.
     """
-    predict = jax.jit(predictor.predict)
+
+    @jax.jit
+    def both(params: Params, pack: Pack) -> tuple[Estimate, Array | None]:
+        novelty = None if predictor.novelty is None else predictor.novelty(params, pack)
+        return predictor.predict(params, pack), novelty
 
     def ask(crystals: Dataset, energy: np.ndarray) -> Judged:
         k = len(goals.names)
         if not len(crystals):
             return Judged(np.zeros((0, k), np.float32), np.zeros((0, k), np.float32), np.zeros(0, bool))
-        said = estimate(predict, predictor.params, crystals, shape)
+        said, novelty = batching.each_crystal(lambda pack: both(predictor.params, pack), crystals, shape)
         value, std = said.value[:, goals.column].copy(), said.std[:, goals.column].copy()
         if reference is not None and FORMATION_ENERGY in predictor.names:
             formation = energy - element_energy(crystals, reference)
@@ -94,7 +100,7 @@ def judge(
                     value[:, column] += moved
                     std[:, column] = reference.std_ev_per_atom
         value = in_range(goals, value)
-        return Judged(value, std, said.valid.all(-1) & np.isfinite(value).all(-1))
+        return Judged(value, std, said.valid.all(-1) & np.isfinite(value).all(-1), novelty)
 
     return ask
 

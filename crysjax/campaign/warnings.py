@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from crysjax.campaign import outside
 from crysjax.campaign.goals import Goals
 from crysjax.campaign.outcomes import Outcomes
 from crysjax.evaluation import detectors
@@ -12,12 +13,17 @@ from crysjax.evaluation.detectors import Finding
 FEWEST = 10  # validated candidates below which nothing can be told
 
 
-def warnings(outcomes: Outcomes, goals: Goals) -> list[Finding]:
-    """Miscalibration of each target property among the validated candidates, which were chosen for their predictions.
+def warnings(
+    outcomes: Outcomes, goals: Goals, far: dict[str, tuple[float, bool]] | None = None, limit: float = np.inf
+) -> list[Finding]:
+    """Candidates outside the training data, and miscalibration of each target property, among those validated.
 
-    Error is validated minus predicted, the std that of the predictive law: it is the law of the validated value.
+    `far`: candidate -> novelty and whether it is beyond the heads' `limit` (`campaign.outside`). Candidates were chosen
+    for their predictions. Error is validated minus predicted, the std that of the predictive law: it is the law of the
+    validated value.
     """
-    found = []
+    ids = [] if outcomes.crystals is None else outcomes.crystals.ids.tolist()
+    found = outside.warning(ids, far or {}, limit)
     for k, name in enumerate(goals.names):
         error = outcomes.validated[:, k] - outcomes.predicted[:, k]
         std = outcomes.predicted_std[:, k]

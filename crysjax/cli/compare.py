@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from crysjax.campaign.settings import checked, choice, read_yaml
+from crysjax.cli import cells
 from crysjax.cli.show import say
 
 if TYPE_CHECKING:
@@ -230,7 +231,8 @@ def _measured(
     if plan.task == "csp":
         views = (None,)
         if model.config["settings"].get("family") == "retrieval":
-            views = prediction.retrieved(train, asked, model.config, count=plan.retrieve, tries=plan.tries)
+            (known,), _ = cells.standard("templates", train)
+            views = prediction.retrieved(known, asked, model.config, count=plan.retrieve, tries=plan.tries)
         tried = prediction.candidates(
             model.build, model.params, asked, properties=properties, tries=plan.tries, seed=seed, views=views
         )

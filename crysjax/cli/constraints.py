@@ -206,6 +206,7 @@ def _range(text: str) -> tuple[int, int] | None:
 
 
 def _fixed(path: str, cell: bool) -> Any:
+    from crysjax.data import datasets, standard_cells
     from crysjax.generators.constraint import Fixed
 
     if not path:
@@ -213,4 +214,9 @@ def _fixed(path: str, cell: bool) -> Any:
     found = read_part(path)
     if len(found) != 1:
         raise ValueError(f"--fix {path}: {len(found)} crystals; expected one")
-    return Fixed(found.numbers.astype(int), found.frac, found.lattice[0] if cell else None)
+    (given,) = datasets.entries(found)
+    entry = standard_cells.reduced(given)
+    if entry is not given:
+        say(f"crysjax: --fix {path}: its cell is not reduced; its atoms are given in the reduced cell of the same "
+            "lattice, the kind that generators know", err=True)  # fmt: skip
+    return Fixed(entry.numbers.astype(int), entry.frac, entry.lattice if cell else None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from crysjax.cli import cells
 from crysjax.cli.show import bar, printable, say
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def pairs(
     from crysjax.data.pairs import pairs as made
 
     dataset = datasets.load(path)
+    (dataset,), line = cells.standard("pairs", dataset)
     train = datasets.where_split(dataset, train_split)
     parts = []
     for name in (train_split, *filter(None, others.split(","))):
@@ -181,7 +183,9 @@ def pairs(
         found = made(train, part, tries=tries, own=np.arange(len(part)) if name == train_split else None)
         parts.append(replace(found, split=np.full(len(found), name)))
         say(f"{name}: {len(found)} pairs, {found.properties['matched'].mean():.1%} of one structure")
-    datasets.save(datasets.concatenate(parts), out)
+    whole = datasets.concatenate(parts)
+    about = whole.provenance | {"cells": line or f"all were {cells.KIND}"}  # training asks for it
+    datasets.save(replace(whole, provenance=about), out)
     say(f"{out}: done")
 
 

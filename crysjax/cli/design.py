@@ -116,7 +116,12 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     judges = f"the property heads {plan.heads}, which also steered the sampling"
     if reference is not None:
         judges += ", except the formation energy, which is that of the potential"
-    return tools, {"models": names, "judges": judges, "opinions": opinions(plan, goals.names, reference is not None)}
+    return tools, {
+        "novelty_limit": predictor.limit,
+        "models": names,
+        "judges": judges,
+        "opinions": opinions(plan, goals.names, reference is not None),
+    }
 
 
 def digests_of(plan: Plan) -> dict[str, str]:
@@ -212,7 +217,18 @@ def _say(out: Path, summary: dict[str, Any]) -> None:
         say(f"rounds interrupted before their end: {lost['rounds']}; {wasted}, beside those of the budget")
     if not summary["candidates"]:
         say(summary["nothing"])
+    if summary["novelty"]:
+        say(_outside(summary["novelty"]))
     say(f"{_hits(summary['hits'])}; {summary['seconds']:.0f} s; {out}/report.html")
+
+
+def _outside(said: dict[str, Any]) -> str:
+    """How many candidates lie outside the heads' training data, in a line."""
+    scored, validated = said["scored"], said["validated"]
+    return (
+        f"outside the training data of the heads (novelty above {said['limit']:.2f}): {validated['outside']} of "
+        f"{validated['crystals']} validated candidates, {scored['outside']} of {scored['crystals']} scored ones"
+    )
 
 
 def _hits(said: dict[str, Any]) -> str:

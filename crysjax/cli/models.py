@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import constraints, drawing, pull, registry, space_groups
+from crysjax.cli import cells, constraints, drawing, pull, registry, space_groups
 from crysjax.cli.data import read_part
 from crysjax.cli.show import bar, printable, say
 
@@ -44,6 +44,7 @@ def sample(
     guidance: str = typer.Option("", help="Weight of guidance; or NAME=WEIGHT,..., one a --property."),
     temperature: float | None = typer.Option(None, help="A factor: choices are sharper below 1."),
     seed: int = typer.Option(0, help="Of all draws."),
+    novelty: str = typer.Option("", help="Heads, such as mp_20_heads: how far each sample is from their data."),
 ) -> None:
     """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""
     import jax
@@ -79,7 +80,10 @@ def sample(
     asked = _asked(want, names, len(templates), seed)
     if space_group and space_groups.told_group(config):
         asked[:, -1] = space_group
-    view = prediction.retrieved(read_part(templates_from), templates, config)[0] if looks_up else None
+    view = None
+    if looks_up:
+        (known_structures,), _ = cells.standard("--templates", read_part(templates_from))
+        view = prediction.retrieved(known_structures, templates, config)[0]
     key = jax.random.key(seed)
 
     def draw(rows: np.ndarray, again: int, ready: constraints.Ready = ready, start: Any = None) -> Dataset:
@@ -101,6 +105,10 @@ def sample(
     drawn = constraints.kept(limits, drawn)
     if not like:
         drawing.warn_of_crowds(drawn)
+    if novelty:
+        from crysjax.cli.predict import with_novelty
+
+        drawn = with_novelty(drawn, novelty)
     datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)
     say(f"{out}: {len(drawn)} crystals")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crysjax.cli import families, fine_tune, registry
+from crysjax.cli import cells, families, fine_tune, registry
 from crysjax.cli.show import say
 
 if TYPE_CHECKING:
@@ -32,11 +32,15 @@ class Task(NamedTuple):
 
 
 def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:
-    """Statistics of the training part enter the settings, so that the model rebuilds itself without the data."""
+    """Statistics of the training part enter the settings, so that the model rebuilds itself without the data.
+
+    Both parts come in standard cells (`cells.of_training`); the card says so, and what the dense network sees.
+    """
     import jax.numpy as jnp
     import numpy as np
 
     from crysjax.base import Condition
+    from crysjax.nets import dense
     from crysjax.training import tasks
 
     names = tuple(run.properties)
@@ -51,6 +55,7 @@ def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
     sizes, count = np.unique(part.num_atoms, return_counts=True)
     about = {"properties": list(scalars), "sizes": {int(n): int(c) for n, c in zip(sizes, count)}}
     about["elements"] = fine_tune.elements(run, _elements(part))
+    symmetry = {"cells": cells.KIND} | ({"symmetry": dense.SYMMETRY} if settings.get("network") == "dense" else {})
 
     view = families.view(families.named(settings))
 
@@ -60,7 +65,9 @@ def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
         nothing = Condition(jnp.full((crystals, len(scalars)), jnp.nan), jnp.zeros(crystals, jnp.int32), own)
         return made.init(key, pack, nothing)
 
-    return _by_properties(run, part, held_out, names, settings, about, init, tasks.generator_loss(made, names), view)
+    loss = tasks.generator_loss(made, names)
+    task = _by_properties(run, part, held_out, names, settings, about, init, loss, view)
+    return task._replace(export=lambda path, card, params: task.export(path, card | symmetry, params))
 
 
 def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:

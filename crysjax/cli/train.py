@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import typer
 
 from crysjax.campaign.settings import checked, choice, parse_yaml, read_yaml
-from crysjax.cli import fine_tune, registry
+from crysjax.cli import cells, fine_tune, registry
 from crysjax.cli.show import Stopped, bar, say
 from crysjax.cli.tasks import TASKS, Task, refuse_metrics, warn_of_labels
 
@@ -148,10 +148,14 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     base = fine_tune.base(run) if run.start else None
     if base:
         settings, run, part, held_out = fine_tune.continued(base, settings, run, part, held_out)
+    contents = {"SHA-256 of the data": " and ".join(map(digests.of_dataset, (part, held_out)))}  # as they were given
+    if run.kind == "generator":
+        (part, held_out), changed = cells.of_training(settings, part, held_out)
+        contents |= {"cells": changed} if changed else {}
     warn_of_labels(run, part, held_out)
     task = TASKS[run.kind](settings, run, part, held_out)
     origin = task.config | {"run": run._asdict(), "given": given, "start": {"start": base and base.sha256}}
-    origin |= {"contents": {"SHA-256 of the data": " and ".join(map(digests.of_dataset, (part, held_out)))}}
+    origin |= {"contents": contents}
     if checkpoint.exists(out):
         same_run(out, checkpoint.metadata(out), origin)
     key_init, key_run, key_test = jax.random.split(jax.random.key(run.seed), 3)
@@ -171,7 +175,7 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
         )  # fmt: skip
     metrics = evaluate(task.loss, state.ema, key_test, task.held_out())
     refuse_metrics(metrics, out)
-    about = card(run, dataset, part, params, metrics, time.perf_counter() - begun)
+    about = card(run, part, params, metrics, time.perf_counter() - begun)
     return task.export(out / "model.npz", about, state.ema)
 
 
@@ -230,7 +234,7 @@ def evaluate(loss: Callable, params: Any, key: Any, items: list[tuple]) -> dict[
     return found
 
 
-def card(run: Run, dataset: Any, part: Any, params: Any, metrics: dict, seconds: float) -> dict[str, Any]:
+def card(run: Run, part: Any, params: Any, metrics: dict, seconds: float) -> dict[str, Any]:
     """What is known of the making of a model; it travels inside the model's file."""
     import jax
     import numpy as np
@@ -240,7 +244,7 @@ def card(run: Run, dataset: Any, part: Any, params: Any, metrics: dict, seconds:
     return {
         "run": run._asdict(),
         "crystals": len(part),
-        "provenance": dataset.provenance,
+        "provenance": part.provenance,
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
         "validation": {k: round(v, 6) for k, v in metrics.items()},
         "seconds": round(seconds, 1),

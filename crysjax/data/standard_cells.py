@@ -38,14 +38,20 @@ def standardized(dataset: Dataset, *, symprec: float = 0.01) -> Dataset:
     `symprec` in Å is how far an atom may be from where a translation of the lattice puts it; merged atoms are at their
     mean. Order, ids, splits and properties stay, and so does the order of the sites that remain. Forces of merged sites
     are their mean; any other site property that differs between merged sites becomes missing in that crystal.
-    `provenance["cells"]` counts what was done: crystals whose cell was made smaller or merely changed, ids that could
-    not be reduced (they stay as they are), and crystals that lost each site property.
+    `provenance["cells"]` holds the counts of `counted`.
+    """
+    return counted(dataset, symprec=symprec)[0]
+
+
+def counted(dataset: Dataset, *, symprec: float = 0.01) -> tuple[Dataset, dict]:
+    """`standardized`, and what this call did.
+
+    Counts of crystals whose cell was made smaller or merely changed, ids that could not be reduced (they stay as they
+    are), and numbers of crystals that lost each site property.
     """
     rows = entries(dataset)
     cells = [standard_cell(row, symprec=symprec) for row in rows]
     kept = all(cell.entry is row for cell, row in zip(cells, rows))
-    if kept and (all(cell.reduced for cell in cells) or "cells" in dataset.provenance):
-        return dataset
     smaller = sum(len(cell.entry.numbers) < len(row.numbers) for cell, row in zip(cells, rows))
     lost = [name for cell in cells for name in cell.dropped]
     said = {
@@ -55,7 +61,9 @@ def standardized(dataset: Dataset, *, symprec: float = 0.01) -> Dataset:
         "not_reduced": [row.id for cell, row in zip(cells, rows) if not cell.reduced],
         "site_properties_dropped": {name: lost.count(name) for name in sorted(set(lost))},
     }
-    return _replaced(dataset, [cell.entry for cell in cells], said)
+    if kept and (all(cell.reduced for cell in cells) or "cells" in dataset.provenance):
+        return dataset, said
+    return _replaced(dataset, [cell.entry for cell in cells], said), said
 
 
 def _replaced(dataset: Dataset, rows: list[Entry], said: dict) -> Dataset:
@@ -90,6 +98,11 @@ def standard_cell(entry: Entry, *, symprec: float = 0.01) -> StandardCell:
         if row is before:
             return StandardCell(row, True, tuple(sorted(dropped)))
     return StandardCell(entry, False)
+
+
+def reduced(entry: Entry, *, symprec: float = 0.01) -> Entry:
+    """The crystal in the right-handed Niggli cell of its lattice, with all of its sites; itself if there is none."""
+    return _niggli(entry, symprec) or entry
 
 
 def _niggli(entry: Entry, symprec: float) -> Entry | None:

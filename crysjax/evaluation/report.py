@@ -39,6 +39,8 @@ class Shown(NamedTuple):
     validated: dict[str, tuple[float, float]]
     energy_ev_per_atom: float
     flags: str = ""  # what a chemist would stop at
+    novelty: float = math.nan  # how far the relaxed crystal lies from the heads' training data; NaN: not known
+    outside: bool = False  # whether that is beyond the heads' limit
 
 
 def quantity(name: str) -> tuple[str, str]:
@@ -166,13 +168,13 @@ def ranking(candidates: Sequence[Shown], names: Sequence[str]) -> str:
     labels = [f"{quantity(n)[0]} ({quantity(n)[1]})" if quantity(n)[1] else quantity(n)[0] for n in names]
     head = ["", "formula", "id", "space group", "p(hit)", "value inside", "objective"]
     head += [f"{x}, predicted" for x in labels] + [f"{x}, validated" for x in labels]
-    head += ["potential energy (eV/atom)", "unusual", "file"]
+    head += ["potential energy (eV/atom)", "novelty", "unusual", "file"]
     nothing = (math.nan, math.nan)
     body = [
         [str(i), _formula(s.formula), html.escape(s.id), html.escape(s.space_group), _share(s.p_hit),
          "yes" if s.meets else "no", f"{s.objective:.3f}", *(_value(s.predicted.get(n, nothing)) for n in names),
          *(_value(s.validated.get(n, nothing)) for n in names), f"{s.energy_ev_per_atom:.3f}",
-         html.escape(s.flags), _link(s)]
+         _share(s.novelty) + ", outside" * s.outside, html.escape(s.flags), _link(s)]
         for i, s in enumerate(candidates, start=1)
     ]  # fmt: skip
     return table(head, body, left=(1, 2, 3, 4), escaped=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from crysjax.campaign import prediction
 from crysjax.cli import registry
-from crysjax.data import datasets
+from crysjax.data import datasets, standard_cells
 from crysjax.evaluation import floors, matching
 
 
@@ -55,7 +55,8 @@ def main() -> None:
         test = datasets.take(test, np.random.default_rng(0).permutation(len(test))[: arguments.rows])
     views = (None,)
     if model.config["settings"].get("family") == "retrieval":
-        views = prediction.retrieved(train, test, model.config, count=arguments.retrieve, tries=arguments.tries)
+        reduced = standard_cells.standardized(train)  # as in the pairs that the flow learned from
+        views = prediction.retrieved(reduced, test, model.config, count=arguments.retrieve, tries=arguments.tries)
     drawn, seconds = prediction.candidates(
         model.build, model.params, test, properties=len(model.config["properties"]), tries=arguments.tries,
         seed=arguments.seed, views=views, pairs=arguments.pairs,

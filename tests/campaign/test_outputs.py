@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from crysjax.campaign import goals as targets
 from crysjax.campaign import outcomes as memory
-from crysjax.campaign import outputs
+from crysjax.campaign import outputs, outside
 from crysjax.campaign import plan as plans
 from crysjax.campaign.plan import Goal
 from crysjax.campaign.warnings import warnings
@@ -42,8 +42,9 @@ def outcomes():
     )
 
 
-def book(folder):
-    """A ledger of six candidates, of which five were validated."""
+def book(folder, novelty=()):
+    """A ledger of six candidates, of which five were validated; `novelty` of each at the two stages that ask heads."""
+    far = dict(zip(outcomes().crystals.ids.tolist(), novelty))
     passed, ids = {}, [*outcomes().crystals.ids.tolist(), "2-0009"]
     for stage in ledger.STAGES:
         bad = {"2-0009": "sites too close"} if stage == "screened" else {}
@@ -53,13 +54,19 @@ def book(folder):
             "scored": {"p_hit_by_heads": 0.2},
             "validated": {"closeness": 0.9, "oxidation_flag": "Zr(II)", "coordination_flag": ""},
         }.get(stage, {})
-        rows = [Row(i, stage, 0, 0, "q", 1.0, 0.1, "u", i not in bad, 0.5, bad.get(i, ""), notes=notes) for i in living]
+        if stage in ("scored", "validated"):
+            notes = {i: notes | ({"novelty": far[i], "outside": far[i] > 2.0} if i in far else {}) for i in living}
+        else:
+            notes = dict.fromkeys(living, notes)
+        rows = [
+            Row(i, stage, 0, 0, "q", 1.0, 0.1, "u", i not in bad, 0.5, bad.get(i, ""), notes=notes[i]) for i in living
+        ]
         passed = ledger.append(folder / "ledger.jsonl", rows, passed)
 
 
-def write(folder, found=None):
+def write(folder, found=None, **more):
     about = {"models": MODELS, "judges": "heads", "opinions": {"band_gap_ev": "the heads, which also steered"}}
-    return outputs.write(folder, PLAN, GOALS, outcomes() if found is None else found, **about)
+    return outputs.write(folder, PLAN, GOALS, outcomes() if found is None else found, **about, **more)
 
 
 def test_the_best_come_first_and_equal_crystals_once(tmp_path):
@@ -123,6 +130,41 @@ def test_hits_are_probabilities_beside_what_chance_gives(tmp_path):
         "3.00 in the mean",
     ):
         assert words in page, words
+
+
+def test_how_far_candidates_are_is_in_the_summary_and_the_report(tmp_path):
+    """Novelties of SrO, CaO, MgO, CaO again, BeO against a limit of 2: two of five are beyond."""
+    book(tmp_path, [0.5, 0.25, 2.5, 1.0, 3.0])
+    summary = write(tmp_path, novelty_limit=2.0)
+    found = {"crystals": 5, "outside": 2, "median_novelty": 1.0}
+    assert summary["novelty"] == {"limit": 2.0, "scored": found, "validated": found}
+    assert [(b["id"], b["novelty"], b["outside"]) for b in summary["best"]] == [
+        ("1-0001", 1.0, False), ("1-0000", 2.5, True), ("2-0003", 3.0, True), ("0-0001", 0.5, False),
+    ]  # fmt: skip
+    (said,) = summary["warnings"]
+    assert said["name"] == outside.NAME and said["value"] == 0.4 and said["detected"]
+    assert said["worst"] == ["2-0003", "1-0000"] and "2 of 5 validated candidates" in said["explanation"]
+    page = (tmp_path / "report.html").read_text()
+    assert page.count(", outside</td>") == 2 and "2.50, outside" in page and ">1.00<" in page and ">novelty<" in page
+
+
+def test_heads_that_know_no_limit_say_nothing(tmp_path):
+    book(tmp_path)
+    summary = write(tmp_path)
+    assert summary["novelty"] is None and summary["warnings"] == []
+    assert summary["best"][0]["novelty"] is None and not summary["best"][0]["outside"]
+
+
+def test_a_warning_is_one_in_a_thousand():
+    """Of 100 held-out crystals 1 is beyond the limit in the mean, and P(5 or more) = 0.0034, P(6 or more) = 0.0005."""
+    for outside_count, detected in ((5, False), (6, True)):
+        far = {f"{i}": (3.0 - i / 100, i < outside_count) for i in range(100)}
+        (said,) = outside.warning(far, far, 2.0)
+        assert said.detected == detected and said.worst.tolist() == list(range(outside_count))
+        assert said.threshold == pytest.approx(0.055)
+    assert outside.warning(["a"], {}, 2.0) == [] == outside.warning(["a"], {"a": (9.0, True)}, np.inf)
+    one = outside.warning(["a"], {"a": (9.0, True)}, 2.0)[0]
+    assert not one.detected and one.explanation.endswith("too few to tell")
 
 
 def test_without_a_candidate_it_says_why(tmp_path):

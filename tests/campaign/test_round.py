@@ -58,7 +58,8 @@ def proposal(rng: np.random.Generator, template) -> Proposal:
     worth = np.where(fine, 10 - cell, -np.inf).astype(np.float32)
     gated = Gated(Contact(cell / 3, cell, yes, yes, cell), cell**3, fine, yes, yes, fine)
     effective = PARTICLES[np.arange(b) % len(PARTICLES)]
-    return Proposal(pack, gated, said, said, rng.normal(0, 9, (b, 4)).astype(np.float32), worth, effective)
+    features = rng.normal(0, 9, (b, 4)).astype(np.float32)
+    return Proposal(pack, gated, said, said, features, worth, effective, novelty=cell)
 
 
 class World:
@@ -67,7 +68,7 @@ class World:
     def __init__(self, *, fresh: bool = True, known: frozenset[str] = frozenset(), interrupt_at: int = 99):
         self.learned, self.fitted, self.asked_to_relax = [], [], []
         self.fresh, self.interrupt_at = fresh, interrupt_at
-        predictor = Predictor(("energy", "gap"), (-1.0, 1.5), (0.5, 2.0), None, None, 4, None)
+        predictor = Predictor(("energy", "gap"), (-1.0, 1.5), (0.5, 2.0), None, None, 4, None, limit=4.0)
         self.tools = rounds.Tools(
             GOALS, self.propose, None, predictor, Surrogate(self.fit, None), {2: 1, 3: 2}, np.zeros(0, np.float32),
             self.relax, self.inspect, self.judge, known, 2,
@@ -101,7 +102,7 @@ class World:
 
     def judge(self, crystals, energy) -> Judged:
         value = true_values(crystals)
-        return Judged(value, np.full_like(value, 0.2), value[:, 0] < 2.5)
+        return Judged(value, np.full_like(value, 0.2), value[:, 0] < 2.5, novelty=2 * value[:, 0])
 
     def run(self, folder, plan=PLAN, resume=True):
         return rounds.run(plan, self.tools, folder, resume=resume, progress=lambda *_: None)
@@ -122,6 +123,20 @@ def test_the_budget_is_spread_over_the_rounds(tmp_path):
     assert {row.reason for row in at(rows, "selected") if not row.valid} == {"outside the budget"}
     assert outcomes.rounds == 3 and outcomes.calls["potential"] == 7 * 7
     assert outcomes.calls["generator"] == 3 * 12 * 2 and outcomes.calls["heads"] == 72 + len(at(rows, "validated"))
+
+
+def test_how_far_each_candidate_is_stands_in_its_rows(tmp_path):
+    """Scored: the novelty is the cell's edge, which is 10 less the worth. Validated: twice the gap. The limit is 4."""
+    World().run(tmp_path)
+    rows = ledger.read(tmp_path / "ledger.jsonl")
+    worth = {row.candidate: row.value for row in at(rows, "selected")}
+    for row in at(rows, "scored"):
+        assert row.notes["novelty"] == pytest.approx(10 - worth[row.candidate], abs=1e-5)
+    for row in at(rows, "validated"):
+        assert row.notes["novelty"] == pytest.approx(2 * row.properties["gap"][0], abs=1e-5)
+    both = at(rows, "scored") + at(rows, "validated")
+    assert all(row.notes["outside"] == (row.notes["novelty"] > 4) for row in both)
+    assert len({row.notes["outside"] for row in both}) == 2
 
 
 def test_what_is_worth_most_is_chosen(tmp_path):

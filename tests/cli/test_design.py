@@ -1,5 +1,6 @@
 """`crysjax design` from plan to report, and that it goes on exactly where it was stopped."""
 
+import csv
 import html.parser
 import json
 import shutil
@@ -138,6 +139,25 @@ def test_hits_are_added_up_from_the_ledger(designed):
     assert summary["resampling"]["effective_particles"] == pytest.approx(np.mean(effective), abs=0.01)
     assert f"hits expected of {said['validations']} validations, " in answer.out and "meet the target" not in answer.out
     assert "No other judge but DFT" in said["judged_by"][GAP]
+
+
+def test_how_far_candidates_are_agrees_with_predict(designed, world, crysjax, tmp_path):
+    """Of the relaxed candidates as of any crystals: the heads' novelty and limit, as `crysjax predict` says them."""
+    folder, answer = designed
+    rows, summary = ledger.read(folder / "ledger.jsonl"), json.loads((folder / "summary.json").read_text())
+    notes = {row.candidate: row.notes for row in rows if row.stage == "validated"}
+    said = crysjax("predict", folder / "candidates.extxyz", "--model", world.heads, "--out", tmp_path / "p.csv")
+    assert said.code == 0, said.err
+    for row in csv.DictReader((tmp_path / "p.csv").read_text().splitlines()):
+        assert notes[row["id"]]["novelty"] == pytest.approx(float(row["novelty"]), abs=2e-3)  # positions are rounded
+        assert notes[row["id"]]["outside"] == (notes[row["id"]]["novelty"] > summary["novelty"]["limit"])
+    for stage in ("scored", "validated"):
+        passed = [row.notes for row in rows if row.stage == stage and row.valid]
+        assert summary["novelty"][stage]["outside"] == sum(n["outside"] for n in passed)
+        assert summary["novelty"][stage]["crystals"] == len(passed)
+    assert "outside the training data of the heads" in answer.out
+    assert summary["warnings"][0]["name"] == "outside the training data"
+    assert all(best["novelty"] == pytest.approx(notes[best["id"]]["novelty"], rel=1e-3) for best in summary["best"])
 
 
 def test_candidates_are_read_back_in_the_order_of_their_rank(designed):

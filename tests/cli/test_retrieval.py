@@ -23,6 +23,10 @@ def made(world, crysjax, train, write, tmp_path_factory):
     return folder
 
 
+def test_pairs_say_that_their_cells_are_reduced(made):
+    assert "cells" in datasets.load(made / "pairs.npz").provenance
+
+
 def test_a_model_knows_its_metric_of_elements(made):
     with np.load(made / "run" / "model.npz") as file:
         settings = json.loads(bytes(file["config"]).decode())["settings"]

@@ -108,6 +108,26 @@ def test_what_no_model_takes_has_empty_cells_and_what_is_far_is_told(crysjax, wo
     assert needle["band_gap_ev"] == needle["band_gap_ev_std"] == needle["novelty"] == ""
 
 
+def test_samples_say_how_far_they_are_as_predict_does(crysjax, world, tmp_path):
+    out, table = tmp_path / "s.npz", tmp_path / "s.csv"
+    command = ["sample", world.generator, "--out", out, "--steps", 2, "-n", 12]
+    answer = crysjax(*command, "--novelty", world.heads)
+    assert answer.code == 0, answer.err
+    found = datasets.load(out).properties
+    assert crysjax("predict", out, "--model", world.heads, "--out", table).code == 0
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    for name in ("novelty", "outside"):
+        expected = [float(row[name] or "nan") for row in rows]
+        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-3)
+    known = found["novelty"][np.isfinite(found["novelty"])]
+    outside = int(np.nansum(found["outside"]))
+    assert f"{outside} of {len(known)} samples ({outside / len(known):.1%}) are outside the training data" in answer.err
+    assert f"the median is {np.median(known):.2f}" in answer.err
+    assert crysjax(*command).code == 0 and not datasets.load(out).properties
+    refused = crysjax(*command, "--novelty", world.generator)
+    assert refused.code == 2 and "expected one of kind 'heads'" in refused.err
+
+
 def relaxed(crysjax, world, out, *options):
     answer = crysjax("relax", f"{world.data}:test", "--potential", world.potential, "--out", out, *options)
     assert answer.code == 0, answer.err

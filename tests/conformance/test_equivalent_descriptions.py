@@ -1,7 +1,8 @@
 """The table of equivalent descriptions: what is said of a crystal does not change with the cell that describes it.
 
 A line of `FUNCTIONS` per function of a crystal. Networks have random weights of a size that makes every wrong feature
-visible; the shipped models are asked about real crystals in `experiments/equivalence`.
+visible; the shipped models are asked about real crystals in `experiments/equivalence`. What turns and moves with the
+crystal is in `test_equivalent_answers.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from crysjax.base import Crystal, Pack
+from crysjax.cli import registry
 from crysjax.data import batching
 from crysjax.nets.equivariant import equivariant
 from crysjax.nets.graph import graph
@@ -93,11 +95,18 @@ def _of_classifier() -> Callable[[Pack], jax.Array]:
     return lambda pack: model.predict(params, pack).value[0]
 
 
+def _of_shipped_novelty() -> Callable[[Pack], jax.Array]:
+    """How far a crystal is from the training data of the shipped heads, with their own weights."""
+    model = registry.load_model("mp_20_heads", "heads")
+    return lambda pack: model.build.novelty(model.params, pack)[:1]
+
+
 FUNCTIONS = {
     "heads on graph": lambda: _of_heads("graph"),
     "heads on equivariant": lambda: _of_heads("equivariant"),
     "ensemble aware of its data: value, std, novelty": _of_aware_ensemble,
     "synthesizability": _of_classifier,
+    "novelty of the shipped heads": _of_shipped_novelty,
 }
 
 
