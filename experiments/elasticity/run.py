@@ -6,9 +6,9 @@
 Crystals of AFLOW's test file are made primitive, relaxed, and their elastic tensors computed by exact second
 derivatives. Each block of crystals is written to the file when it is done, a row a crystal, failures with their
 reason; a run that was stopped goes on where it was. Which crystals are drawn depends on the seed alone; small cells
-come first, so that compiled programs serve many. AFLOW's values and what the floors say of the same crystals are in
-the file too, so that `--summarize` needs nothing else: errors with intervals by a bootstrap over crystals, the paired
-difference of errors from every floor, reasons, time.
+come first, so that compiled programs serve many. Errors with intervals by a bootstrap over crystals, those of floors
+on the same crystals and the paired differences are in the file too; `--summarize` prints them. AFLOW's own values are
+not: they are AFLOW's.
 """
 
 from __future__ import annotations
@@ -112,17 +112,7 @@ def run(options: argparse.Namespace) -> None:
         record.write(options.out, report)
         good = int(found.valid.sum())
         print(f"{first + len(block)}/{len(todo)}: {good} of {len(block)}, {seconds:.1f} s a crystal", flush=True)
-    record.write(options.out, beside(report, options.aflow))
-
-
-def beside(report: dict, folder: Path) -> dict:
-    """The report with AFLOW's values and the floors' in every row."""
-    ids = [row["id"] for row in report["rows"]]
-    truth, values = read(folder, "test")[2], floors(folder, ids)
-    for k, row in enumerate(report["rows"]):
-        row["aflow"] = truth[row["id"]]
-        row["floors"] = {name: {key: round(float(v[k]), 3) for key, v in said.items()} for name, said in values.items()}
-    return report
+    record.write(options.out, report | compared(report["rows"], options.aflow))
 
 
 def fractions(numbers: np.ndarray) -> np.ndarray:
@@ -153,14 +143,33 @@ def floors(folder: Path, ids: list[str]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def errors(found: np.ndarray, truth: np.ndarray) -> list[str]:
-    """Rank correlation, mean absolute error with its interval, mean relative error, bias: cells of a table."""
+def compared(every: list[dict], folder: Path) -> dict[str, list[dict]]:
+    """Errors of the potential and of the floors on the crystals with a stable tensor, and their paired differences."""
+    stable = [row for row in every if row.get("stable")]
+    said = read(folder, "test")[2]
+    beside, table, paired = floors(folder, [row["id"] for row in stable]), [], []
+    for key in TITLES:
+        truth = np.array([said[row["id"]][key] for row in stable])
+        own = np.array([row[key] for row in stable])
+        table.append({"quantity": key, "by": "potential"} | errors(own, truth))
+        for name in (name for name in beside if key in beside[name]):
+            other = beside[name][key]
+            table.append({"quantity": key, "by": name} | errors(other, truth))
+            gap = interval(np.abs(own - truth) - np.abs(other - truth))
+            paired.append(
+                {"quantity": key, "floor": name, "mae_less_floor": gap.value, "low": gap.low, "high": gap.high}
+            )
+    return {"table": table, "paired": paired}
+
+
+def errors(found: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+    """Rank correlation (null of a constant), mean absolute error with its interval, mean relative error, bias."""
     from scipy.stats import spearmanr
 
-    rank = f"{spearmanr(found, truth).statistic:.3f}" if np.ptp(found) > 0 else "-"
     off, mean = found - truth, interval(np.abs(found - truth))
-    cells = [rank, f"{mean.value:.1f} ({mean.low:.1f} to {mean.high:.1f})"]
-    return [*cells, f"{100 * np.abs(off / truth).mean():.1f} %", f"{off.mean():+.1f}"]
+    rank = float(spearmanr(found, truth).statistic) if np.ptp(found) > 0 else None
+    told = {"spearman": rank, "mae": mean.value, "low": mean.low, "high": mean.high}
+    return told | {"relative": float(np.abs(off / truth).mean()), "bias": float(off.mean())}
 
 
 def summarize(report: dict) -> None:
@@ -173,24 +182,17 @@ def summarize(report: dict) -> None:
     print(f"{np.median(seconds):.1f} s a crystal (median of blocks), {seconds.sum() / 60:.0f} min in all\n")
     for reason, count in Counter(_kind(row["reason"]) for row in every if not row.get("stable")).most_common():
         print(f"* {count}: {reason}")
-    lines, gaps = [], []
-    for key, title in TITLES.items():
-        known, own = _columns(stable, key)
-        lines.append([f"{title}: {name}", *errors(own, known)])
-        for floor in stable[0]["floors"]:
-            if key in stable[0]["floors"][floor]:
-                other = np.array([row["floors"][floor][key] for row in stable])
-                lines.append([f"{title}: {floor}", *errors(other, known)])
-                gap = interval(np.abs(own - known) - np.abs(other - known))
-                gaps.append(f"{title}, {floor}: {gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})")
+    lines = []
+    for x in report["table"]:
+        rank = "-" if x["spearman"] is None else f"{x['spearman']:.3f}"
+        cells = [rank, f"{x['mae']:.1f} ({x['low']:.1f} to {x['high']:.1f})", f"{100 * x['relative']:.1f} %"]
+        by = name if x["by"] == "potential" else x["by"]
+        lines.append([f"{TITLES[x['quantity']]}: {by}", *cells, f"{x['bias']:+.1f}"])
     head = ["", "Spearman", "mean absolute error (95 %)", "mean relative error", "bias"]
     print(f"\n{record.table(head, lines)}\n\nMean absolute error of {name} less that of:\n")
-    print("\n".join(f"* {gap}" for gap in gaps))
-
-
-def _columns(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """AFLOW's values and the potential's."""
-    return np.array([row["aflow"][key] for row in rows]), np.array([row[key] for row in rows])
+    for x in report["paired"]:
+        gap = f"{x['mae_less_floor']:+.1f} ({x['low']:+.1f} to {x['high']:+.1f})"
+        print(f"* {TITLES[x['quantity']]}, {x['floor']}: {gap}")
 
 
 def _kind(reason: str) -> str:

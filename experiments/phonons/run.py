@@ -10,7 +10,8 @@ al., Scientific Data 5, 180065 (2018); Dunn et al., npj Comput. Mater. 6, 138 (2
 order of those whose primitive cell has at most `--atoms` atoms and whose supercell has at most `--supercell`. Each is
 relaxed, keeping its symmetry, and its force constants computed; what is in the file is not computed again, so the same
 command goes on where it stopped. `--summarize` writes the figures of a file into the README, with 95 % intervals by a
-bootstrap over crystals.
+bootstrap over crystals. The reference's values are not in the file, and relaxed crystals are kept in OUT.relaxed.json,
+which is not committed: they are, or derive from, another's data.
 """
 
 from __future__ import annotations
@@ -97,32 +98,32 @@ def measured(potential: Potential, params: dict, entry: Entry, args: argparse.Na
 
 
 def compute(args: argparse.Namespace) -> None:
-    """Rows for the chosen crystals that have none, until `seconds` are over."""
-    begun = time.monotonic()
+    """Rows for the chosen crystals that have none, until `seconds` are over; then the errors."""
+    begun, beside = time.monotonic(), args.out.with_suffix(".relaxed.json")
     potential, params = load_potential(args.potential)
     todo = chosen(read(args.data), args, potential)
-    report = record.read(args.out) if args.out.exists() else record.about(args) | {"rows": [], "relaxed": []}
-    done = {row["id"] for row in report["rows"]}
+    report = record.read(args.out) if args.out.exists() else record.about(args) | {"rows": []}
+    kept = record.read(beside)["rows"] if beside.exists() else []
     for first in range(0, len(todo), BLOCK):
-        block = [(entry, target) for entry, target in todo[first : first + BLOCK] if entry.id not in done]
+        done = {row["id"] for row in report["rows"]}
+        block = [entry for entry, _ in todo[first : first + BLOCK] if entry.id not in done]
         if not block or time.monotonic() - begun > args.seconds:
             continue
-        ends = relaxed(potential, params, [entry for entry, _ in block], report["relaxed"])
-        for entry, target in block:
-            if time.monotonic() - begun > args.seconds:
-                return
-            report["rows"].append(row_of(potential, params, entry, target, ends[entry.id], args))
-            record.write(args.out, report)
-            print(report["rows"][-1], flush=True)
+        ends = relaxed(potential, params, block, kept)
+        record.write(beside, {"rows": kept})
+        for entry in block:
+            if time.monotonic() - begun < args.seconds:
+                report["rows"].append(row_of(potential, params, entry, ends[entry.id], args))
+                record.write(args.out, report)
+                print(report["rows"][-1], flush=True)
+    record.write(args.out, report | {"table": compared(report["rows"], {entry.id: y for entry, y in todo})})
 
 
-def row_of(
-    potential: Potential, params: dict, entry: Entry, target: float, end: tuple, args: argparse.Namespace
-) -> dict:
+def row_of(potential: Potential, params: dict, entry: Entry, end: tuple, args: argparse.Namespace) -> dict:
     """What is kept of a crystal."""
     crystal, energy, reason = end
     start = time.monotonic()
-    row = {"id": entry.id, "formula": formula(entry.numbers), "atoms": len(entry.numbers), "target_cm": target}
+    row = {"id": entry.id, "formula": formula(entry.numbers), "atoms": len(entry.numbers)}
     strain = abs(np.linalg.det(crystal.lattice)) / abs(np.linalg.det(entry.lattice))
     row |= {"energy_ev_per_atom": energy, "volume_ratio": round(float(strain), 5), "relaxation": reason}
     row |= measured(potential, params, crystal, args) if np.isfinite(energy) else {"reason": reason}
@@ -147,36 +148,50 @@ def relaxed(potential: Potential, params: dict, crystals: list[Entry], kept: lis
     }
 
 
-def figures(rows: list[dict], potential: str) -> str:
-    """Markdown of the errors of all, of stable and of unstable crystals."""
+def compared(rows: list[dict], targets: dict[str, float]) -> list[dict]:
+    """Errors of all, of stable and of unstable crystals."""
     good = [row for row in rows if "peak_cm" in row and np.isfinite(row["peak_cm"])]
     stable = [row for row in good if row["lowest_cm"] > phonons.STABLE_THZ * PER_CM]
     unstable = [row for row in good if row not in stable]
-    measures = ["Spearman", "MAE, cm⁻¹ (95 %)", "median error", "mean relative error", "mean signed, cm⁻¹ (95 %)"]
-    head = ["crystals", "by", "rows", *measures]
-    lines = [head, ["---"] * len(head)]
     parts = {"all with an answer": good, "no imaginary mode": stable, "imaginary modes": unstable}
+    table = []
     for (name, part), key in itertools.product(parts.items(), MEASURES):
-        numbers = errors(part, key) if len(part) > 2 else ["-"] * 5
-        lines.append([name, MEASURES[key], str(len(part)), *numbers])
-    failed = [f"{row['id']} {row['formula']}: {row['reason']}" for row in rows if row not in good]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    seconds = np.array([row["seconds"] for row in good])
-    told = f"{potential}, {len(rows)} crystals, {np.median(seconds):.0f} s a crystal (median). Without an answer: "
-    return f"{told}{'; '.join(failed) or 'none'}.\n\n{table}\n"
+        found, target = np.array([row[key] for row in part]), np.array([targets[row["id"]] for row in part])
+        line = {"crystals": name, "by": key, "rows": len(part)}
+        table.append(line | (errors(found, target) if len(part) > 2 else {}))
+    return table
 
 
-def errors(rows: list[dict], key: str) -> list[str]:
-    """Rank correlation and errors of one measure of the rows."""
+def errors(found: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Rank correlation; mean absolute error and mean signed error with 95 % intervals; median and relative errors."""
     from scipy.stats import spearmanr
 
-    found, target = (np.array([row[k] for row in rows]) for k in (key, "target_cm"))
     off = found - target
     size, signed = interval(np.abs(off)), interval(off)
-    numbers = [f"{size.value:.1f} ({size.low:.1f} to {size.high:.1f})", f"{np.median(np.abs(off)):.1f}"]
-    numbers.append(f"{np.mean(np.abs(off) / target):.3f}")
-    mean = f"{signed.value:+.1f} ({signed.low:+.1f} to {signed.high:+.1f})"
-    return [f"{spearmanr(found, target).statistic:.3f}", *numbers, mean]
+    told = {"spearman": float(spearmanr(found, target).statistic), "mae": size.value, "low": size.low}
+    told |= {
+        "high": size.high,
+        "median": float(np.median(np.abs(off))),
+        "relative": float(np.mean(np.abs(off) / target)),
+    }
+    return told | {"signed": signed.value, "signed_low": signed.low, "signed_high": signed.high}
+
+
+def figures(report: dict, potential: str) -> str:
+    """Markdown of a report."""
+    measures = ["Spearman", "MAE, cm⁻¹ (95 %)", "median error", "mean relative error", "mean signed, cm⁻¹ (95 %)"]
+    lines = []
+    for x in report["table"]:
+        cells = ["-"] * 5 if "mae" not in x else [
+            f"{x['spearman']:.3f}", f"{x['mae']:.1f} ({x['low']:.1f} to {x['high']:.1f})", f"{x['median']:.1f}",
+            f"{x['relative']:.3f}", f"{x['signed']:+.1f} ({x['signed_low']:+.1f} to {x['signed_high']:+.1f})",
+        ]  # fmt: skip
+        lines.append([x["crystals"], MEASURES[x["by"]], x["rows"], *cells])
+    rows = report["rows"]
+    failed = [f"{row['id']} {row['formula']}: {row['reason']}" for row in rows if "peak_cm" not in row]
+    seconds = np.median([row["seconds"] for row in rows])
+    told = f"{potential}, {len(rows)} crystals, {seconds:.0f} s a crystal (median). Without an answer: "
+    return f"{told}{'; '.join(failed) or 'none'}.\n\n{record.table(['crystals', 'by', 'rows', *measures], lines)}\n"
 
 
 def summarize(path: Path) -> None:
@@ -187,7 +202,7 @@ def summarize(path: Path) -> None:
     before, _, rest = text.partition(BEGIN)
     old, _, after = rest.partition(END)
     sections = {s.partition("\n")[0]: s for s in old.split("### ") if s.strip()}
-    sections[name] = f"{name}\n\n{figures(report['rows'], name)}\n"
+    sections[name] = f"{name}\n\n{figures(report, name)}\n"
     body = "".join(f"### {sections[k].strip()}\n\n" for k in sorted(sections))
     files.write(README, f"{before}{BEGIN}\n\n{body}{END}{after}")
     print(sections[name])
