@@ -26,9 +26,8 @@ from crysjax.cli.data import read_part
 from crysjax.cli.oracles import read_samples
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
-from crysjax.evaluation import floors, matching
+from crysjax.evaluation import floors, matching, record
 from crysjax.evaluation.distributions import interval
-from experiments import record
 
 Rms = list[list[float | None]]  # of every seed and row; None: no match
 

@@ -23,10 +23,9 @@ from crysjax.base import Crystal
 from crysjax.campaign.solve import RWP, Descent, solve
 from crysjax.data import datasets
 from crysjax.data.scattering import of_species, scattering
-from crysjax.evaluation import matching
+from crysjax.evaluation import matching, record
 from crysjax.evaluation.distributions import wilson
 from crysjax.properties.diffraction import Shape, indices, pattern, reflections_needed
-from experiments import record
 
 CLOSE = 0.1  # RMS, of (V / n)^(1/3)
 FITS = 0.05  # Rwp below which a pattern counts as explained

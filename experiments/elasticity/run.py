@@ -28,10 +28,10 @@ from crysjax.cli import registry
 from crysjax.data import batching, datasets, io
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.elements import formula
+from crysjax.evaluation import record
 from crysjax.evaluation.distributions import interval
 from crysjax.oracles.mechanics import Elastic, elasticity
 from crysjax.potentials.relax import Relax
-from experiments import record
 
 NAMES = {"bulk_gpa": "bulk_modulus", "shear_gpa": "shear_modulus", "debye_k": "debye_temperature"}
 TITLES = {"bulk_gpa": "bulk modulus, GPa", "shear_gpa": "shear modulus, GPa", "debye_k": "Debye temperature, K"}

@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace) -> dict:
     from crysjax.cli.data import read_part
     from crysjax.data import datasets
     from crysjax.data.io import write_crystals
-    from experiments import record
+    from crysjax.evaluation import record
 
     every = read_part(options.data)
     crystals = datasets.take(every, np.random.default_rng(options.seed).permutation(len(every))[: options.count])
@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> dict:
 
 def summarize(path: str) -> list[str]:
     """A row of the table: the largest differences."""
-    from experiments import record
+    from crysjax.evaluation import record
 
     report = record.read(path)
     rows, package = report["rows"], report["versions of the package"]["nequix"]
@@ -108,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.package:
         return print(json.dumps(by_package(options.weights, options.data)))
-    from experiments import record
+    from crysjax.evaluation import record
 
     if not options.summarize:
         record.write(options.out, measure(options))

@@ -29,13 +29,13 @@ import numpy as np
 from crysjax.data import files
 from crysjax.data.datasets import Entry
 from crysjax.data.elements import SYMBOLS, formula
+from crysjax.evaluation import record
 from crysjax.evaluation.distributions import interval
 from crysjax.geometry.supercells import repeats_for
 from crysjax.oracles import phonons
 from crysjax.potentials.mlip import Potential, load_potential, load_student
 from crysjax.properties import thermodynamics
 from crysjax.properties.vibrations import PER_CM
-from experiments import record
 
 README = Path(__file__).with_name("README.md")
 WIDTH_THZ = 0.15  # Gaussians of the density of states, 5 cm⁻¹

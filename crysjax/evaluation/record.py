@@ -1,4 +1,4 @@
-"""What every raw result holds beside its rows: the question, the versions, the machine and the day."""
+"""Raw results of experiments: settings, versions, machine and day beside the rows, in JSON that a diff can show."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from typing import Any
 from crysjax.data import files
 from crysjax.evaluation.report import installed_versions
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
     """Settings (paths by their last part), versions, commit of the code, cores and day."""
     settings = {k: _short(v) for k, v in vars(options).items()}
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     machine = {"cores": os.cpu_count(), "day": datetime.now(UTC).strftime("%Y-%m-%d")}
-    return {"settings": settings, "versions": installed_versions(), "commit": head} | machine
+    return {"settings": settings, "versions": installed_versions(), "commit": _commit()} | machine
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _short(value: Any) -> Any:
