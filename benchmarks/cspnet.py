@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=2048, help="pairs (i < j) a tile of ours")
+    parser.add_argument("--out", help="raw result, JSON")
     parser.add_argument("--row", choices=["torch", "crysjax"], help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=["train", "forward"], help=argparse.SUPPRESS)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], help=argparse.SUPPRESS)
@@ -257,23 +258,17 @@ def main() -> None:
     modes, dtypes = ("train", "forward"), ("fp32", "bf16")
     frameworks = [("crysjax", "default")] + [("torch", m) for m in ("default", "tuned") if args.cspnet]
     rows = [run_row(args, f, m, d, malloc) for m in modes for d in dtypes for f, malloc in frameworks]
+    if args.out:
+        from crysjax.evaluation import record
+
+        record.write(args.out, record.about(args) | {"rows": rows})
     print("\n".join(table(rows)))
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Markdown: one line per row, with its time and memory over ours of the same mode and precision."""
-    head = [
-        "",
-        "mode",
-        "precision",
-        "malloc",
-        "ms",
-        "times ours",
-        "processor ms",
-        "edges given, ms",
-        "peak MB",
-        "times ours",
-    ]
+    """Markdown: one line a row, with its time and memory over ours of the same mode and precision."""
+    times = ["ms", "times ours", "processor ms", "edges given, ms", "peak MB", "times ours"]
+    head = ["", "mode", "precision", "malloc", *times]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     ours = {(r["mode"], r["dtype"]): r for r in rows if r["name"] == "crysjax"}
     for row in rows:

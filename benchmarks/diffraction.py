@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/mp_20_raw.npz"))
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", help="raw result, JSON: seconds (wall, processor) of every repeat")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -159,7 +160,12 @@ def main() -> None:
         for name, (wall, cpu) in best.items():
             ratio = " | ".join(f"{a / b:.1f}" for a, b in zip((wall, cpu), best["crysjax"]))
             print(f"| {name} | {wall:.2f} | {cpu:.2f} | {1e3 * cpu / args.count:.2f} | {ratio} |")
-        print(f"\n{compare(Path(folder))}.")
+        said = compare(Path(folder))
+        print(f"\n{said}.")
+        if args.out:
+            from crysjax.evaluation import record
+
+            record.write(args.out, record.about(args) | {"agreement": said, "seconds": times})
 
 
 if __name__ == "__main__":

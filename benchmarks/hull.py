@@ -91,9 +91,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="MP-20 in MatterGen's cache layout")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--subset", type=int, default=500, help="compositions that pymatgen is timed on")
+    parser.add_argument("--out", help="raw result, JSON: seconds (wall, processor) and differences")
     options = parser.parse_args()
 
     from crysjax.evaluation import hull as hulls
+    from crysjax.evaluation import record
 
     compositions, energies, names = hulls.read_cache(*(options.data / part for part in ("train", "val", "test")))
     level = hulls.MATERIALS_PROJECT_2021
@@ -118,10 +120,17 @@ def main() -> None:
     print(f"pymatgen, scaled from {len(rows)}: {peer_s[0]:.1f} s ({peer_s[1]:.1f} s)")
     for name, (wall, cpu) in (times | {"energies with all that comes before": cold}).items():
         print(f"{name}: {wall:.3f} s ({cpu:.3f} s), pymatgen's processor time is {peer_s[1] / cpu:.1f} times that")
-    error = np.abs(energy - host)
-    print(f"host and pymatgen differ by up to {np.abs(host[rows] - peer).max():.1e} eV/atom in {len(rows)}")
-    print(f"traced (float32) and pymatgen by up to {np.abs(energy[rows] - peer).max():.1e}")
-    print(f"traced and host by up to {error.max():.1e} in all, 99 % of them below {np.percentile(error, 99):.1e}")
+    apart = {
+        "host and pymatgen": np.abs(host[rows] - peer).max(), "traced and pymatgen": np.abs(energy[rows] - peer).max(),
+        "traced and host": np.abs(energy - host).max(),
+        "traced and host, 99 %": np.percentile(np.abs(energy - host), 99),
+    }  # fmt: skip
+    apart = {name: float(value) for name, value in apart.items()}
+    for name, value in apart.items():
+        print(f"{name} differ by up to {value:.1e} eV/atom")
+    if options.out:
+        seconds = {name: list(map(float, pair)) for name, pair in ({"pymatgen, scaled": peer_s} | times).items()}
+        record.write(options.out, record.about(options) | {"seconds": seconds, "eV/atom apart": apart})
 
 
 if __name__ == "__main__":

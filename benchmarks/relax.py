@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=12)
     parser.add_argument("--nequix-python", help="an interpreter that has the nequix package")
     parser.add_argument("--structures", default="/tmp/relax_benchmark.extxyz")
+    parser.add_argument("--out", help="raw result, JSON: energies and steps of every crystal")
     parser.add_argument("--mode", choices=["ours", "ase_ours", "ase_nequix"])
     a = parser.parse_args()
     if a.mode:
@@ -115,6 +116,10 @@ def main() -> None:
     rows["ase_ours"] = timed(sys.executable, "ase_ours", *peers)
     if a.nequix_python:
         rows["ase_nequix"] = timed(a.nequix_python, "ase_nequix", *peers)
+    if a.out:
+        from crysjax.evaluation import record
+
+        record.write(a.out, record.about(a) | {"rows": [{"name": name} | row for name, row in rows.items()]})
     print(f"{os.cpu_count()} cores, {a.count} crystals, the first {a.peers} through ASE\n")
     print(
         "| | wall s per crystal | all, s | times ours | processor s per crystal | evaluations per crystal | converged |"

@@ -52,13 +52,16 @@ def free(generator: Generator, params: Any, config: dict, count: int, *, seed: i
     return sampling.sample(generator, params, jax.random.key(seed), blank, nothing, elements=known, pairs=pairs)
 
 
-def retrieved(train: Dataset, asked: Dataset, config: dict, *, count: int = 5, tries: int = 1) -> list[Callable]:
-    """Views for a family that starts from templates: the judge's choice among `count`, then one template per try.
+def retrieved(
+    train: Dataset, asked: Dataset, config: dict, *, count: int = 5, tries: int = 1, seed: int = 0
+) -> list[Callable]:
+    """Views for a family that starts from templates: the judge's choice among `count`, then one template a try.
 
-    Templates are looked up by the metric of elements that the model has learned (`config` is the model's).
+    Templates are looked up by the metric of elements that the model has learned (`config` is the model's); `seed`
+    draws among equally near ones.
     """
     elements = config["settings"].get("generator.elements")
-    ranks = templates.nearest_templates(train, asked, tries=max(count, tries), elements=elements)
+    ranks = templates.nearest_templates(train, asked, tries=max(count, tries), elements=elements, seed=seed)
     return [start_view(asked, ranks[:count]), *(start_view(asked, [rank]) for rank in ranks[1:tries])]
 
 

@@ -65,9 +65,12 @@ def twin_or_nearest(train: Dataset, test: Dataset) -> Dataset:
     return from_entries(chosen, provenance={"floor": "twin, else nearest template"})
 
 
-def nearest_template(train: Dataset, test: Dataset) -> Dataset:
-    """The training structure of the same stoichiometry whose elements are nearest (see `data/templates`)."""
-    return nearest_templates(train, test)[0]
+def nearest_template(train: Dataset, test: Dataset, *, seed: int = 0) -> Dataset:
+    """The training structure of the same stoichiometry whose elements are nearest (see `data/templates`).
+
+    `seed` draws among equally near ones.
+    """
+    return nearest_templates(train, test, seed=seed)[0]
 
 
 def _first_by_formula(dataset: Dataset) -> dict[str, Entry]:

@@ -1,6 +1,7 @@
 """Structures from simulated powder patterns: how many are found, against the best of as many random structures.
 
-    python experiments/diffraction/run.py --data data/mp_20_raw.npz --split test --rows 20 --starts 16
+    python experiments/diffraction/run.py --data data/mp_20_raw.npz --rows 20 --starts 16 --out given.json
+    python experiments/diffraction/run.py --summarize given.json
 
 Crystals of few atoms, drawn at random; their profiles (Cu Kα, 5 to 90 degrees) are all that is known besides the
 composition of the cell and, without `--free`, the cell. A crystal counts as solved if the candidate of lowest Rwp
@@ -22,7 +23,8 @@ from crysjax.base import Crystal
 from crysjax.campaign.solve import RWP, Descent, solve
 from crysjax.data import datasets
 from crysjax.data.scattering import of_species, scattering
-from crysjax.evaluation import matching
+from crysjax.evaluation import matching, record
+from crysjax.evaluation.distributions import wilson
 from crysjax.properties.diffraction import Shape, indices, pattern, reflections_needed
 
 CLOSE = 0.1  # RMS, of (V / n)^(1/3)
@@ -45,21 +47,51 @@ def simulated(row: datasets.Entry, grid: np.ndarray, shape: Shape) -> np.ndarray
     return np.asarray(run(crystal), float)
 
 
-def line(name: str, truth: datasets.Dataset, answers: list[datasets.Dataset], seconds: float) -> str:
-    """A row of the table, from the candidates of every crystal."""
+def solved(
+    truth: datasets.Dataset, seen: list[np.ndarray], grid: np.ndarray, name: str, options: argparse.Namespace
+) -> dict:
+    """What one method finds: RMS of the best candidate of every crystal (null: no match), Rwp of every start."""
+    shape, begin, answers = Shape(w=options.fwhm**2), time.process_time(), []
+    for row, intensity in zip(datasets.entries(truth), seen):
+        cell = None if options.free else row.lattice
+        answers.append(solve(grid, intensity, row.numbers, lattice=cell, starts=options.starts, shape=shape,
+                             descent=METHODS[name], seed=options.seed))  # fmt: skip
+    seconds = time.process_time() - begin
     best = datasets.concatenate([datasets.take(answer, np.arange(1)) for answer in answers])
-    rms = matching.match_pairs(truth, best, processes=1)
-    fits = np.mean([answer.properties[RWP][0] < FITS for answer in answers])
-    middle = np.median([answer.properties[RWP][0] for answer in answers])
-    single = np.mean([(answer.properties[RWP] < FITS).mean() for answer in answers])
-    matched, close = int(np.isfinite(rms.best).sum()), int((np.nan_to_num(rms.best, nan=np.inf) < CLOSE).sum())
-    cells = [name, f"{matched} of {len(truth)}", str(close), f"{rms.rmse:.3f}"]
-    cells += [f"{100 * share:.1f} %" for share in (fits, middle, single)] + [f"{seconds / len(truth):.1f}"]
-    return f"| {' | '.join(cells)} |"
+    rms = matching.match_pairs(truth, best, processes=1).best
+    found = {"method": name, "processor_seconds": round(seconds, 1)}
+    found |= {"rms": [round(float(x), 5) if np.isfinite(x) else None for x in rms]}
+    return found | {"rwp": [[round(float(x), 5) for x in answer.properties[RWP]] for answer in answers]}
+
+
+def line(found: dict) -> list[str]:
+    """A row of the table; of a crystal's Rwp the first is the best."""
+    rms, rwp = np.array(found["rms"], float), [np.array(starts) for starts in found["rwp"]]
+    lowest = np.array([starts[0] for starts in rwp])
+    matched, close = np.isfinite(rms), np.nan_to_num(rms, nan=np.inf) < CLOSE
+    low, high = wilson(int(close.sum()), len(rms))
+    shares = (np.mean(lowest < FITS), np.median(lowest), np.mean([(starts < FITS).mean() for starts in rwp]))
+    cells = [
+        found["method"],
+        f"{matched.sum()} of {len(rms)}",
+        f"{close.sum()} ({100 * low:.0f} to {100 * high:.0f} %)",
+    ]
+    cells += [f"{rms[matched].mean():.3f}", *(f"{100 * share:.1f} %" for share in shares)]
+    return [*cells, f"{found['processor_seconds'] / len(rms):.1f}"]
+
+
+def summarize(report: dict) -> None:
+    """Print the table of a report."""
+    asked = report["settings"]
+    low, high = asked["atoms"]
+    known = "free" if asked["free"] else "given"
+    print(f"{len(report['id'])} crystals of {low} to {high} atoms, {asked['starts']} starts, cell {known}\n")
+    head = ["", "solved", "RMS < 0.1 (95 %)", "RMSE", "explained", "median Rwp", "starts that explain"]
+    print(record.table([*head, "processor s a crystal"], [line(found) for found in report["methods"]]))
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, or print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="data/mp_20_raw.npz")
     parser.add_argument("--split", default="test")
@@ -71,26 +103,25 @@ def main() -> None:
     parser.add_argument("--fwhm", type=float, default=0.2)
     parser.add_argument("--step", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    parser.add_argument("--out")
+    parser.add_argument("--summarize", help="a file of an earlier run, printed")
+    options = parser.parse_args()
+    if options.summarize:
+        return summarize(record.read(options.summarize))
     warnings.simplefilter("ignore")
-    part = datasets.where_split(datasets.load(arguments.data), arguments.split)
-    low, high = arguments.atoms
+    part = datasets.where_split(datasets.load(options.data), options.split)
+    low, high = options.atoms
     sized = np.flatnonzero((part.num_atoms >= low) & (part.num_atoms <= high))
-    truth = datasets.take(part, np.random.default_rng(arguments.seed).permutation(sized)[: arguments.rows])
-    grid, shape = np.arange(5, 90, arguments.step), Shape(w=arguments.fwhm**2)
-    rows = datasets.entries(truth)
-    seen = [simulated(row, grid, shape) for row in rows]
-    known = "free" if arguments.free else "given"
-    print(f"{len(rows)} crystals of {low} to {high} atoms, {arguments.starts} starts, cell {known}\n")
-    print("| | solved | RMS < 0.1 | RMSE | explained | median Rwp | starts that explain | processor s per crystal |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name in arguments.methods:
-        begin, answers = time.process_time(), []
-        for row, intensity in zip(rows, seen):
-            cell = None if arguments.free else row.lattice
-            answers.append(solve(grid, intensity, row.numbers, lattice=cell, starts=arguments.starts, shape=shape,
-                                 descent=METHODS[name], seed=arguments.seed))  # fmt: skip
-        print(line(name, truth, answers, time.process_time() - begin), flush=True)
+    truth = datasets.take(part, np.random.default_rng(options.seed).permutation(sized)[: options.rows])
+    grid, shape = np.arange(5, 90, options.step), Shape(w=options.fwhm**2)
+    seen = [simulated(row, grid, shape) for row in datasets.entries(truth)]
+    report = record.about(options) | {"id": list(map(str, truth.ids)), "methods": []}
+    for name in options.methods:
+        report["methods"].append(solved(truth, seen, grid, name, options))
+        print(name, flush=True)
+        if options.out:
+            record.write(options.out, report)
+    return summarize(report)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Bulk and shear moduli of AFLOW crystals by foundation potentials: how near, how often, how long?
 
-    python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --potential nequix-mp-1.nqx --out runs/elasticity
-    python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --out runs/elasticity --summarize
+    python experiments/elasticity/run.py --aflow ELASTICITY_FOLDER --potential nequix-mp-1.nqx --out nequix-mp-1.json
+    python experiments/elasticity/run.py --summarize nequix-mp-1.json
 
 Crystals of AFLOW's test file are made primitive, relaxed, and their elastic tensors computed by exact second
-derivatives. Each block of crystals is appended to `POTENTIAL.jsonl` when it is done, one row per crystal, failures with
-their reason; a run that was stopped goes on where it was. Which crystals are drawn depends on the seed alone; small
-cells come first, so that compiled programs serve many. `--summarize` prints Markdown: errors, floors on the same
-crystals, reasons, time.
+derivatives. Each block of crystals is written to the file when it is done, a row a crystal, failures with their
+reason; a run that was stopped goes on where it was. Which crystals are drawn depends on the seed alone; small cells
+come first, so that compiled programs serve many. Errors with intervals by a bootstrap over crystals, those of floors
+on the same crystals and the paired differences are in the file too; `--summarize` prints them. AFLOW's own values are
+not: they are AFLOW's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -28,6 +28,8 @@ from crysjax.cli import registry
 from crysjax.data import batching, datasets, io
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.elements import formula
+from crysjax.evaluation import record
+from crysjax.evaluation.distributions import interval
 from crysjax.oracles.mechanics import Elastic, elasticity
 from crysjax.potentials.relax import Relax
 
@@ -89,38 +91,28 @@ def rows(found: Elastic, given: Dataset, seconds: float) -> list[dict]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Block by block, until all are done or the time is up."""
+    """Block by block, until all are done or the time is up; then the floors."""
     start = time.monotonic()
-    potential, params, path = registry.load_potential(options.potential)
-    file = options.out / f"{path.stem}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["id"] for row in kept(file)}
+    potential, params, _ = registry.load_potential(options.potential)
+    report = record.read(options.out) if options.out.exists() else record.about(options) | {"rows": []}
+    done = {row["id"] for row in report["rows"]}
     todo = chosen(options.aflow, options.count, options.seed, options.most_atoms)
+    report["drawn"] = len(todo)
     todo = datasets.take(todo, np.array([name not in done for name in todo.ids], bool))
-    print(f"{path.stem}: {len(done)} done, {len(todo)} to do", flush=True)
+    print(f"{len(done)} done, {len(todo)} to do", flush=True)
     settings = Relax(fmax_ev_angstrom=options.fmax)
     for first in range(0, len(todo), options.block):
         if time.monotonic() - start > options.seconds:
             print("time is up; the same command goes on", flush=True)
-            return
+            break
         block, began = datasets.take(todo, np.arange(first, min(first + options.block, len(todo)))), time.monotonic()
         found = elasticity(potential, params, block, settings=settings, max_steps=options.steps)
         seconds = (time.monotonic() - began) / len(block)
-        with file.open("a") as out:
-            out.writelines(json.dumps(row) + "\n" for row in rows(found, block, seconds))
+        report["rows"] += rows(found, block, seconds)
+        record.write(options.out, report)
         good = int(found.valid.sum())
-        print(f"{first + len(block)}/{len(todo)}: {good} of {len(block)}, {seconds:.1f} s per crystal", flush=True)
-
-
-def kept(file: Path) -> list[dict]:
-    """Rows that are whole; the last one may have been cut off."""
-    found = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+        print(f"{first + len(block)}/{len(todo)}: {good} of {len(block)}, {seconds:.1f} s a crystal", flush=True)
+    record.write(options.out, report | compared(report["rows"], options.aflow))
 
 
 def fractions(numbers: np.ndarray) -> np.ndarray:
@@ -151,41 +143,56 @@ def floors(folder: Path, ids: list[str]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def errors(found: np.ndarray, truth: np.ndarray) -> str:
-    """Rank correlation, mean absolute and mean relative error, bias: cells of a table."""
+def compared(every: list[dict], folder: Path) -> dict[str, list[dict]]:
+    """Errors of the potential and of the floors on the crystals with a stable tensor, and their paired differences."""
+    stable = [row for row in every if row.get("stable")]
+    said = read(folder, "test")[2]
+    beside, table, paired = floors(folder, [row["id"] for row in stable]), [], []
+    for key in TITLES:
+        truth = np.array([said[row["id"]][key] for row in stable])
+        own = np.array([row[key] for row in stable])
+        table.append({"quantity": key, "by": "potential"} | errors(own, truth))
+        for name in (name for name in beside if key in beside[name]):
+            other = beside[name][key]
+            table.append({"quantity": key, "by": name} | errors(other, truth))
+            gap = interval(np.abs(own - truth) - np.abs(other - truth))
+            paired.append(
+                {"quantity": key, "floor": name, "mae_less_floor": gap.value, "low": gap.low, "high": gap.high}
+            )
+    return {"table": table, "paired": paired}
+
+
+def errors(found: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+    """Rank correlation (null of a constant), mean absolute error with its interval, mean relative error, bias."""
     from scipy.stats import spearmanr
 
-    rank = f"{spearmanr(found, truth).statistic:.3f}" if np.ptp(found) > 0 else "-"
-    off = found - truth
-    return f"{rank} | {np.abs(off).mean():.1f} | {100 * np.abs(off / truth).mean():.1f} % | {off.mean():+.1f}"
+    off, mean = found - truth, interval(np.abs(found - truth))
+    rank = float(spearmanr(found, truth).statistic) if np.ptp(found) > 0 else None
+    told = {"spearman": rank, "mae": mean.value, "low": mean.low, "high": mean.high}
+    return told | {"relative": float(np.abs(off / truth).mean()), "bias": float(off.mean())}
 
 
-def summarize(options: argparse.Namespace) -> None:
-    """Markdown of everything that is in the folder."""
-    truth = read(options.aflow, "test")[2]
-    for file in sorted(options.out.glob("*.jsonl")):
-        every = list({row["id"]: row for row in kept(file)}.values())
-        stable = [row for row in every if row.get("stable")]
-        seconds, atoms = (np.array([row[name] for row in every]) for name in ("seconds", "atoms"))
-        print(f"\n## {file.stem}\n")
-        print(
-            f"{len(every)} crystals of {atoms.min()} to {atoms.max()} atoms, {len(stable)} with a stable tensor; ",
-            end="",
-        )
-        print(f"{np.median(seconds):.1f} s per crystal (median of blocks), {seconds.sum() / 60:.0f} min in all\n")
-        why = Counter(_kind(row["reason"]) for row in every if not row.get("stable"))
-        for reason, count in why.most_common():
-            print(f"* {count}: {reason}")
-        print("\n| | Spearman | mean absolute error | mean relative error | bias |\n| --- | --- | --- | --- | --- |")
-        if len(stable) < 3:
-            continue
-        beside = floors(options.aflow, [row["id"] for row in stable])
-        for name, title in TITLES.items():
-            known = np.array([truth[row["id"]][name] for row in stable])
-            print(f"| {title}: {file.stem} | {errors(np.array([row[name] for row in stable]), known)} |")
-            for floor, values in beside.items():
-                if name in values:
-                    print(f"| {title}: {floor} | {errors(values[name], known)} |")
+def summarize(report: dict) -> None:
+    """Markdown of a report."""
+    every, stable = report["rows"], [row for row in report["rows"] if row.get("stable")]
+    seconds, atoms = (np.array([row[name] for row in every]) for name in ("seconds", "atoms"))
+    name = Path(report["settings"]["potential"]).stem
+    print(f"{name}: {len(every)} of {report['drawn']} crystals, of {atoms.min()} to {atoms.max()} atoms; ", end="")
+    print(f"{len(stable)} have a stable tensor, {len(every) - len(stable)} no answer; ", end="")
+    print(f"{np.median(seconds):.1f} s a crystal (median of blocks), {seconds.sum() / 60:.0f} min in all\n")
+    for reason, count in Counter(_kind(row["reason"]) for row in every if not row.get("stable")).most_common():
+        print(f"* {count}: {reason}")
+    lines = []
+    for x in report["table"]:
+        rank = "-" if x["spearman"] is None else f"{x['spearman']:.3f}"
+        cells = [rank, f"{x['mae']:.1f} ({x['low']:.1f} to {x['high']:.1f})", f"{100 * x['relative']:.1f} %"]
+        by = name if x["by"] == "potential" else x["by"]
+        lines.append([f"{TITLES[x['quantity']]}: {by}", *cells, f"{x['bias']:+.1f}"])
+    head = ["", "Spearman", "mean absolute error (95 %)", "mean relative error", "bias"]
+    print(f"\n{record.table(head, lines)}\n\nMean absolute error of {name} less that of:\n")
+    for x in report["paired"]:
+        gap = f"{x['mae_less_floor']:+.1f} ({x['low']:+.1f} to {x['high']:+.1f})"
+        print(f"* {TITLES[x['quantity']]}, {x['floor']}: {gap}")
 
 
 def _kind(reason: str) -> str:
@@ -195,9 +202,9 @@ def _kind(reason: str) -> str:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--aflow", type=Path, required=True, help="folder with bulk_modulus_test.csv.gz and its like")
+    ask.add_argument("--aflow", type=Path, help="folder with bulk_modulus_test.csv.gz and its like")
     ask.add_argument("--potential", default="nequix-mp-1", help="name of a model that is here, or a path")
-    ask.add_argument("--out", type=Path, required=True)
+    ask.add_argument("--out", type=Path)
     ask.add_argument("--count", type=int, default=0, help="random crystals; 0: all")
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--most-atoms", type=int, default=6, help="of the primitive cell")
@@ -206,11 +213,15 @@ def main() -> None:
     ask.add_argument("--steps", type=int, default=300)
     ask.add_argument("--seconds", type=float, default=float("inf"), help="no block begins after them")
     ask.add_argument("--compiled", type=Path, help="folder that keeps compiled programs for the next run")
-    ask.add_argument("--summarize", action="store_true")
+    ask.add_argument("--summarize", type=Path, help="a file of an earlier run, printed")
     options = ask.parse_args()
     if options.compiled:
         jax.config.update("jax_compilation_cache_dir", str(options.compiled))
-    summarize(options) if options.summarize else run(options)
+    if options.summarize:
+        return summarize(record.read(options.summarize))
+    if not (options.aflow and options.out):
+        ask.error("expected --aflow and --out, or --summarize")
+    return run(options)
 
 
 if __name__ == "__main__":

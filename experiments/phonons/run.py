@@ -1,15 +1,17 @@
 """Phonons by an interatomic potential against density-functional perturbation theory: matbench_phonons.
 
     python experiments/phonons/run.py --data shared/data/phonons/matbench_phonons.json.gz --potential nequix-mp-1.nqx \
-        --out runs/phonons/nequix-mp-1 --count 60 --seconds 3600
-    python experiments/phonons/run.py --out runs/phonons/nequix-mp-1 --summarize
-    python experiments/phonons/run.py --out runs/phonons/nequix-mp-1 --potential nequix-mp-1.nqx --phonopy
+        --out experiments/phonons/nequix-mp-1.json --count 80 --seconds 3600
+    python experiments/phonons/run.py --summarize experiments/phonons/nequix-mp-1.json
+    python experiments/phonons/run.py --potential nequix-mp-1.nqx --phonopy
 
 The set gives the frequency of the last peak of the phonon density of states, in cm⁻¹, of 1,265 crystals (Petretto et
 al., Scientific Data 5, 180065 (2018); Dunn et al., npj Comput. Mater. 6, 138 (2020)). Crystals are a seeded random
 order of those whose primitive cell has at most `--atoms` atoms and whose supercell has at most `--supercell`. Each is
-relaxed, keeping its symmetry (`relaxed.jsonl`), and its force constants computed (`rows.jsonl`); what is there is not
-computed again, so the same command goes on where it stopped.
+relaxed, keeping its symmetry, and its force constants computed; what is in the file is not computed again, so the same
+command goes on where it stopped. `--summarize` writes the figures of a file into the README, with 95 % intervals by a
+bootstrap over crystals. The reference's values are not in the file, and relaxed crystals are kept in OUT.relaxed.json,
+which is not committed: they are, or derive from, another's data.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ import numpy as np
 from crysjax.data import files
 from crysjax.data.datasets import Entry
 from crysjax.data.elements import SYMBOLS, formula
+from crysjax.evaluation import record
+from crysjax.evaluation.distributions import interval
 from crysjax.geometry.supercells import repeats_for
 from crysjax.oracles import phonons
 from crysjax.potentials.mlip import Potential, load_potential, load_student
@@ -94,106 +98,111 @@ def measured(potential: Potential, params: dict, entry: Entry, args: argparse.Na
 
 
 def compute(args: argparse.Namespace) -> None:
-    """Rows for the chosen crystals that have none, until `seconds` are over."""
-    jax.config.update("jax_compilation_cache_dir", str(args.out / "compiled"))
-    begun, path = time.monotonic(), args.out / "rows.jsonl"
+    """Rows for the chosen crystals that have none, until `seconds` are over; then the errors."""
+    begun, beside = time.monotonic(), args.out.with_suffix(".relaxed.json")
     potential, params = load_potential(args.potential)
     todo = chosen(read(args.data), args, potential)
-    args.out.mkdir(parents=True, exist_ok=True)
-    settings = {k: str(v) for k, v in vars(args).items() if k not in ("count", "seconds", "summarize", "out")}
-    files.write(args.out / "settings.json", json.dumps(settings, indent=1))
+    report = record.read(args.out) if args.out.exists() else record.about(args) | {"rows": []}
+    kept = record.read(beside)["rows"] if beside.exists() else []
     for first in range(0, len(todo), BLOCK):
-        done = {row["id"] for row in rows_of(path)}
-        block = [(entry, target) for entry, target in todo[first : first + BLOCK] if entry.id not in done]
+        done = {row["id"] for row in report["rows"]}
+        block = [entry for entry, _ in todo[first : first + BLOCK] if entry.id not in done]
         if not block or time.monotonic() - begun > args.seconds:
             continue
-        ends = relaxed(potential, params, [entry for entry, _ in block], args.out / "relaxed.jsonl")
-        for entry, target in block:
-            end, energy, reason = ends[entry.id]
-            if time.monotonic() - begun > args.seconds:
-                return
-            start = time.monotonic()
-            row = {"id": entry.id, "formula": formula(entry.numbers), "atoms": len(entry.numbers), "target_cm": target}
-            strain = abs(np.linalg.det(end.lattice)) / abs(np.linalg.det(entry.lattice))
-            row |= {"energy_ev_per_atom": energy, "volume_ratio": round(float(strain), 5), "relaxation": reason}
-            row |= measured(potential, params, end, args) if np.isfinite(energy) else {"reason": reason}
-            row["seconds"] = round(time.monotonic() - start, 1)
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
+        ends = relaxed(potential, params, block, kept)
+        record.write(beside, {"rows": kept})
+        for entry in block:
+            if time.monotonic() - begun < args.seconds:
+                report["rows"].append(row_of(potential, params, entry, ends[entry.id], args))
+                record.write(args.out, report)
+                print(report["rows"][-1], flush=True)
+    record.write(args.out, report | {"table": compared(report["rows"], {entry.id: y for entry, y in todo})})
 
 
-def relaxed(potential: Potential, params: dict, crystals: list[Entry], path: Path) -> dict[str, tuple]:
-    """Relaxed crystal, energy and reason of each, by id; kept in a file, from which they are read if they are there."""
-    known = {row["id"] for row in rows_of(path)}
+def row_of(potential: Potential, params: dict, entry: Entry, end: tuple, args: argparse.Namespace) -> dict:
+    """What is kept of a crystal."""
+    crystal, energy, reason = end
+    start = time.monotonic()
+    row = {"id": entry.id, "formula": formula(entry.numbers), "atoms": len(entry.numbers)}
+    strain = abs(np.linalg.det(crystal.lattice)) / abs(np.linalg.det(entry.lattice))
+    row |= {"energy_ev_per_atom": energy, "volume_ratio": round(float(strain), 5), "relaxation": reason}
+    row |= measured(potential, params, crystal, args) if np.isfinite(energy) else {"reason": reason}
+    return row | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def relaxed(potential: Potential, params: dict, crystals: list[Entry], kept: list[dict]) -> dict[str, tuple]:
+    """Relaxed crystal, energy and reason of each, by id; what is in `kept` is taken from there, the rest put there."""
+    known = {row["id"] for row in kept}
     new = [entry for entry in crystals if entry.id not in known]
-    with path.open("a") as file:
-        for end, energy, reason in phonons.relaxed(potential, params, new) if new else []:
-            row = {"id": end.id, "numbers": end.numbers.tolist(), "frac": end.frac.tolist()}
-            row |= {"lattice": end.lattice.tolist(), "energy_ev_per_atom": energy, "reason": reason}
-            file.write(json.dumps(row) + "\n")
+    for end, energy, reason in phonons.relaxed(potential, params, new) if new else []:
+        row = {"id": end.id, "numbers": end.numbers.tolist(), "frac": np.round(end.frac, 6).tolist()}
+        lattice = np.round(end.lattice, 5).tolist()
+        kept.append(row | {"lattice": lattice, "energy_ev_per_atom": energy, "reason": reason})
     return {
         row["id"]: (
             Entry(row["id"], *(np.array(row[k]) for k in ("numbers", "frac", "lattice")), {}),
             row["energy_ev_per_atom"],
             row["reason"],
         )
-        for row in rows_of(path)
+        for row in kept
     }
 
 
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def figures(rows: list[dict], potential: str) -> str:
-    """Markdown of the errors of all, of stable and of unstable crystals."""
+def compared(rows: list[dict], targets: dict[str, float]) -> list[dict]:
+    """Errors of all, of stable and of unstable crystals."""
     good = [row for row in rows if "peak_cm" in row and np.isfinite(row["peak_cm"])]
     stable = [row for row in good if row["lowest_cm"] > phonons.STABLE_THZ * PER_CM]
     unstable = [row for row in good if row not in stable]
-    head = [
-        "crystals",
-        "by",
-        "rows",
-        "Spearman",
-        "MAE, cm⁻¹",
-        "median error",
-        "mean relative error",
-        "mean signed, cm⁻¹",
-    ]
-    lines = [head, ["---"] * len(head)]
     parts = {"all with an answer": good, "no imaginary mode": stable, "imaginary modes": unstable}
+    table = []
     for (name, part), key in itertools.product(parts.items(), MEASURES):
-        numbers = errors(part, key) if len(part) > 2 else ["-"] * 5
-        lines.append([name, MEASURES[key], str(len(part)), *numbers])
-    failed = [f"{row['id']} {row['formula']}: {row['reason']}" for row in rows if row not in good]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    seconds = np.array([row["seconds"] for row in good])
-    told = f"{potential}, {len(rows)} crystals, {np.median(seconds):.0f} s per crystal (median). Without an answer: "
-    return f"{told}{'; '.join(failed) or 'none'}.\n\n{table}\n"
+        found, target = np.array([row[key] for row in part]), np.array([targets[row["id"]] for row in part])
+        line = {"crystals": name, "by": key, "rows": len(part)}
+        table.append(line | (errors(found, target) if len(part) > 2 else {}))
+    return table
 
 
-def errors(rows: list[dict], key: str) -> list[str]:
-    """Rank correlation and errors of one measure of the rows."""
+def errors(found: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Rank correlation; mean absolute error and mean signed error with 95 % intervals; median and relative errors."""
     from scipy.stats import spearmanr
 
-    found, target = (np.array([row[k] for row in rows]) for k in (key, "target_cm"))
     off = found - target
-    numbers = [f"{np.abs(off).mean():.1f}", f"{np.median(np.abs(off)):.1f}", f"{np.mean(np.abs(off) / target):.3f}"]
-    return [f"{spearmanr(found, target).statistic:.3f}", *numbers, f"{off.mean():+.1f}"]
+    size, signed = interval(np.abs(off)), interval(off)
+    told = {"spearman": float(spearmanr(found, target).statistic), "mae": size.value, "low": size.low}
+    told |= {
+        "high": size.high,
+        "median": float(np.median(np.abs(off))),
+        "relative": float(np.mean(np.abs(off) / target)),
+    }
+    return told | {"signed": signed.value, "signed_low": signed.low, "signed_high": signed.high}
 
 
-def summarize(args: argparse.Namespace) -> None:
-    """Write the figures of these rows between the marks in the README, in place of this potential's earlier ones."""
-    rows = rows_of(args.out / "rows.jsonl")
-    if not rows:
-        raise SystemExit(f"{args.out}: no rows yet")
-    name = Path(json.loads((args.out / "settings.json").read_text())["potential"]).stem
+def figures(report: dict, potential: str) -> str:
+    """Markdown of a report."""
+    measures = ["Spearman", "MAE, cm⁻¹ (95 %)", "median error", "mean relative error", "mean signed, cm⁻¹ (95 %)"]
+    lines = []
+    for x in report["table"]:
+        cells = ["-"] * 5 if "mae" not in x else [
+            f"{x['spearman']:.3f}", f"{x['mae']:.1f} ({x['low']:.1f} to {x['high']:.1f})", f"{x['median']:.1f}",
+            f"{x['relative']:.3f}", f"{x['signed']:+.1f} ({x['signed_low']:+.1f} to {x['signed_high']:+.1f})",
+        ]  # fmt: skip
+        lines.append([x["crystals"], MEASURES[x["by"]], x["rows"], *cells])
+    rows = report["rows"]
+    failed = [f"{row['id']} {row['formula']}: {row['reason']}" for row in rows if "peak_cm" not in row]
+    seconds = np.median([row["seconds"] for row in rows])
+    told = f"{potential}, {len(rows)} crystals, {seconds:.0f} s a crystal (median). Without an answer: "
+    return f"{told}{'; '.join(failed) or 'none'}.\n\n{record.table(['crystals', 'by', 'rows', *measures], lines)}\n"
+
+
+def summarize(path: Path) -> None:
+    """Write the figures of a report between the marks in the README, in place of this potential's earlier ones."""
+    report = record.read(path)
+    name = Path(report["settings"]["potential"]).stem
     text = README.read_text()
     before, _, rest = text.partition(BEGIN)
     old, _, after = rest.partition(END)
     sections = {s.partition("\n")[0]: s for s in old.split("### ") if s.strip()}
-    sections[name] = f"{name}\n\n{figures(rows, name)}\n"
+    sections[name] = f"{name}\n\n{figures(report, name)}\n"
     body = "".join(f"### {sections[k].strip()}\n\n" for k in sorted(sections))
     files.write(README, f"{before}{BEGIN}\n\n{body}{END}{after}")
     print(sections[name])
@@ -254,7 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="matbench_phonons.json.gz")
     parser.add_argument("--potential", type=Path, help="file of a potential")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
@@ -263,15 +272,15 @@ def main() -> None:
     parser.add_argument("--length", type=float, default=8.0, help="least edge of a supercell, Å")
     parser.add_argument("--mesh", type=float, default=0.02, help="step of the mesh of q, Å⁻¹ without 2π")
     parser.add_argument("--tolerance", type=float, default=0.01, help="of the symmetry, Å")
-    parser.add_argument("--summarize", action="store_true", help="write the figures into the README")
+    parser.add_argument("--summarize", type=Path, help="a file of an earlier run, written into the README")
     parser.add_argument(
         "--phonopy", action="store_true", help="compare with phonopy instead, which has to be installed"
     )
     args = parser.parse_args()
     if args.summarize or args.phonopy:
-        return summarize(args) if args.summarize else beside_phonopy(args)
-    if not (args.data and args.potential):
-        parser.error("--data and --potential are needed to compute")
+        return summarize(args.summarize) if args.summarize else beside_phonopy(args)
+    if not (args.data and args.potential and args.out):
+        parser.error("expected --data, --potential and --out, or --summarize, or --phonopy")
     return compute(args)
 
 

@@ -66,6 +66,16 @@ def test_random_template_repeats_by_seed_and_has_nothing_for_a_new_size():
     assert first.properties["found"].tolist() == [1, 0]
 
 
+def test_a_seed_draws_among_equally_near_templates():
+    """Two polymorphs of one composition, for 20 rows: by chance alike in one of 2^20 pairs of seeds."""
+    long = perovskite("long", 20, 22)._replace(lattice=np.diag([4.0, 4.0, 6.0]))
+    train = from_entries([perovskite("cubic", 20, 22), long])
+    test = from_entries([perovskite(f"{i}", 38, 22) for i in range(20)])
+    first, again, other = (floors.nearest_template(train, test, seed=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first.lattice, again.lattice)
+    assert (first.lattice != other.lattice).any()
+
+
 @pytest.mark.slow  # 120 pairs through StructureMatcher
 def test_perov_5_twin_floor(data_dir):
     dataset = read(data_dir / "perov_5/perov_5.npz")
