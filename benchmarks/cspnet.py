@@ -266,7 +266,7 @@ def main() -> None:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Markdown: one line a row, with its time and memory over ours of the same mode and precision."""
+    """Markdown: one line per row, with its time and memory over ours of the same mode and precision."""
     times = ["ms", "times ours", "processor ms", "edges given, ms", "peak MB", "times ours"]
     head = ["", "mode", "precision", "malloc", *times]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

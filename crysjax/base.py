@@ -120,7 +120,7 @@ class Generator(NamedTuple):
 class Process(NamedTuple):
     """How one field is noised and denoised; diffusion, flow matching and discrete diffusion differ only here.
 
-    Time runs from 0 (data) to 1 (noise), one time a site or a crystal, shaped to broadcast against the field.
+    Time runs from 0 (data) to 1 (noise), one time per site or per crystal, shaped to broadcast against the field.
     """
 
     prior: Callable[..., Array]  # (key, like, pack) -> noise at t = 1

@@ -55,7 +55,7 @@ def free(generator: Generator, params: Any, config: dict, count: int, *, seed: i
 def retrieved(
     train: Dataset, asked: Dataset, config: dict, *, count: int = 5, tries: int = 1, seed: int = 0
 ) -> list[Callable]:
-    """Views for a family that starts from templates: the judge's choice among `count`, then one template a try.
+    """Views for a family that starts from templates: the judge's choice among `count`, then one template per try.
 
     Templates are looked up by the metric of elements that the model has learned (`config` is the model's); `seed`
     draws among equally near ones.

@@ -241,7 +241,7 @@ def _structure_prediction(
         lines["samples" if len(sets) == 1 else name] = _match(name, found, truth, processes, folder)
     if known is not None:
         lines |= {f"floor: {name}": value for name, value in _floors(known, truth, seed, processes)}
-    say(f"{said(CDVAE)}\n  {'one try a row':36s}{'match':>9s}{'RMSE':>8s}{'offered':>9s}")
+    say(f"{said(CDVAE)}\n  {'one try per row':36s}{'match':>9s}{'RMSE':>8s}{'offered':>9s}")
     for name, value in lines.items():
         offered = f"{value['offered']:>9.1%}" if "offered" in value else ""
         say(f"  {name:36s}{value['rate']:>9.1%}{value['rmse']:>8.3f}{offered}")

@@ -1,4 +1,4 @@
-"""JSON of structures: one, a list, a table (Matbench, and pandas' orients), records by id, a record a line.
+"""JSON of structures: one, a list, a table (Matbench, and pandas' orients), records by id, one record per line.
 
 A record is a structure as `Structure.as_dict` of pymatgen writes it, or `Atoms.to_dict` of JARVIS, or a row with one
 under `structure` or `atoms` (or a CIF under `cif`), an id and numbers. Classes named in the JSON are never looked up:

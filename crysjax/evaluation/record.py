@@ -36,7 +36,7 @@ def _short(value: Any) -> Any:
 
 
 def write(path: str | Path, report: dict[str, Any]) -> None:
-    """One line an entry, and in lists of rows one line a row: files that a diff can show."""
+    """One line per entry, and in lists of rows one line per row: files that a diff can show."""
     files.write(path, "{\n" + ",\n".join(f" {json.dumps(k)}: {_lines(v)}" for k, v in report.items()) + "\n}\n")
 
 

@@ -1,4 +1,4 @@
-"""Input files of DFT programs for a set of crystals, to be run elsewhere: one folder a crystal and a `manifest.json`.
+"""Input files of DFT programs for a set of crystals, to be run elsewhere: one folder per crystal and a `manifest.json`.
 
 Nothing is run and no licensed file is needed. VASP: the sets by which the Materials Project computes, from pymatgen
 (Ong et al. 2013), with `POTCAR.spec` in place of the potentials. Quantum ESPRESSO: `pw.in` by ASE. The manifest maps

@@ -4,7 +4,7 @@
     python experiments/elasticity/run.py --summarize nequix-mp-1.json
 
 Crystals of AFLOW's test file are made primitive, relaxed, and their elastic tensors computed by exact second
-derivatives. Each block of crystals is written to the file when it is done, a row a crystal, failures with their
+derivatives. Each block of crystals is written to the file when it is done, one row per crystal, failures with their
 reason; a run that was stopped goes on where it was. Which crystals are drawn depends on the seed alone; small cells
 come first, so that compiled programs serve many. Errors with intervals by a bootstrap over crystals, those of floors
 on the same crystals and the paired differences are in the file too; `--summarize` prints them. AFLOW's own values are
