@@ -4,9 +4,9 @@
     python experiments/csp/run.py --samples seed_0.npz seed_1.npz --data data/perov_5.npz --split test --out result.json
     python experiments/csp/run.py --summarize result.json
 
-Composition given, one candidate per row, CDVAE's matcher (stol 0.5, angle 10°, ltol 0.3). The file holds the RMS of every
-row, seed and floor (null: no match); model and floor are compared on the same rows by McNemar's exact test, seed by
-seed, and by a bootstrap over rows of the difference of their shares.
+Composition given, one candidate per row, CDVAE's matcher (stol 0.5, angle 10°, ltol 0.3). The file holds the RMS of
+every row, seed and floor (null: no match); model and floor are compared on the same rows by McNemar's exact test, seed
+by seed, and by a bootstrap over rows of the difference of their shares.
 """
 
 from __future__ import annotations
