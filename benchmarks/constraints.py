@@ -3,7 +3,7 @@
     python benchmarks/constraints.py [--count 10000] [--steps 10] [--only NAME ...] [--out TABLE.md]
 
 The shipped generator with few steps and small crystals, so that 10,000 samples of each constraint take minutes. The
-violations are counted on the host, after the samples went through a data set, by `guidance.constraints.violations`
+violations are counted on the host, after the samples went through a data set, by `constraints.constraints.violations`
 and, for distances, by ASE's neighbor list. Validity is CDVAE's (`evaluation/validity`).
 """
 
@@ -15,14 +15,15 @@ import time
 import jax
 import numpy as np
 
-from crysjax.campaign import sampling
-from crysjax.cli import registry
-from crysjax.data import datasets, elements, oxidation
+from crysjax.chemistry import elements, oxidation
+from crysjax.constraints import space_group
+from crysjax.constraints.constraint import Fixed
+from crysjax.constraints.constraints import Constraints, compiled, constrain, violations
+from crysjax.data import datasets
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.evaluation.validity import validity
-from crysjax.generators.constraint import Fixed
-from crysjax.guidance import space_group
-from crysjax.guidance.constraints import Constraints, compiled, constrain, violations
+from crysjax.models import registry
+from crysjax.sampling import draws
 
 LI, O, P, TI, FE = 3, 8, 15, 22, 26
 POISONS = tuple(elements.NUMBERS[s] for s in ("As", "Cd", "Hg", "Tl", "Pb"))
@@ -59,14 +60,14 @@ def drawn(name: str, count: int, steps: int) -> tuple[Dataset, float]:
     sizes = {7: 1} if wanted.formula else sizes
     if wanted.space_group:
         return in_group(wanted.space_group, sizes, count, steps)
-    num_atoms = sampling.draw_sizes(0, sizes, count)
+    num_atoms = draws.draw_sizes(0, sizes, count)
     constraint = compiled(wanted, num_atoms.tolist(), known=config["elements"])
     settings = {"generator.steps": steps} | ({"generator.constraint": constraint} if native else {})
     loaded = registry.load_model("mp_20_generator", "generator", settings)
     generator = constrain(loaded.build, constraint, min_distance_angstrom=wanted.min_distance_angstrom, native=native)
     start = time.perf_counter()
     asked = np.full((count, 2), np.nan, np.float32)
-    found = sampling.sample(generator, loaded.params, jax.random.key(1), sampling.blank(num_atoms), asked)
+    found = draws.sample(generator, loaded.params, jax.random.key(1), draws.blank(num_atoms), asked)
     return found, time.perf_counter() - start
 
 
@@ -74,11 +75,11 @@ def in_group(group: int, sizes: dict[int, int], count: int, steps: int) -> tuple
     """Samples of a space group, with orbits drawn for each, and seconds."""
     loaded = registry.load_model("mp_20_generator", "generator", {"generator.steps": steps})
     fit = {n: c for n, c in sizes.items() if space_group.possible(group, {0: n})}
-    num_atoms = sampling.draw_sizes(0, fit, count)
+    num_atoms = draws.draw_sizes(0, fit, count)
     orbits = space_group.draw_orbits(group, [{0: n} for n in num_atoms.tolist()])
-    blank = sampling.blank(num_atoms, np.concatenate([space_group.sites_of(one) for one in orbits]))
+    blank = draws.blank(num_atoms, np.concatenate([space_group.sites_of(one) for one in orbits]))
     start = time.perf_counter()
-    found = sampling.sample(
+    found = draws.sample(
         space_group.in_group(loaded.build, native=True), loaded.params, jax.random.key(1), blank,
         np.full((count, 2), np.nan, np.float32), elements=tuple(loaded.config["elements"]),
         space_group=np.full(count, group), view=space_group.orbits_view(orbits),

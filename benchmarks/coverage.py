@@ -49,7 +49,7 @@ def peer(part, python: str) -> tuple[np.ndarray, float]:
 def compare(samples, count: int, python: str) -> None:
     """Our fingerprints and matminer's of the first `count` samples, one process each, one after the other."""
     from crysjax.data.datasets import entries, take
-    from crysjax.evaluation import coverage
+    from crysjax.evaluation.metrics import coverage
 
     part = take(samples, np.arange(min(count, len(samples))))
     coverage.structure_fingerprints(entries(take(part, np.arange(1))))  # element tables, SciPy
@@ -66,8 +66,8 @@ def compare(samples, count: int, python: str) -> None:
 
 def main() -> None:
     from crysjax.data.datasets import take
-    from crysjax.data.io import read
-    from crysjax.evaluation import coverage
+    from crysjax.data.readers.io import read
+    from crysjax.evaluation.metrics import coverage
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples")

@@ -259,7 +259,7 @@ def main() -> None:
     frameworks = [("crysjax", "default")] + [("torch", m) for m in ("default", "tuned") if args.cspnet]
     rows = [run_row(args, f, m, d, malloc) for m in modes for d in dtypes for f, malloc in frameworks]
     if args.out:
-        from crysjax.evaluation import record
+        from crysjax.reports import record
 
         record.write(args.out, record.about(args) | {"rows": rows})
     print("\n".join(table(rows)))

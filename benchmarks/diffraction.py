@@ -58,8 +58,8 @@ def pymatgen(args) -> dict:
 
 
 def crysjax(args) -> dict:
-    from crysjax.data.scattering import scattering
-    from crysjax.properties.peaks import peaks
+    from crysjax.chemistry.scattering import scattering
+    from crysjax.physics.diffraction.peaks import peaks
 
     dataset = crystals(args)
     begin = clock()
@@ -75,9 +75,9 @@ def traced(args) -> dict:
     import jax.numpy as jnp
 
     from crysjax.base import Crystal
+    from crysjax.chemistry.scattering import of_species, scattering
     from crysjax.data.datasets import entries
-    from crysjax.data.scattering import of_species, scattering
-    from crysjax.properties.diffraction import Indices, indices, reflections, reflections_needed, within
+    from crysjax.physics.diffraction.pattern import Indices, indices, reflections, reflections_needed, within
 
     rows, table = entries(crystals(args)), scattering()
     angle = {"wavelength_angstrom": 1.54184, "two_theta_max_degree": 90.0}
@@ -163,7 +163,7 @@ def main() -> None:
         said = compare(Path(folder))
         print(f"\n{said}.")
         if args.out:
-            from crysjax.evaluation import record
+            from crysjax.reports import record
 
             record.write(args.out, record.about(args) | {"agreement": said, "seconds": times})
 

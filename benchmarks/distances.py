@@ -66,7 +66,7 @@ def peak_mb() -> float:
 
 def side_by_side(dataset, reference_python: str | None, repeats: int) -> None:
     """Crystals and pairs per second, ours and theirs in turns."""
-    from crysjax.evaluation.distances import amd, emd, pdd
+    from crysjax.crystallography.distances import amd, emd, pdd
 
     rows = pdd(dataset, k=K)
     pairs = np.random.default_rng(0).integers(0, len(dataset), (PAIRS, 2))
@@ -100,8 +100,8 @@ def side_by_side(dataset, reference_python: str | None, repeats: int) -> None:
 def at_scale(data: Path) -> None:
     """Uniqueness and novelty of 10,000 samples against 27,000 references: seconds and peak memory."""
     from crysjax.data.datasets import concatenate, take, wrap
-    from crysjax.data.io import read
-    from crysjax.evaluation import continuous
+    from crysjax.data.readers.io import read
+    from crysjax.evaluation.metrics import continuous
 
     val = part(data / "mp_20" / "val")
     moved = wrap(val.frac + np.random.default_rng(0).normal(0, 0.01, val.frac.shape))

@@ -30,7 +30,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float, float]:
 
 def asked(data: Path, count: int, compositions: np.ndarray) -> np.ndarray:
     """Distinct fractions of up to six elements: the test part's first, then those of all parts."""
-    from crysjax.evaluation.hull import read_cache
+    from crysjax.physics.hull.hull import read_cache
 
     test, rng = read_cache(data / "test")[0], np.random.default_rng(0)
     both = np.concatenate([test[rng.permutation(len(test))], compositions[rng.permutation(len(compositions))]])
@@ -67,7 +67,7 @@ def by_jax(fractions: np.ndarray, thin) -> tuple[np.ndarray, np.ndarray, dict[st
     import jax
     import jax.numpy as jnp
 
-    from crysjax.properties import hull as traced
+    from crysjax.physics.hull import traced
 
     table, *make = timed(lambda: traced.table(thin.fractions, thin.energies))
     filled = np.concatenate([fractions, fractions[: -len(fractions) % TOGETHER]])
@@ -94,8 +94,8 @@ def main() -> None:
     parser.add_argument("--out", help="raw result, JSON: seconds (wall, processor) and differences")
     options = parser.parse_args()
 
-    from crysjax.evaluation import hull as hulls
-    from crysjax.evaluation import record
+    from crysjax.physics.hull import hull as hulls
+    from crysjax.reports import record
 
     compositions, energies, names = hulls.read_cache(*(options.data / part for part in ("train", "val", "test")))
     level = hulls.MATERIALS_PROJECT_2021

@@ -95,7 +95,7 @@ def group_structures(args) -> dict:
 
 
 def our_pairs(args) -> dict:
-    from crysjax.evaluation.matching import pair_matrix
+    from crysjax.crystallography.matching import pair_matrix
 
     equal = pair_matrix(load(args.carbon, args.count), processes=args.processes)
     np.savez(args.work / "our_pairs.npz", equal=equal)
@@ -103,7 +103,7 @@ def our_pairs(args) -> dict:
 
 
 def our_groups(args) -> dict:
-    from crysjax.evaluation.matching import groups
+    from crysjax.crystallography.matching import groups
 
     labels = groups(load(args.carbon, args.count), processes=args.processes)
     np.savez(args.work / "our_groups.npz", labels=labels)
@@ -131,7 +131,7 @@ def plain_samples(args) -> dict:
 
 
 def our_samples(args) -> dict:
-    from crysjax.evaluation.matching import groups, novel
+    from crysjax.crystallography.matching import groups, novel
     from crysjax.evaluation.validity import validity
 
     samples, known = load(args.samples), load(args.references)

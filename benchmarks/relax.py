@@ -108,7 +108,7 @@ def main() -> None:
         found = ours(a.weights, a.data, a.count) if a.mode == "ours" else globals()[a.mode](a.weights, a.structures)
         print(json.dumps(found))
         return
-    from crysjax.data.io import write_crystals
+    from crysjax.data.readers.io import write_crystals
 
     write_crystals(chosen(a.data, a.peers), Path(a.structures))
     rows = {"ours": timed(sys.executable, "ours", "--weights", a.weights, "--data", a.data, "--count", str(a.count))}
@@ -117,7 +117,7 @@ def main() -> None:
     if a.nequix_python:
         rows["ase_nequix"] = timed(a.nequix_python, "ase_nequix", *peers)
     if a.out:
-        from crysjax.evaluation import record
+        from crysjax.reports import record
 
         record.write(a.out, record.about(a) | {"rows": [{"name": name} | row for name, row in rows.items()]})
     print(f"{os.cpu_count()} cores, {a.count} crystals, the first {a.peers} through ASE\n")

@@ -22,7 +22,7 @@ from jax import Array
 
 from crysjax.base import Pack, Process, one_hot
 from crysjax.generators import processes
-from crysjax.generators.samplers import NEED_SCORE, SAMPLERS, Problem, grid, sampler
+from crysjax.generators.processes.samplers import NEED_SCORE, SAMPLERS, Problem, grid, sampler
 from crysjax.geometry import torus
 
 MEANS, WIDTH, SHARES = (0.15, -0.2), 0.08, (0.6, 0.4)  # of the difference of two sites, in cell lengths

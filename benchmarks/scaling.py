@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--quick] [--out scaling.json] [--plot benchmarks/scaling.svg]
 
-Sampling: the whole of `campaign.sampling.sample`, packing and unpacking included, at the model's own 50 steps. Devices:
+Sampling: the whole of `sampling.draws.sample`, packing and unpacking included, at the model's own 50 steps. Devices:
 simulated ones of the host, each count in a process of its own, with the same 8 packs per step. Simulated devices share
 the host's cores and cannot be faster than these; what their rows show is that the results agree and that the overhead
 stays small. Sampling uses one device whatever their number. Every time is a median of 3 calls after a first one;
@@ -27,13 +27,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from crysjax.campaign import sampling
-from crysjax.cli import registry
-from crysjax.cli.registry import Model
 from crysjax.data import batching, datasets, files
 from crysjax.data.datasets import Dataset
-from crysjax.evaluation import charts, set_charts
-from crysjax.evaluation.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Scale
+from crysjax.models import registry
+from crysjax.models.registry import Model
+from crysjax.reports import charts, set_charts
+from crysjax.reports.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Scale
+from crysjax.sampling import draws
 from crysjax.training import loop, tasks
 
 MODEL, REPEATS, TILES = "mp_20_generator", 3, 8
@@ -73,8 +73,8 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
 def draw(model: Model, num_atoms: np.ndarray, pairs: int) -> Dataset:
     """Crystals of these sizes, all sites free and no property asked for; the same ones at every call."""
     asked = np.full((len(num_atoms), len(model.config["properties"])), np.nan, np.float32)
-    free = sampling.blank(num_atoms)
-    return sampling.sample(model.build, model.params, jax.random.key(1), free, asked, pairs=pairs)
+    free = draws.blank(num_atoms)
+    return draws.sample(model.build, model.params, jax.random.key(1), free, asked, pairs=pairs)
 
 
 def sampled(model: Model, plan: Plan, num_atoms: np.ndarray, pairs: int) -> dict[str, float]:
@@ -104,7 +104,7 @@ def by_size(model: Model, plan: Plan) -> list[dict]:
 def by_pack(model: Model, plan: Plan) -> list[dict]:
     """Crystals of MP-20's sizes in packs of more and more pairs."""
     rows = []
-    num_atoms = sampling.draw_sizes(0, model.config["sizes"], plan.count)
+    num_atoms = draws.draw_sizes(0, model.config["sizes"], plan.count)
     for pairs in plan.pairs:
         rows.append({"pairs": pairs} | sampled(model, plan, num_atoms, pairs))
         show(rows)
@@ -113,8 +113,8 @@ def by_pack(model: Model, plan: Plan) -> list[dict]:
 
 def training_batch(model: Model) -> tuple:
     """`TILES` packs of random crystals of MP-20's sizes, 18 Å^3 per atom, with no label."""
-    rng, num_atoms = np.random.default_rng(0), sampling.draw_sizes(0, model.config["sizes"], 100 * TILES)
-    crystals = sampling.blank(num_atoms, rng.choice(model.config["elements"], num_atoms.sum()))
+    rng, num_atoms = np.random.default_rng(0), draws.draw_sizes(0, model.config["sizes"], 100 * TILES)
+    crystals = draws.blank(num_atoms, rng.choice(model.config["elements"], num_atoms.sum()))
     crystals.frac[:] = rng.random(crystals.frac.shape)
     crystals.lattice[:] *= np.cbrt(18.0 * num_atoms)[:, None, None]
     shape = batching.capacity(num_atoms, TRAIN_PAIRS)
@@ -144,7 +144,7 @@ def child(plan: Plan, devices: int, folder: Path) -> None:
     assert len(jax.devices()) == devices, jax.devices()
     model = registry.load_model(MODEL, "generator", {"generator.steps": plan.steps})
     row = {"devices": devices} | trained(model)
-    num_atoms, found = sampling.draw_sizes(0, model.config["sizes"], plan.device_count), []
+    num_atoms, found = draws.draw_sizes(0, model.config["sizes"], plan.device_count), []
     seconds, extra = timed(lambda: found.append(draw(model, num_atoms, 2048)))
     datasets.save(found[-1], folder / f"{devices}.npz")
     print(json.dumps(row | {"crystals": len(num_atoms), "sample_s": seconds, "sample_compile_s": extra}))

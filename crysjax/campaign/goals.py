@@ -11,7 +11,7 @@ from jax import Array
 
 from crysjax.base import Estimate
 from crysjax.campaign.plan import Goal
-from crysjax.properties import ranges
+from crysjax.predictors import ranges
 from crysjax.surrogates import acquisition
 
 

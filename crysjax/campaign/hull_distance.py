@@ -1,7 +1,7 @@
 """The distance to a convex hull as one more property of a campaign, inside its compiled round.
 
 Where a plan names a hull, its target may speak of `energy_above_hull_ev_per_atom`: what the heads say of the formation
-energy, less the hull's energy at the crystal's composition (`properties.hull`), so that guidance sees the slope of
+energy, less the hull's energy at the crystal's composition (`physics.hull.traced`), so that guidance sees the slope of
 both. After validation it moves as the formation energy does.
 """
 
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from crysjax.base import Estimate, Pack, Params, sum_by_crystal
-from crysjax.campaign.propose import Predictor
-from crysjax.evaluation.hull import FORMATION_ENERGY
-from crysjax.properties.hull import Table, hull_energy
+from crysjax.physics.hull.hull import FORMATION_ENERGY
+from crysjax.physics.hull.traced import Table, hull_energy
+from crysjax.predictors.predictor import Predictor
 
 ABOVE_HULL = "energy_above_hull_ev_per_atom"
 SPREAD_EV_PER_ATOM = 0.1  # what counts as one unit of the objective: the width of "metastable"

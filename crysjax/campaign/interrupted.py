@@ -15,8 +15,9 @@ import numpy as np
 
 from crysjax.campaign.outcomes import CRYSTALS
 from crysjax.campaign.validate import Relaxed
-from crysjax.data import digests, files, reading
+from crysjax.data import digests, files
 from crysjax.data.datasets import Dataset
+from crysjax.data.readers import reading
 from crysjax.evaluation.ledger import Row
 
 RELAXED, COUNTED = "relaxed.npz", "interrupted.json"

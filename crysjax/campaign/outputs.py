@@ -14,11 +14,14 @@ from crysjax.campaign.goals import Goals, hit_probability, meets, objective
 from crysjax.campaign.outcomes import LEDGER, Outcomes, ranked
 from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.warnings import warnings
-from crysjax.data import datasets, files, io, names, symmetry_finder
+from crysjax.chemistry.elements import formula
+from crysjax.crystallography import matching, symmetry_finder
+from crysjax.data import datasets, files, names
 from crysjax.data.datasets import Dataset, Entry, entries
-from crysjax.data.elements import formula
-from crysjax.evaluation import hits, ledger, matching, report
-from crysjax.evaluation.report import Shown
+from crysjax.data.readers import io
+from crysjax.evaluation import hits, ledger
+from crysjax.reports import report
+from crysjax.reports.report import Shown
 
 CAVEAT = (
     "Validated means: relaxed with {potential}, a machine-learned potential, and judged on the relaxed structure by "

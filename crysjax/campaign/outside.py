@@ -1,6 +1,6 @@
 """Which candidates lie outside the training data of the heads: notes for the ledger, numbers for the report, a warning.
 
-The novelty of a crystal is `properties.novelty`'s; beyond the heads' limit, which one in a hundred held-out crystals
+The novelty of a crystal is `predictors.novelty`'s; beyond the heads' limit, which one in a hundred held-out crystals
 reaches, it is outside. Heads that know no limit say nothing.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.evaluation.detectors import LEVEL, Finding
+from crysjax.evaluation.failures.detectors import LEVEL, Finding
 from crysjax.evaluation.ledger import Row
 
 USUAL = 0.01  # share of held-out crystals beyond the limit, by its definition

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crysjax.campaign.settings import checked, choice, read_yaml
-from crysjax.data import elements as periodic
-from crysjax.data import limits
+from crysjax.chemistry import elements as periodic
+from crysjax.config import checked, choice, read_yaml
+from crysjax.data.readers import limits
 
 GUIDANCE = ("none", "resample", "gradient", "sgld", "psgld")
 

@@ -5,7 +5,6 @@ Shapes are fixed for a whole campaign, so it compiles once; a round runs it pack
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,20 +17,7 @@ from crysjax.campaign import goals as targets
 from crysjax.campaign.goals import Goals
 from crysjax.campaign.predictive import Learned, law, prior
 from crysjax.evaluation.gates import Gated
-
-
-class Predictor(NamedTuple):
-    """Property heads with their parameters, and the learned features that surrogates work on."""
-
-    names: tuple[str, ...]
-    center: tuple[float, ...]  # mean and spread of each property in the training data
-    scale: tuple[float, ...]
-    predict: Callable[[Params, Pack], Estimate]  # (params, pack) -> (b, k)
-    features: Callable[[Params, Pack], Array]  # (params, pack) -> (b, width)
-    width: int
-    params: Params
-    novelty: Callable[[Params, Pack], Array] | None = None  # (params, pack) -> (b,), see `properties.novelty`
-    limit: float = math.inf  # of the novelty, beyond which a crystal is outside the training data; infinite: not known
+from crysjax.predictors.predictor import Predictor
 
 
 class Proposal(NamedTuple):

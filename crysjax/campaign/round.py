@@ -22,21 +22,24 @@ import numpy as np
 
 from crysjax.base import Condition, Params, Surrogate
 from crysjax.campaign import goals as targets
-from crysjax.campaign import interrupted, outside, predictive, sampling, store
+from crysjax.campaign import interrupted, outside, predictive, store
 from crysjax.campaign import outcomes as memory
 from crysjax.campaign.goals import Goals, hit_probability
 from crysjax.campaign.inspect import Inspected
 from crysjax.campaign.outcomes import Outcomes
 from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.predictive import Learned
-from crysjax.campaign.propose import Predictor, Proposal
+from crysjax.campaign.propose import Proposal
 from crysjax.campaign.rows import of_goals, rows
 from crysjax.campaign.validate import Judged, Relaxed
+from crysjax.chemistry.elements import formula
+from crysjax.crystallography import matching
 from crysjax.data import batching, datasets, files
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
-from crysjax.data.elements import formula
-from crysjax.evaluation import gates, ledger, matching
+from crysjax.evaluation import gates, ledger
+from crysjax.predictors.predictor import Predictor
+from crysjax.sampling import draws as sampling
 from crysjax.surrogates.acquisition import select_batch
 
 LEAST_OUTCOMES = 4  # validated candidates before the surrogate has a say

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.data import files, reading
+from crysjax.data import files
+from crysjax.data.readers import reading
 
 FORMAT = 2  # 2: with the std of what the heads said
 AGAIN = "; start again with --no-resume"

@@ -13,13 +13,13 @@ from jax import Array
 from crysjax.base import Estimate, Pack, Params
 from crysjax.campaign.goals import Goals, in_range
 from crysjax.campaign.hull_distance import ABOVE_HULL
-from crysjax.campaign.propose import Predictor
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
-from crysjax.evaluation.hull import FORMATION_ENERGY
+from crysjax.physics.hull.hull import FORMATION_ENERGY
 from crysjax.potentials.mlip import Potential
 from crysjax.potentials.relax_dataset import relax_dataset
+from crysjax.predictors.predictor import Predictor
 
 
 class Relaxed(NamedTuple):
@@ -103,14 +103,6 @@ def judge(
         return Judged(value, std, said.valid.all(-1) & np.isfinite(value).all(-1), novelty)
 
     return ask
-
-
-def estimate(
-    predict: Callable[[Params, Pack], Estimate], params: Params, crystals: Dataset, shape: Capacity
-) -> Estimate:
-    """What heads say of a data set: host arrays (m, k)."""
-    predict = jax.jit(predict)
-    return batching.each_crystal(lambda pack: predict(params, pack), crystals, shape)
 
 
 def element_energy(crystals: Dataset, reference: Reference) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 from crysjax.campaign import outside
 from crysjax.campaign.goals import Goals
 from crysjax.campaign.outcomes import Outcomes
-from crysjax.evaluation import detectors
-from crysjax.evaluation.detectors import Finding
+from crysjax.evaluation.failures import detectors
+from crysjax.evaluation.failures.detectors import Finding
 
 FEWEST = 10  # validated candidates below which nothing can be told
 

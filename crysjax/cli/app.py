@@ -17,8 +17,8 @@ import typer
 from crysjax import __version__
 from crysjax.cli import compare, data, design, diffraction, elasticity, evaluate, judge, models, phonons, predict, train
 from crysjax.cli.arguments import alone, no_empty_paths
-from crysjax.cli.show import Stopped, printable, say
 from crysjax.cli.signals import EXIT_CODES, terminable
+from crysjax.terminal import Stopped, printable, say
 
 app = typer.Typer(
     help="Inverse design of inorganic crystals. `crysjax COMMAND --help` tells more; --debug shows tracebacks.",

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from crysjax.campaign.settings import checked, choice, read_yaml
-from crysjax.cli import cells
-from crysjax.cli.show import say
+from crysjax.config import checked, choice, read_yaml
+from crysjax.terminal import say
+from crysjax.training import cells
 
 if TYPE_CHECKING:
-    from crysjax.cli.registry import Model
     from crysjax.data.datasets import Dataset
-    from crysjax.evaluation.comparison import Line
-    from crysjax.evaluation.distributions import Interval
+    from crysjax.evaluation.metrics.distributions import Interval
+    from crysjax.models.registry import Model
+    from crysjax.reports.comparison import Line
 
 TASKS = ("csp", "de novo")
 FLOORS = ("random_template", "nearest_template", "twin", "twin_or_nearest")
@@ -76,7 +76,7 @@ def plan_settings(
         seeds: of sampling; more than one gives the spread between them.
         steps: numbers of sampler steps at which each model that has them is measured as well.
         retrieve: templates that a retrieval-based flow chooses among.
-        floors: functions of `evaluation.floors`, for structure prediction.
+        floors: functions of `retrieval.floors`, for structure prediction.
         hull, potential: entries of a convex hull, and what free samples are relaxed with, for stability and energies.
     """
     if task not in TASKS:
@@ -99,8 +99,9 @@ def compare(
     out: Path = typer.Option(..., help="Folder for table.md, table.json, report.html and the models trained."),
 ) -> None:
     """Train or load, sample and evaluate models of every family; one table and one plot, floors beside them."""
-    from crysjax.data import files, reading
-    from crysjax.evaluation import comparison
+    from crysjax.data import files
+    from crysjax.data.readers import reading
+    from crysjax.reports import comparison
 
     plans = [_plan(path) for path in configs]
     with files.alone(out):
@@ -114,7 +115,7 @@ def compare(
 def _written(plans: list[Plan], out: Path) -> tuple[list[Line], dict]:
     """All lines and curves, in the table after every row: nothing measured is lost."""
     from crysjax.data import files
-    from crysjax.evaluation import comparison
+    from crysjax.reports import comparison
 
     lines: list[Line] = []
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
@@ -183,11 +184,11 @@ def _source(name: str, source: str | dict) -> tuple[str, dict]:
 def _line(
     plan: Plan, name: str, source: str, train: Dataset, asked: Dataset, out: Path, curves: dict
 ) -> Line:  # fmt: skip
-    from crysjax.cli import drawing
     from crysjax.data import names
-    from crysjax.evaluation import comparison
+    from crysjax.reports import comparison
+    from crysjax.sampling import defaults
 
-    model = drawing.load(source, plan.task == "csp")
+    model = defaults.load(source, plan.task == "csp")
     settings = model.config["settings"]
     found, seconds = [], 0.0
     for seed in plan.seeds:
@@ -200,7 +201,7 @@ def _line(
     if plan.steps and "steps" in _factory_settings(settings):
         for steps in plan.steps:
             _say(f"{plan.name}, {plan.task}: {name}, {steps} steps")
-            other = drawing.load(source, plan.task == "csp", {"generator.steps": steps})
+            other = defaults.load(source, plan.task == "csp", {"generator.steps": steps})
             metrics, _ = _measured(
                 plan, other, train, asked, plan.seeds[0], out / "sets" / f"{names.of(name)}-{steps}-steps"
             )
@@ -216,7 +217,7 @@ def _line(
 def _factory_settings(settings: dict[str, Any]) -> set[str]:
     import inspect
 
-    from crysjax.cli import families
+    from crysjax.models import families
 
     return set(inspect.signature(families.factory(families.named(settings))).parameters)
 
@@ -225,7 +226,7 @@ def _measured(
     plan: Plan, model: Model, train: Dataset, asked: Dataset, seed: int, folder: Path
 ) -> tuple[dict[str, Interval], float]:
     """Metrics of the samples of one seed, and the seconds that drawing them took, compilation included."""
-    from crysjax.campaign import prediction
+    from crysjax.sampling import prediction
 
     properties = len(model.config["properties"])
     if plan.task == "csp":
@@ -244,8 +245,9 @@ def _measured(
 
 
 def _floors(plan: Plan, train: Dataset, asked: Dataset) -> Iterator[Line]:
-    from crysjax.campaign import prediction
-    from crysjax.evaluation import comparison, floors
+    from crysjax.reports import comparison
+    from crysjax.retrieval import floors
+    from crysjax.sampling import prediction
 
     for name in plan.floors:
         _say(f"{plan.name}: floor {name}")
@@ -257,8 +259,8 @@ def _floors(plan: Plan, train: Dataset, asked: Dataset) -> Iterator[Line]:
 
 def _substitution(plan: Plan, train: Dataset, asked: Dataset, out: Path) -> Line:
     """What no learning gives: training structures with elements drawn by how often they replace one another."""
-    from crysjax.data import substitution
-    from crysjax.evaluation import comparison
+    from crysjax.reports import comparison
+    from crysjax.retrieval import substitution
 
     drawn = substitution.substituted(train, plan.rows, seed=plan.seeds[0])
     metrics = _judged(plan, drawn, train, asked, out / "sets" / "substitution")

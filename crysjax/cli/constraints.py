@@ -7,15 +7,16 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crysjax.cli import families, space_groups
 from crysjax.cli.data import read_part
-from crysjax.cli.show import say
+from crysjax.models import families
+from crysjax.sampling import space_groups
+from crysjax.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from crysjax.constraints.constraints import Constraints
     from crysjax.data.datasets import Dataset
-    from crysjax.guidance.constraints import Constraints
 
 
 class Options(NamedTuple):
@@ -38,8 +39,8 @@ class Options(NamedTuple):
 
 def wanted(options: Options, known: list[int]) -> Constraints:
     """The constraints that the options mean; elements have to be among those that the model knows."""
-    from crysjax.data.oxidation import common_states
-    from crysjax.guidance.constraints import Constraints
+    from crysjax.chemistry.oxidation import common_states
+    from crysjax.constraints.constraints import Constraints
 
     if options.fix_cell and not options.fix:
         raise ValueError("--fix-cell: expected --fix FILE beside it")
@@ -79,7 +80,7 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
 
     Where none can meet the constraints all are left, so that their refusal says why.
     """
-    from crysjax.guidance.constraints import possible_sizes
+    from crysjax.constraints.constraints import possible_sizes
 
     unit = sum(limits.formula.values()) or 1
     if limits.space_group:
@@ -97,7 +98,7 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
 
 def _sizes_of_group(limits: Constraints, of_model: dict[int, int]) -> dict[int, int]:
     """The sizes that positions of the group add up to; the refusal of the smallest if none does."""
-    from crysjax.guidance import space_group
+    from crysjax.constraints import space_group
 
     fit = {n: space_group.composition(limits.formula, n) for n in sorted(of_model)}
     fit = {n: made for n, made in fit.items() if made}
@@ -127,9 +128,9 @@ def ready(model: str, changed: dict[str, Any], limits: Constraints, templates: D
     Families that have a `constraint` of their own are built with it; a group that is not theirs by construction is
     kept by orbits that are drawn for every template.
     """
-    from crysjax.cli import registry
+    from crysjax.constraints.constraints import Constraints, compiled, constrain
     from crysjax.data import datasets
-    from crysjax.guidance.constraints import Constraints, compiled, constrain
+    from crysjax.models import registry
 
     config = registry.read_config(registry.model_path(model), "generator")
     of_family = families.named(config["settings"])
@@ -155,8 +156,8 @@ def kept(limits: Constraints, drawn: Dataset) -> Dataset:
     """The samples that keep the constraints; how many did not, and why, is said on standard error."""
     import numpy as np
 
+    from crysjax.constraints.constraints import violations
     from crysjax.data import datasets
-    from crysjax.guidance.constraints import violations
 
     broken = violations(limits, drawn)
     bad = np.any(list(broken.values()), 0)
@@ -171,7 +172,7 @@ def kept(limits: Constraints, drawn: Dataset) -> Dataset:
 
 def symbols(option: str, text: str, known: list[int] | None) -> tuple[int, ...]:
     """Atomic numbers of a list of symbols, all of which the model has to know (`None`: need not)."""
-    from crysjax.data import elements
+    from crysjax.chemistry import elements
 
     found = []
     for symbol in (part.strip() for part in text.split(",") if text):
@@ -206,8 +207,9 @@ def _range(text: str) -> tuple[int, int] | None:
 
 
 def _fixed(path: str, cell: bool) -> Any:
-    from crysjax.data import datasets, standard_cells
-    from crysjax.generators.constraint import Fixed
+    from crysjax.constraints.constraint import Fixed
+    from crysjax.crystallography import standard_cells
+    from crysjax.data import datasets
 
     if not path:
         return None

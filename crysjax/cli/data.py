@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from crysjax.cli import cells
-from crysjax.cli.show import bar, printable, say
+from crysjax.terminal import bar, printable, say
+from crysjax.training import cells
 
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset
@@ -28,7 +28,8 @@ def prepare(
 
     What was read from which column, what was not, and values that look like placeholders are said on standard error.
     """
-    from crysjax.data import io, labels, placeholders
+    from crysjax.data import labels, placeholders
+    from crysjax.data.readers import io
 
     skipped: list[dict] = []
     columns: list[tuple[str, list[dict]]] = []
@@ -54,7 +55,8 @@ def _with_split(text: str) -> tuple[str, str]:
 @app.command()
 def info(path: Path = typer.Argument(help="A data set file, or anything that `prepare` reads.")) -> None:
     """Print what a data set holds, as JSON."""
-    from crysjax.data import datasets, io
+    from crysjax.data import datasets
+    from crysjax.data.readers import io
 
     say(json.dumps(datasets.info(io.read(path)), indent=1))
 
@@ -113,9 +115,10 @@ def split(
     """Divide a data set anew, so that groups never straddle two splits."""
     import numpy as np
 
-    from crysjax.data import datasets, splits
+    from crysjax.data import datasets
+    from crysjax.splits import grouped
 
-    known = [kind for kind in splits.SPLITS if kind != "given"]
+    known = [kind for kind in grouped.SPLITS if kind != "given"]
     if by not in known:
         raise ValueError(f"--by {by}: expected one of {', '.join(known)}")
     names = elements.split(",") if elements else None
@@ -133,7 +136,7 @@ def split(
         known = sorted(set(dataset.split.tolist()))
         raise ValueError(f"--only {only}: no crystal is in these; the data set has {known}")
     part = datasets.take(dataset, chosen)
-    divided = splits.SPLITS[by](part, seed=seed, fractions=_fractions(fractions), **own)
+    divided = grouped.SPLITS[by](part, seed=seed, fractions=_fractions(fractions), **own)
     whole = datasets.concatenate([divided, datasets.take(dataset, ~chosen)]) if not chosen.all() else divided
     datasets.save(whole, out)
     names, count = np.unique(whole.split, return_counts=True)
@@ -149,10 +152,11 @@ def space_groups(
     """Add the property `space_group` (1..230), which a generator can be conditioned on."""
     from dataclasses import replace
 
-    from crysjax.data import datasets, splits
+    from crysjax.data import datasets
+    from crysjax.splits import grouped
 
     dataset = datasets.load(path)
-    found = splits.space_groups(dataset, symprec_angstrom=symprec_angstrom)
+    found = grouped.space_groups(dataset, symprec_angstrom=symprec_angstrom)
     provenance = dataset.provenance | {"space_group": f"spglib, symprec {symprec_angstrom} Å"}
     dataset = replace(dataset, properties=dataset.properties | {"space_group": found}, provenance=provenance)
     say(f"{datasets.save(dataset, out)}: {len(set(found.tolist()))} different groups, {(found == 1).mean():.1%} P1")
@@ -172,7 +176,7 @@ def pairs(
     import numpy as np
 
     from crysjax.data import datasets
-    from crysjax.data.pairs import pairs as made
+    from crysjax.retrieval.pairs import pairs as made
 
     dataset = datasets.load(path)
     (dataset,), line = cells.standard("pairs", dataset)
@@ -201,8 +205,8 @@ def label(
 
     import numpy as np
 
-    from crysjax.cli import registry
     from crysjax.data import datasets
+    from crysjax.models import registry
     from crysjax.potentials.label import label as labeled
     from crysjax.potentials.mlip import unknown
 
@@ -241,8 +245,9 @@ def audit(
     symmetry_rows: int = typer.Option(2000, min=0, help="Rows a split whose prototype and Wyckoff sequence is found."),
 ) -> None:
     """Find what leaks between splits: repeats, twins with exchanged species, families, times, scaling, labels."""
-    from crysjax.data import audit as leaks
-    from crysjax.data import audit_text, datasets, files
+    from crysjax.data import datasets, files
+    from crysjax.splits import audit as leaks
+    from crysjax.splits import audit_text
 
     if out is not None and out.suffix != ".md":
         raise ValueError(f"--out {out}: expected a name that ends in .md; --json FILE writes JSON")
@@ -256,7 +261,8 @@ def audit(
 
 def read_part(text: str) -> Dataset:
     """A data set, or anything that `prepare` reads; `PATH:SPLIT` is that split of it."""
-    from crysjax.data import datasets, io
+    from crysjax.data import datasets
+    from crysjax.data.readers import io
 
     path, split = _with_split(text)
     if not path:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import drawing, registry
 from crysjax.cli.data import read_part
-from crysjax.cli.show import Stopped, bar, printable, say
+from crysjax.models import registry
+from crysjax.sampling import defaults
+from crysjax.terminal import Stopped, bar, printable, say
 
 if TYPE_CHECKING:
     from crysjax.campaign.plan import Plan
@@ -71,14 +72,14 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     from crysjax.campaign.propose import proposer
     from crysjax.campaign.round import Tools, pack_shape
     from crysjax.campaign.validate import judge, judge_error, relaxer
+    from crysjax.chemistry.elements import formula
     from crysjax.data.datasets import entries
-    from crysjax.data.elements import formula
     from crysjax.evaluation.chemistry import coordination_flag, oxidation_flag
     from crysjax.evaluation.gates import gates
     from crysjax.surrogates.gp import gp
 
     with _naming("generator"):
-        model = drawing.load(plan.generator, False, {"generator.steps": plan.sample_steps})
+        model = defaults.load(plan.generator, False, {"generator.steps": plan.sample_steps})
     with _naming("heads"):
         predictor, heads = registry.load_predictor(plan.heads)
     if plan.hull:
@@ -126,7 +127,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
 
 def digests_of(plan: Plan) -> dict[str, str]:
     """SHA-256 of the files of the plan's models, and of those beside them that are read with them."""
-    from crysjax.data import reading
+    from crysjax.data.readers import reading
 
     found = {}
     for role in ("generator", "heads", "potential"):
@@ -141,7 +142,7 @@ def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str
     from importlib.util import find_spec
 
     from crysjax.campaign.hull_distance import ABOVE_HULL
-    from crysjax.evaluation.hull import FORMATION_ENERGY
+    from crysjax.physics.hull.hull import FORMATION_ENERGY
 
     pulled = [n for n in registry.installed() if n.startswith("nequix")]
     by = "chgnet" if find_spec("chgnet") else pulled[0] if pulled else ""
@@ -156,9 +157,9 @@ def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str
 
 def read_table(plan: Plan) -> Any:
     """The hull of the plan's entries, of its elements alone, for use inside the round."""
+    from crysjax.chemistry.elements import SYMBOLS
     from crysjax.cli.oracles import read_hull
-    from crysjax.data.elements import SYMBOLS
-    from crysjax.evaluation import hull
+    from crysjax.physics.hull import hull
 
     known = read_hull(list(plan.hull))
     symbols = tuple(SYMBOLS[z - 1] for z in plan.elements)
@@ -176,7 +177,7 @@ def _naming(key: str) -> Iterator[None]:
 
 
 def _check_elements(plan: Plan, known: dict[str, Any]) -> None:
-    from crysjax.data.elements import SYMBOLS
+    from crysjax.chemistry.elements import SYMBOLS
 
     for model, numbers in known.items():
         strange = [SYMBOLS[z - 1] for z in plan.elements if z not in set(numbers)]
@@ -190,8 +191,8 @@ def read_reference(path: Path) -> Reference | None:
 
     from crysjax.base import NUM_SPECIES
     from crysjax.campaign.validate import Reference
-    from crysjax.data import reading
-    from crysjax.data.elements import NUMBERS
+    from crysjax.chemistry.elements import NUMBERS
+    from crysjax.data.readers import reading
 
     file = path.parent / "references.json"
     if not file.exists():

@@ -10,13 +10,13 @@ import typer
 
 from crysjax.cli import constraints
 from crysjax.cli.data import read_part
-from crysjax.cli.show import bar, printable, say
+from crysjax.terminal import bar, printable, say
 
 if TYPE_CHECKING:
     import numpy as np
 
     from crysjax.data.datasets import Dataset
-    from crysjax.properties.diffraction import Shape
+    from crysjax.physics.diffraction.pattern import Shape
 
 STEP_DEGREE = 0.05
 BACKGROUND = 0.02  # of the strongest point: what nine tenths of the points stay above tells that none was taken off
@@ -37,11 +37,12 @@ def diffraction(
 
     import numpy as np
 
-    from crysjax.data import files, scattering
-    from crysjax.data.powder import ANGLE, ID, INTENSITY
-    from crysjax.properties.diffraction import Reflections, Shape
-    from crysjax.properties.diffraction import profile as broadened
-    from crysjax.properties.peaks import peaks
+    from crysjax.chemistry import scattering
+    from crysjax.data import files
+    from crysjax.data.readers.powder import ANGLE, ID, INTENSITY
+    from crysjax.physics.diffraction.pattern import Reflections, Shape
+    from crysjax.physics.diffraction.pattern import profile as broadened
+    from crysjax.physics.diffraction.peaks import peaks
 
     low, high = _angles(angles)
     shape = Shape(w=_width(fwhm) ** 2)
@@ -92,10 +93,12 @@ def solve(
 
     The exit status is 3 where no candidate explains the pattern; the file then holds misfits, best first.
     """
-    from crysjax.campaign.solve import RWP, Descent, distinct
-    from crysjax.campaign.solve import solve as search
-    from crysjax.data import datasets, io, scattering
-    from crysjax.properties.diffraction import Shape
+    from crysjax.chemistry import scattering
+    from crysjax.data import datasets
+    from crysjax.data.readers import io
+    from crysjax.physics.diffraction.pattern import Shape
+    from crysjax.physics.diffraction.solve import RWP, Descent, distinct
+    from crysjax.physics.diffraction.solve import solve as search
 
     if not 0 < accept <= 100:
         raise ValueError(f"--accept {accept}: expected a share above 0 and up to 100, in %")
@@ -132,7 +135,7 @@ def judged(candidates: Dataset, accept: float) -> Dataset:
 
     import numpy as np
 
-    from crysjax.campaign.solve import RWP
+    from crysjax.physics.diffraction.solve import RWP
 
     solved = candidates.properties[RWP] <= accept
     ids = np.array([name if good else f"misfit-{k:04d}" for k, (name, good) in enumerate(zip(candidates.ids, solved))])
@@ -143,8 +146,8 @@ def _read(path: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """2θ and intensity of a file; a list of peaks is broadened by `shape`. What is made of it is told."""
     import numpy as np
 
-    from crysjax.data import powder
-    from crysjax.properties.diffraction import Reflections, profile
+    from crysjax.data.readers import powder
+    from crysjax.physics.diffraction.pattern import Reflections, profile
 
     found = powder.read(path)
     x, y = found.two_theta, found.intensity

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from crysjax.cli import registry
 from crysjax.cli.data import read_part
-from crysjax.cli.show import bar, printable, say
+from crysjax.models import registry
+from crysjax.terminal import bar, printable, say
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from crysjax.oracles.mechanics import Curves, Elastic
+    from crysjax.physics.elasticity.driver import Curves, Elastic
 
 TENSORS = ("tensor_gpa", "clamped_ion_tensor_gpa", "residual_stress_gpa", "frame_axes")
 
@@ -37,8 +37,8 @@ def elasticity(
     Tensors lie along the axes of the IEEE standard, which the crystal fixes and which each row states.
     """
     from crysjax.data import files
-    from crysjax.oracles import mechanics
-    from crysjax.oracles.soft_ions import SOFT, remedied
+    from crysjax.physics.elasticity import driver
+    from crysjax.physics.elasticity.soft_ions import SOFT, remedied
     from crysjax.potentials.relax import Relax
 
     if out.suffix not in (".json", ".csv"):
@@ -48,7 +48,7 @@ def elasticity(
     engine, params, _ = registry.load_potential(potential)
     dataset, settings = read_part(crystals), Relax(fmax_ev_angstrom=fmax)
     with bar("elasticity") as advance:
-        found = mechanics.elasticity(
+        found = driver.elasticity(
             engine, params, dataset, relax=relax, settings=settings, max_steps=steps, progress=advance
         )
     curves, gain = None, None
@@ -56,7 +56,7 @@ def elasticity(
         asked = {"times": remedy, "settings": settings, "max_steps": steps}
         found, gain = remedied(engine, params, found, **asked)
     if eos:
-        curves = mechanics.equations_of_state(
+        curves = driver.equations_of_state(
             engine, params, found.crystals, strain=eos_range, settings=settings, max_steps=steps
         )
     rows = _rows(found, curves, gain)
@@ -77,7 +77,8 @@ def _write_relaxed(found: Elastic, where: Path) -> int:
     """The cells that the tensors belong to; how many there are. One without a volume is in none of the formats."""
     import numpy as np
 
-    from crysjax.data import datasets, io
+    from crysjax.data import datasets
+    from crysjax.data.readers import io
 
     lattice = found.crystals.lattice.astype(float)
     finite = np.isfinite(lattice).all((1, 2))
@@ -91,9 +92,9 @@ def _write_relaxed(found: Elastic, where: Path) -> int:
 
 def _rows(found: Elastic, curves: Curves | None, gain: np.ndarray | None) -> list[dict]:
     """One dictionary per crystal; what is not known is None."""
+    from crysjax.chemistry.elements import formula
     from crysjax.data import datasets
-    from crysjax.data.elements import formula
-    from crysjax.oracles.frames import RULES
+    from crysjax.physics.elasticity.frames import RULES
 
     named = {f"{name}_gpa" if name not in ("poisson", "anisotropy") else name: x
              for name, x in found.moduli._asdict().items() if name != "stable"}  # fmt: skip

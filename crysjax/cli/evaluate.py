@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from crysjax.cli.data import read_part
-from crysjax.cli.show import Stopped, say
+from crysjax.terminal import Stopped, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +101,8 @@ def _names(paths: list[Path]) -> dict[str, Path]:
 
 def _judge(sets: dict, ask: Any, given: dict, with_ceiling: bool, seed: int, out: Path | None) -> None:
     """Judge, print and write; each set's own files as soon as it is judged."""
-    from crysjax.evaluation import findings, judge, totals
+    from crysjax.evaluation import judge, totals
+    from crysjax.evaluation.failures import findings
 
     judged, found, warned = [], {}, {}
     real = ask.reference if ask.reference is not None else given["train"]
@@ -150,8 +151,8 @@ def _progress(text: str) -> None:
 
 def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
     """The tables for people."""
-    from crysjax.evaluation import detectors
-    from crysjax.evaluation.set_report import number
+    from crysjax.evaluation.failures import detectors
+    from crysjax.reports.set_report import number
 
     for name, totals in found.items():
         say(f"{name}: {totals['crystals']} crystals, {totals['not_read']} could not be read")
@@ -205,7 +206,7 @@ def _plain(value: Any) -> Any:
 
 def _write_report(out: Path, judged: list[Judged], found: dict, warned: dict, drawn: Judged | None) -> None:
     from crysjax.data import files
-    from crysjax.evaluation import set_report
+    from crysjax.reports import set_report
 
     told = {name: [f._replace(worst=f.worst.tolist())._asdict() for f in said] for name, said in warned.items()}
     everything = {name: totals | {"findings": told.get(name, [])} for name, totals in found.items()}
@@ -231,8 +232,8 @@ def _structure_prediction(
     sets: dict[str, Dataset], truth: Dataset, known: Dataset | None, seed: int, processes: int, out: Path | None
 ) -> None:
     """Match rate and RMSE of each set beside the floors."""
+    from crysjax.crystallography.matching import CDVAE
     from crysjax.data import files
-    from crysjax.evaluation.matching import CDVAE
     from crysjax.evaluation.stages import said
 
     lines = {}
@@ -252,8 +253,8 @@ def _structure_prediction(
 
 
 def _match(name: str, found: Dataset, truth: Dataset, processes: int, out: Path | None) -> dict[str, float]:
+    from crysjax.crystallography import matching
     from crysjax.data import files
-    from crysjax.evaluation import matching
 
     if len(found) != len(truth):
         raise ValueError(f"--match: {name}: {len(found)} samples, but {len(truth)} true structures; expected one each")
@@ -266,7 +267,8 @@ def _match(name: str, found: Dataset, truth: Dataset, processes: int, out: Path 
 
 def _floors(known: Dataset, truth: Dataset, seed: int, processes: int):
     """(name, match rate, RMSE and the share of rows that the floor has an answer for) of each floor."""
-    from crysjax.evaluation import floors, matching
+    from crysjax.crystallography import matching
+    from crysjax.retrieval import floors
 
     make = dict(zip(FLOORS, (
         lambda: floors.random_template(known, truth, seed=seed), lambda: floors.nearest_template(known, truth),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from crysjax.cli.data import read_part
-from crysjax.cli.show import Stopped, bar, printable, say
+from crysjax.terminal import Stopped, bar, printable, say
 
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset, Entry
@@ -73,7 +73,7 @@ def judge(
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    from crysjax.data import reading
+    from crysjax.data.readers import reading
 
     name, equals, value = text.partition("=")
     if not equals:
@@ -89,8 +89,8 @@ def read_references(path: Path) -> dict[int, float]:
 
     JSON, gzipped or not: {"Si": energy per atom}, or pymatgen's computed entries by element, corrections included.
     """
-    from crysjax.data import reading
-    from crysjax.data.elements import atomic_number
+    from crysjax.chemistry.elements import atomic_number
+    from crysjax.data.readers import reading
 
     try:
         return {atomic_number(symbol): _of_element(entry) for symbol, entry in reading.read_json(path).items()}
@@ -110,7 +110,8 @@ def _of_element(entry: float | dict) -> float:
 
 def _left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int]:
     """Crystals without an answer yet, and how many have one. Another question in the same folder is an error."""
-    from crysjax.data import datasets, files, reading
+    from crysjax.data import datasets, files
+    from crysjax.data.readers import reading
 
     asked, table = out / "question.json", out / "answers.csv"
     entries = datasets.entries(dataset)
@@ -133,7 +134,7 @@ def _left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int
 
 def _answers(path: Path) -> list[dict[str, str]]:
     """The rows of a table of answers, which a spreadsheet may have saved again."""
-    from crysjax.data import tables
+    from crysjax.data.readers import tables
 
     rows = tables.read(path)
     if rows and "id" not in rows[0]:
@@ -144,7 +145,7 @@ def _answers(path: Path) -> list[dict[str, str]]:
 def _writer(left: list[Entry], out: Path, elements: dict | None, advance: Callable[[int], None]) -> Callable:
     """`(index, answer)`: a line of the table, and the crystal that it is about."""
     from crysjax.data import files, names
-    from crysjax.data import io as crystals_io
+    from crysjax.data.readers import io as crystals_io
 
     def write(index: int, answer: Answer) -> None:
         row = _row(left[index], answer, elements)
@@ -161,7 +162,7 @@ def _writer(left: list[Entry], out: Path, elements: dict | None, advance: Callab
 def _row(entry: Entry, answer: Answer, elements: dict | None) -> dict:
     import numpy as np
 
-    from crysjax.data.elements import formula
+    from crysjax.chemistry.elements import formula
 
     row = dict.fromkeys(COLUMNS, "") | {"id": entry.id, "formula": formula(entry.numbers), "reason": answer.reason}
     row |= {"steps": answer.steps, "seconds": round(answer.seconds, 2)}

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import cells, constraints, drawing, pull, registry, space_groups
+from crysjax.cli import constraints, pull
 from crysjax.cli.data import read_part
-from crysjax.cli.show import bar, printable, say
+from crysjax.models import registry
+from crysjax.sampling import defaults, space_groups
+from crysjax.terminal import bar, printable, say
+from crysjax.training import cells
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +53,10 @@ def sample(
     import jax
     import numpy as np
 
-    from crysjax.campaign import prediction, sampling
-    from crysjax.data import datasets, io
+    from crysjax.data import datasets
+    from crysjax.data.readers import io
+    from crysjax.sampling import draws as sampling
+    from crysjax.sampling import prediction
 
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"--temperature {temperature}: expected a number above 0")
@@ -75,7 +80,7 @@ def sample(
         sizes = constraints.sizes(limits, {int(n): c for n, c in config["sizes"].items()}, known)
         templates = sampling.blank(sampling.draw_sizes(seed, sizes, count, max_atoms))
     changed = {k: v for k, v in changed.items() if v is not None}
-    changed |= drawing.settings(path, config, model, temperature, bool(like))
+    changed |= defaults.settings(path, config, model, temperature, bool(like))
     ready = constraints.ready(model, changed, limits, templates, seed=seed)
     asked = _asked(want, names, len(templates), seed)
     if space_group and space_groups.told_group(config):
@@ -104,7 +109,7 @@ def sample(
     drawn = space_groups.in_exact_group(draw, resize, everyone, space_group) if space_group else draw(everyone, 0)
     drawn = constraints.kept(limits, drawn)
     if not like:
-        drawing.warn_of_crowds(drawn)
+        defaults.warn_of_crowds(drawn)
     if novelty:
         from crysjax.cli.predict import with_novelty
 
@@ -117,8 +122,8 @@ def warn_of_strangers(what: str, given: Dataset, known: list[int], answers: str,
     """A line on standard error if crystals have elements that a model was not trained on; `counted`: how many do."""
     import numpy as np
 
+    from crysjax.chemistry import elements as periodic
     from crysjax.data import datasets
-    from crysjax.data import elements as periodic
 
     strange = ~np.isin(given.numbers, known)
     if strange.any():
@@ -192,7 +197,8 @@ def relax(
     """Relax positions and cells by a machine-learned potential, many crystals at once."""
     import numpy as np
 
-    from crysjax.data import datasets, io, names
+    from crysjax.data import datasets, names
+    from crysjax.data.readers import io
     from crysjax.potentials.relax import Relax
     from crysjax.potentials.relax_dataset import relax_dataset
 
@@ -241,7 +247,7 @@ def show() -> None:
 @app.command()
 def card(name: str = typer.Argument(help="A model that is here.")) -> None:
     """Print what is known of the making of a model."""
-    from crysjax.training import checkpoint
+    from crysjax.models import checkpoint
 
     path = registry.model_path(name)
     found = pull.card(path) if path.suffix == ".nqx" else checkpoint.read_config(path).get("card", {})

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crysjax.campaign.plan import read_plan
-from crysjax.cli import registry
 from crysjax.cli.data import read_part
-from crysjax.cli.show import bar
+from crysjax.models import registry
+from crysjax.terminal import bar
 
 if TYPE_CHECKING:
     import numpy as np
 
     from crysjax.data.datasets import Dataset
-    from crysjax.evaluation.hull import Hull, Level
     from crysjax.evaluation.judge import Ask, Questions
+    from crysjax.physics.hull.hull import Hull, Level
 
 BLOCK = 128  # crystals relaxed before their energies are kept
 FORMATION_ENERGY = "formation_energy_ev_per_atom"
@@ -26,7 +26,7 @@ FORMATION_ENERGY = "formation_energy_ev_per_atom"
 
 def read_samples(path: Path) -> tuple[Dataset, list[dict]]:
     """The crystals of a file or folder, and rows of file, entry and reason for what could not be read."""
-    from crysjax.data import io
+    from crysjax.data.readers import io
 
     text = str(path)
     place, colon, split = text.rpartition(":")
@@ -62,7 +62,7 @@ def questions(
 
 def contents(text: str | Path) -> str:
     """A digest of what is in a file (`PATH:SPLIT` too), or in every file of a folder: names do not say."""
-    from crysjax.data import reading
+    from crysjax.data.readers import reading
     from crysjax.evaluation import kept
 
     path = Path(text) if Path(text).exists() else Path(str(text).rpartition(":")[0])
@@ -74,8 +74,8 @@ def read_hull(paths: list[str]) -> Hull:
     """The hull of all entries in these files and folders."""
     import numpy as np
 
-    from crysjax.data.levels import one_level
-    from crysjax.evaluation import hull
+    from crysjax.chemistry.levels import one_level
+    from crysjax.physics.hull import hull
 
     parts = [_entries(text) for text in paths]
     counts, energies, names = (np.concatenate([part[k] for part in parts]) for k in range(3))
@@ -88,14 +88,14 @@ def read_hull(paths: list[str]) -> Hull:
 
 def _level(text: str) -> Level:
     """The level that a table of entries names; whatever names none is MP-20's."""
-    from crysjax.evaluation import hull
+    from crysjax.physics.hull import hull
 
     named = hull.read_level(text) if Path(text).suffix in (".csv", ".json") else None
     return named or hull.MATERIALS_PROJECT_2021
 
 
 def _entries(text: str) -> tuple:
-    from crysjax.evaluation import hull
+    from crysjax.physics.hull import hull
 
     path = Path(text)
     if not text:
@@ -135,7 +135,8 @@ def read_energies(path: str) -> Callable:
     """Formation energies by id from a CSV; crystals that it does not hold were not asked about."""
     import numpy as np
 
-    from crysjax.data import labels, tables
+    from crysjax.data import labels
+    from crysjax.data.readers import tables
 
     known: dict[str, float] = {}
     for i, row in enumerate(tables.read(path), 1):
@@ -196,7 +197,8 @@ def _block(engine: Any, params: Any, block: Dataset, folder: Path, potential: st
     import numpy as np
 
     from crysjax.data import datasets, files
-    from crysjax.evaluation import distributions, kept
+    from crysjax.evaluation import kept
+    from crysjax.evaluation.metrics import distributions
     from crysjax.potentials.relax_dataset import relax_dataset
 
     path = folder / f"{kept.digest(block, contents(registry.model_path(potential)))}.npz"
@@ -237,8 +239,8 @@ def on_target(path: Path) -> Ask:
 
 def heads(name: str) -> tuple[list[str], Callable]:
     """Names of the properties that heads predict, and data set -> `Estimate` of (m, k)."""
-    from crysjax.campaign.validate import estimate
     from crysjax.data import batching
+    from crysjax.predictors.predictor import estimate
 
     model = registry.load_model(name, "heads")
     predict = model.build.predict
@@ -259,8 +261,8 @@ def predictions(path: Path) -> Callable:
 
 def scored(name: str) -> Callable:
     """A model of synthesizability as a function of a data set."""
-    from crysjax.campaign.validate import estimate
     from crysjax.data import batching
+    from crysjax.predictors.predictor import estimate
 
     model = registry.load_model(name, "synthesizability")
     return lambda samples: estimate(model.build.predict, model.params, samples, batching.capacity(samples.num_atoms))

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from crysjax.cli import registry
 from crysjax.cli.data import read_part
-from crysjax.cli.show import say
+from crysjax.models import registry
+from crysjax.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from crysjax.data.band_paths import BandPath
+    from crysjax.crystallography.band_paths import BandPath
     from crysjax.data.datasets import Entry
-    from crysjax.oracles.phonons import Phonons
-    from crysjax.properties.thermodynamics import Dos, Thermal
+    from crysjax.physics.phonons.driver import Phonons
+    from crysjax.physics.phonons.thermodynamics import Dos, Thermal
 
 MOST_LEFT_OUT = 0.01  # of all modes: more is told
 KJ_PER_MOL_EV = 96.48533212  # 1 eV a particle, CODATA 2018
@@ -46,9 +46,10 @@ def phonons(
     """Phonons of a crystal: band structure, density of states, free energy, entropy and heat capacity."""
     import numpy as np
 
-    from crysjax.data import files, io
-    from crysjax.data.band_paths import band_path
-    from crysjax.oracles import phonons as oracle
+    from crysjax.crystallography.band_paths import band_path
+    from crysjax.data import files
+    from crysjax.data.readers import io
+    from crysjax.physics.phonons import driver as oracle
 
     kelvin = _temperatures(temperatures)
     engine, params, _ = registry.load_potential(potential)
@@ -116,7 +117,7 @@ def _density(found: Phonons, width_thz: float) -> Dos:
     import jax
     import numpy as np
 
-    from crysjax.properties import thermodynamics
+    from crysjax.physics.phonons import thermodynamics
 
     with jax.enable_x64(True):
         given = [jax.numpy.asarray(x) for x in (found.frequencies, found.weight)]
@@ -129,7 +130,7 @@ def _thermal(found: Phonons, kelvin: np.ndarray) -> Thermal:
     import jax
     import numpy as np
 
-    from crysjax.properties import thermodynamics
+    from crysjax.physics.phonons import thermodynamics
 
     with jax.enable_x64(True):
         given = [jax.numpy.asarray(x) for x in (found.frequencies, found.weight, kelvin)]
@@ -158,10 +159,10 @@ def _formula_units(numbers: np.ndarray) -> int:
 
 
 def _summary(found: Phonons, bands: np.ndarray, density: Dos, thermal: Thermal) -> dict:
-    from crysjax.data.elements import formula
-    from crysjax.oracles.phonons import STABLE_THZ
-    from crysjax.properties import thermodynamics
-    from crysjax.properties.vibrations import PER_CM
+    from crysjax.chemistry.elements import formula
+    from crysjax.physics.phonons import thermodynamics
+    from crysjax.physics.phonons.driver import STABLE_THZ
+    from crysjax.physics.phonons.vibrations import PER_CM
 
     lowest = float(min(found.frequencies.min(), bands.min()))
     peak = thermodynamics.last_peak(density)
@@ -184,7 +185,7 @@ def drawing(title: str, path: BandPath, bands: np.ndarray, density: Dos) -> str:
     """A standalone SVG: bands along the path, and the density of states at their side on the same scale."""
     import numpy as np
 
-    from crysjax.evaluation.charts import Scale
+    from crysjax.reports.charts import Scale
 
     scale = Scale.over([0.0, float(bands.min()), float(bands.max())])
     place = lambda thz: TOP + (scale.high - thz) / (scale.high - scale.low) * (BOTTOM - TOP)  # noqa: E731

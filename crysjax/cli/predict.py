@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from crysjax.cli import registry
 from crysjax.cli.data import read_part
 from crysjax.cli.models import warn_of_strangers
-from crysjax.cli.show import say
+from crysjax.models import registry
+from crysjax.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ class Answers(NamedTuple):
     """What a model says of a data set; NaN where it has no answer."""
 
     said: Estimate  # (m, k)
-    novelty: np.ndarray  # (m,) distance from the training data, see `properties.novelty`
+    novelty: np.ndarray  # (m,) distance from the training data, see `predictors.novelty`
     limit: float  # of the novelty, beyond which a crystal is outside of them; infinite where the model does not know
 
 
@@ -33,8 +33,8 @@ def ask(loaded: registry.Model, dataset: Dataset) -> Answers:
     import jax
     import numpy as np
 
-    from crysjax.campaign.validate import estimate
     from crysjax.data import batching
+    from crysjax.predictors.predictor import estimate
 
     shape = batching.capacity(dataset.num_atoms)
     said = estimate(loaded.build.predict, loaded.params, dataset, shape)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import typer
 
-from crysjax.cli import registry
-from crysjax.cli.show import say
+from crysjax.models import registry
+from crysjax.terminal import say
 
 MODEL_BYTES, DOWNLOAD_SECONDS = 500_000_000, 1800.0  # the largest published potentials have 0.1 GB
 _NEQUIX = "https://github.com/atomicarchitects/nequix/raw"
@@ -43,7 +43,7 @@ def pull(
     source: Path | None = typer.Option(None, "--from", help="Take this file (.npz, .nqx) instead of downloading."),
 ) -> None:
     """Get a published model, checked by its SHA-256, or keep weights of your own under a name."""
-    from crysjax.data import reading
+    from crysjax.data.readers import reading
 
     if name not in PUBLISHED:
         say(_kept(name, source))
@@ -68,7 +68,7 @@ def _folder() -> Path:
 
 def _kept(name: str, source: Path | None) -> str:
     """Weights of the user's own, which have to be a model that this package reads, under a name that is free."""
-    from crysjax.data import reading
+    from crysjax.data.readers import reading
 
     if name in registry.installed():
         raise ValueError(f"{name!r} is here already ({registry.model_path(name)}); expected a name that is free")
@@ -106,7 +106,7 @@ def check(path: Path) -> None:
 
 def card(path: Path) -> dict:
     """What is known of a published model: a file of Nequix begins with its settings."""
-    from crysjax.data import limits, reading
+    from crysjax.data.readers import limits, reading
 
     sha256 = reading.digest(path)
     origin = next((m._asdict() for m in PUBLISHED.values() if m.sha256 == sha256), {"sha256": sha256})
@@ -118,7 +118,7 @@ def card(path: Path) -> dict:
 
 
 def _fetch(address: str) -> bytes:
-    from crysjax.data import downloads
+    from crysjax.data.readers import downloads
 
     try:
         return downloads.fetch(address, most=MODEL_BYTES, seconds=DOWNLOAD_SECONDS)

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import typer
 
-from crysjax.campaign.settings import checked, choice, parse_yaml, read_yaml
-from crysjax.cli import cells, fine_tune, registry
-from crysjax.cli.show import Stopped, bar, say
-from crysjax.cli.tasks import TASKS, Task, refuse_metrics, warn_of_labels
+from crysjax.config import checked, choice, parse_yaml, read_yaml
+from crysjax.models import registry
+from crysjax.terminal import Stopped, bar, say
+from crysjax.training import cells, fine_tune
+from crysjax.training.kinds import TASKS, Task, refuse_metrics, warn_of_labels
 
 SECTIONS = (
     "family", "network", "generator", "heads", "pu", "ensemble", "loss", "novelty", "frac", "lattice", "species",
@@ -117,7 +118,7 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _kept(out: Path) -> str:
-    from crysjax.training import checkpoint
+    from crysjax.models import checkpoint
 
     if not checkpoint.exists(out):
         return f"no checkpoint was written to {out} yet; the same command begins again"
@@ -139,7 +140,8 @@ def _train(run: Run, settings: dict[str, Any], out: Path) -> Path:
     import jax
 
     from crysjax.data import datasets, digests
-    from crysjax.training import checkpoint, loop
+    from crysjax.models import checkpoint
+    from crysjax.training import loop
 
     dataset = datasets.load(run.data)
     part, held_out = (datasets.where_split(dataset, s) for s in (run.train_split, run.validation_split))
@@ -227,7 +229,7 @@ def evaluate(loss: Callable, params: Any, key: Any, items: list[tuple]) -> dict[
     means = jax.tree.map(lambda *leaves: float(sum(map(float, leaves)) / len(leaves)), *values)
     found = {"loss": means[0], **means[1]}
     if any(name.startswith("count/") for name in found):
-        from crysjax.properties.heads import mean_absolute_errors
+        from crysjax.predictors.heads import mean_absolute_errors
 
         errors = mean_absolute_errors(found).items()
         return {"loss": found["loss"]} | {f"mae/{k}": v for k, v in errors if found[f"count/{k}"]}

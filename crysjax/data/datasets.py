@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crysjax.data import files, limits, reading
-from crysjax.data.elements import SYMBOLS, formula
+from crysjax.chemistry.elements import SYMBOLS, formula
+from crysjax.data import files
 from crysjax.data.entry import (  # noqa: F401 (handed on: a data set and its entries belong together)
     ENERGY,
     FORCES,
@@ -24,6 +24,7 @@ from crysjax.data.entry import (  # noqa: F401 (handed on: a data set and its en
     sound,
     wrap,
 )
+from crysjax.data.readers import limits, reading
 
 FORMAT = 1
 

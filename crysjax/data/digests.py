@@ -14,14 +14,11 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from crysjax.data import reading
-
-if TYPE_CHECKING:
-    from crysjax.data.datasets import Dataset
+from crysjax.data.readers import reading
 
 LIST, BESIDE = "digests.json", ".sha256"
 _SAYS = b"crysjax sha256 "
@@ -119,8 +116,8 @@ def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def of_dataset(dataset: Dataset) -> str:
-    """SHA-256 of crystals, ids and labels; not of splits and provenance."""
+def of_dataset(dataset: Any) -> str:
+    """SHA-256 of a `datasets.Dataset`: crystals, ids and labels; not of splits and provenance."""
     arrays = {name: getattr(dataset, name) for name in ("num_atoms", "numbers", "frac", "lattice")}
     arrays |= {f"property/{name}": values for name, values in dataset.properties.items()}
     arrays |= {f"site/{name}": values for name, values in dataset.site_properties.items()}

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crysjax.data import limits
-from crysjax.data.elements import SYMBOLS
+from crysjax.chemistry.elements import SYMBOLS
+from crysjax.data.readers import limits
 
 ENERGY, FORCES = "energy_ev_per_atom", "forces_ev_per_a"
 STRESS = tuple(f"stress_{ij}_ev_per_a3" for ij in ("xx", "yy", "zz", "yz", "xz", "xy"))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crysjax.data import digests, limits, locks, reading, zipped
+from crysjax.data import digests, locks
+from crysjax.data.readers import limits, reading, zipped
 
 PARTIAL = ".partial"  # how the names of what is being written end
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crysjax.data.datasets import Entry
-from crysjax.data.lazy import clean
+from crysjax.data.readers.lazy import clean
 
 PROPERTY_NAMES = {
     "formation_energy_per_atom": "formation_energy_ev_per_atom",

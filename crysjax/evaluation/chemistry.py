@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from crysjax.chemistry.elements import NUMBERS, SYMBOLS, counts
+from crysjax.chemistry.oxidation import common_states
+from crysjax.crystallography.contacts import radii_angstrom
 from crysjax.data.datasets import Dataset, Entry, entries
-from crysjax.data.elements import NUMBERS, SYMBOLS, counts
-from crysjax.data.oxidation import common_states
-from crysjax.evaluation.contacts import radii_angstrom
 from crysjax.evaluation.validity import oxidation_table
 from crysjax.geometry.neighbors import crystal_edges
 

@@ -15,10 +15,10 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Pack, num_sites, sum_by_crystal
+from crysjax.crystallography import contacts
+from crysjax.crystallography.contacts import Contact
 from crysjax.data import batching
 from crysjax.data.datasets import Dataset
-from crysjax.evaluation import contacts
-from crysjax.evaluation.contacts import Contact
 from crysjax.evaluation.validity import oxidation_table
 from crysjax.geometry import lattice as lattices
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from crysjax import __version__
 from crysjax.base import Estimate
+from crysjax.crystallography import families, matching
 from crysjax.data.datasets import Dataset, concatenate, take
-from crysjax.evaluation import chemistry, continuous, coverage, families, kept, matching, stages, symmetry
-from crysjax.evaluation.descriptors import SIZE, descriptors
+from crysjax.evaluation import chemistry, kept, stages
+from crysjax.evaluation.metrics import continuous, coverage, symmetry
+from crysjax.evaluation.metrics.descriptors import SIZE, descriptors
 from crysjax.evaluation.stages import Verdict
 from crysjax.evaluation.totals import Judged
 

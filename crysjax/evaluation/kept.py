@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.data import files, reading
+from crysjax.data import files
 from crysjax.data.datasets import Dataset
+from crysjax.data.readers import reading
 from crysjax.evaluation.stages import Verdict
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from crysjax.data import files, reading
+from crysjax.data import files
+from crysjax.data.readers import reading
 
 STAGES = ("sampled", "screened", "scored", "selected", "relaxed", "validated")
 """In the order of a round: drawn, passed the gates, predicted, within the budget, relaxed, judged after relaxation."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crysjax.evaluation.distributions import Interval, wilson
-from crysjax.evaluation.hull import ROUNDING_EV_PER_ATOM, Hull, Stability, compounds_around
+from crysjax.evaluation.metrics.distributions import Interval, wilson
+from crysjax.physics.hull.hull import ROUNDING_EV_PER_ATOM, Hull, Stability, compounds_around
 
 VAGUE = "the error exceeds the margin"  # in the level of a verdict whose shares are expected ones
 SURE = 0.95  # probability of being stable, or of not being it, from which on a verdict is given

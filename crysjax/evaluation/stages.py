@@ -14,13 +14,16 @@ import jax
 import numpy as np
 
 from crysjax.base import Estimate
+from crysjax.chemistry.elements import formula
+from crysjax.crystallography import contacts, matching
+from crysjax.crystallography.contacts import MIN_CLOSENESS, TOO_CLOSE
+from crysjax.crystallography.equivalence import CDVAE, Tolerance
 from crysjax.data.datasets import Dataset, entries, take
-from crysjax.data.elements import formula
-from crysjax.data.equivalence import CDVAE, Tolerance
-from crysjax.evaluation import contacts, distributions, hull, matching, stability
-from crysjax.evaluation.contacts import MIN_CLOSENESS, TOO_CLOSE
+from crysjax.evaluation import stability
+from crysjax.evaluation.metrics import distributions
 from crysjax.evaluation.validity import MIN_DISTANCE_ANGSTROM, MIN_VOLUME_ANGSTROM3, validity
 from crysjax.geometry.selling import selling
+from crysjax.physics.hull import hull
 
 ORDER = ("valid", "unique", "novel", "stable", "target")
 VOLUME_A3_PER_ATOM = (2.0, 250.0)  # every crystal of MP-20, Perov-5 and Carbon-24 lies inside

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crysjax.base import Estimate
+from crysjax.crystallography import contacts, families
 from crysjax.data.datasets import Dataset
-from crysjax.evaluation import contacts, continuous, distributions, families, stability, stages, symmetry
-from crysjax.evaluation.coverage import Coverage
-from crysjax.evaluation.distributions import Interval, interval
+from crysjax.evaluation import stability, stages
+from crysjax.evaluation.metrics import continuous, distributions, symmetry
+from crysjax.evaluation.metrics.coverage import Coverage
+from crysjax.evaluation.metrics.distributions import Interval, interval
 from crysjax.evaluation.stages import Verdict
 
 MARGINS_EV_PER_ATOM = {"S.U.N.": 0.0, "MSUN": 0.1}

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from crysjax.base import NUM_SPECIES
-from crysjax.data import elements
+from crysjax.chemistry import elements
+from crysjax.crystallography.contacts import IMAGES
 from crysjax.data.datasets import Dataset, offsets
-from crysjax.evaluation.contacts import IMAGES
 
 MIN_DISTANCE_ANGSTROM = 0.5
 MIN_VOLUME_ANGSTROM3 = 0.1

@@ -40,7 +40,7 @@ from crysjax.generators import coordinates
 from crysjax.generators.composition import composition
 from crysjax.generators.coordinates import Fields, Geometry
 from crysjax.generators.coupling import ReadOut
-from crysjax.generators.flows import centered, euclidean_flow, torus_flow
+from crysjax.generators.processes.flows import centered, euclidean_flow, torus_flow
 from crysjax.geometry import torus
 
 Field = Callable[[Geometry, Array], Geometry]  # (x, u) -> dx/du

@@ -33,7 +33,8 @@ from crysjax.base import (
     site_mask,
     sum_by_crystal,
 )
-from crysjax.generators import coordinates, orbit_layouts
+from crysjax.constraints import orbit_layouts
+from crysjax.generators import coordinates
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, mean_over_crystals
 from crysjax.geometry import torus
 

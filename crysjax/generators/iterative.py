@@ -23,15 +23,16 @@ from crysjax.base import (
     mean_by_crystal,
     num_sites,
 )
-from crysjax.generators import constraint as constraints
-from crysjax.generators import coordinates, symmetric_sites
+from crysjax.constraints import constraint as constraints
+from crysjax.constraints import symmetric_sites
+from crysjax.constraints.constraint import Constraint, Given
+from crysjax.constraints.symmetric_sites import SymmetricSites
+from crysjax.generators import coordinates
 from crysjax.generators.classifier_free import check_weights, guided
-from crysjax.generators.constraint import Constraint, Given
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers
-from crysjax.generators.interpolants import asked_twice
-from crysjax.generators.samplers import Problem, grid
-from crysjax.generators.samplers import sampler as named_sampler
-from crysjax.generators.symmetric_sites import SymmetricSites
+from crysjax.generators.processes.interpolants import asked_twice
+from crysjax.generators.processes.samplers import Problem, grid
+from crysjax.generators.processes.samplers import sampler as named_sampler
 
 
 def iterative(

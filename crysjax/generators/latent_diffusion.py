@@ -27,9 +27,9 @@ from crysjax.generators import coordinates
 from crysjax.generators.autoencoder import hide_species
 from crysjax.generators.classifier_free import Weights, check_weights, guided
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers
-from crysjax.generators.flows import cross_entropy, euclidean_flow
-from crysjax.generators.samplers import Problem, grid
-from crysjax.generators.samplers import sampler as named_sampler
+from crysjax.generators.processes.flows import cross_entropy, euclidean_flow
+from crysjax.generators.processes.samplers import Problem, grid
+from crysjax.generators.processes.samplers import sampler as named_sampler
 from crysjax.generators.vae import LOG_STD_REACH, Gaussian, kl_divergence
 from crysjax.geometry import torus
 from crysjax.nets.dense import harmonics

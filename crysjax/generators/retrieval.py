@@ -32,7 +32,7 @@ from crysjax.base import (
 )
 from crysjax.generators import coordinates
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Geometry, Numbers, assemble, encode
-from crysjax.generators.flows import centered
+from crysjax.generators.processes.flows import centered
 from crysjax.geometry import torus
 
 BEFORE = 0.25
@@ -81,7 +81,7 @@ def retrieval(
             lattice coordinates: the units of the network's answer and of the two errors.
         judge_weight: of the judge's cross entropy in the loss.
         elements: 100 points, H..Fm, whose mean squared distance between what the sites are and were says how far a
-            template is (`data.element_metric` learns them from the training pairs); none: no template is farther.
+            template is (`retrieval.element_metric` learns them from the training pairs); none: no template is farther.
         nearness: what a candidate loses of its logit for the square root of its distance when the best is chosen.
         keep_shape: leave the shape of the template's cell as it is and learn its volume alone. On MP-20's validation
             part a learned change of shape made cells that were right worse (experiments/generators).

@@ -4,9 +4,9 @@ Standard setting of the International Tables, volume A: unique axis b with cell 
 axes for R. Coordinates are fractions of the conventional cell unless a name says `primitive`; positions are numbered
 by their letter, a = 0. Every function takes one example (`vmap` for more); group 0 ("not given") reads as P1.
 
-The table (a small file, made by `data/wyckoff_tables.py`) is read at the first use. It holds the operations modulo
-the centering, one map `x = A u + t` a position, and which operations make its orbit: an orbit of the primitive cell
-has at most 48 sites, so all groups fit into small padded arrays and nothing else needs to be listed.
+The table (a small file, made by `crystallography/wyckoff_tables.py`) is read at the first use. It holds the operations
+modulo the centering, one map `x = A u + t` a position, and which operations make its orbit: an orbit of the primitive
+cell has at most 48 sites, so all groups fit into small padded arrays and nothing else needs to be listed.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Every pair of sites of a crystal exchanges messages that depend on the two sites
 sines and cosines (so on the torus, whatever the image), and on the inner products of the lattice vectors. The outputs
 are equivariant to permutations of the sites, invariant to translations of all sites and to rotations and reflections of
 the lattice. They are not invariant to the choice of the cell: other names of the axes, sheared cells and supercells
-give other outputs, so generators train on one cell per crystal (`data.standard_cells`), and predictors have other
-networks.
+give other outputs, so generators train on one cell per crystal (`crystallography.standard_cells`), and predictors have
+other networks.
 
 With `geometry=0, edge_depth=2, pair_head=False` the function is the paper's; what differs is the arithmetic:
 * The first layer of the edge network is linear in (h_i, h_j, lattice, difference): the parts of the sites and of the

@@ -17,9 +17,9 @@ from jax import Array
 from crysjax.base import GPA_PER_EV_A3, Crystal, Estimate, Pack, Params, num_sites
 from crysjax.data import batching
 from crysjax.geometry.neighbors import Graph, radius_graph
-from crysjax.oracles.mechanics import SKIN_ANGSTROM, stiffness
+from crysjax.physics.elasticity.driver import SKIN_ANGSTROM, stiffness
+from crysjax.physics.elasticity.mechanics import moduli
 from crysjax.potentials.mlip import Potential
-from crysjax.properties.mechanics import moduli
 
 Answer = Callable[[Pack, Graph], tuple[Array, Array]]  # a pack of one -> value (), valid ()
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from crysjax.data import reading
-from crysjax.data.levels import Level
+from crysjax.chemistry.levels import Level
+from crysjax.data.readers import reading
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from crysjax.data import reading
-from crysjax.data.levels import Level
+from crysjax.chemistry.levels import Level
+from crysjax.data.readers import reading
 
 if TYPE_CHECKING:  # workers read this file, and need no JAX
     from crysjax.base import Oracle

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from crysjax.base import GPA_PER_EV_A3, Crystal, Estimate, Oracle
-from crysjax.data.convert import as_entry
 from crysjax.data.datasets import Entry, checked
-from crysjax.oracles import processes, worker
+from crysjax.data.readers.convert import as_entry
+from crysjax.oracles import worker, worker_process
 
 QUANTITIES: dict[str, tuple[str, Callable[[Answer], float]]] = {
     "energy_per_atom": ("eV/atom", lambda answer: answer.single.energy / len(answer.crystal.numbers)),
@@ -81,7 +81,7 @@ class _Limits(NamedTuple):
 def host(
     make: str | Callable[..., Any], *, settings: Mapping[str, Any] | None = None, relax: Relax | None = None,
     derivatives: bool = True, timeout_seconds: float = 600.0, start_seconds: float = 180.0,
-    memory_gb: float | None = None, disk_gb: float = processes.DISK_GB, retries: int = 0,
+    memory_gb: float | None = None, disk_gb: float = worker_process.DISK_GB, retries: int = 0,
 ) -> Host:  # fmt: skip
     """A worker process that makes the calculator by `make(**settings)` when it is first asked, and then stays.
 
@@ -97,31 +97,31 @@ def host(
     limits = _checked_limits(_Limits(timeout_seconds, start_seconds, memory_gb, disk_gb, retries))
     first = pickle.dumps((_absolute(make), dict(settings or {})))
     how = {"derivatives": derivatives, "relax": relax and dict(zip(("fmax", "steps", "move_cell"), relax))}
-    working: list[processes.Worker] = []
+    working: list[worker_process.Worker] = []
     was_made: list[bool] = []
 
-    def ready() -> processes.Worker:
+    def ready() -> worker_process.Worker:
         if not working:
-            working.append(processes.start(disk_gb=limits.disk_gb))
-            said = processes.ask(working[0], first, seconds=limits.start_seconds, memory_gb=limits.memory_gb)
+            working.append(worker_process.start(disk_gb=limits.disk_gb))
+            said = worker_process.ask(working[0], first, seconds=limits.start_seconds, memory_gb=limits.memory_gb)
             if said["reason"]:
-                raise processes.Failed(said["reason"])
+                raise worker_process.Failed(said["reason"])
             was_made.append(True)
         return working[0]
 
     def close() -> None:
         while working:
-            processes.stop(working.pop())
+            worker_process.stop(working.pop())
 
     def once(request: dict) -> dict:
         try:
             limit = {"seconds": limits.timeout_seconds, "memory_gb": limits.memory_gb}
-            return processes.ask(ready(), request, **limit)
-        except processes.Failed as error:
+            return worker_process.ask(ready(), request, **limit)
+        except worker_process.Failed as error:
             close()
             if not was_made:
                 raise ValueError(f"the calculator {_name(make)} cannot be made: {error}") from None
-            return {"reason": str(error), "final": isinstance(error, processes.OutOfLimits)}
+            return {"reason": str(error), "final": isinstance(error, worker_process.OutOfLimits)}
         except BaseException:  # Ctrl-C: the worker is busy with what nobody waits for
             close()
             raise
@@ -200,7 +200,7 @@ def _checked_limits(limits: _Limits) -> _Limits:
             raise ValueError(f"oracle: {name} = {value}, expected more than 0")
     if limits.retries < 0:
         raise ValueError(f"oracle: retries = {limits.retries}, expected 0 or more")
-    if limits.memory_gb is not None and not processes.can_weigh():
+    if limits.memory_gb is not None and not worker_process.can_weigh():
         raise ValueError("oracle: memory_gb needs /proc, which this system does not have; leave it out")
     return limits
 

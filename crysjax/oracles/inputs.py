@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from crysjax.base import Crystal
-from crysjax.data import convert, files, names, reading
+from crysjax.chemistry.elements import formula
+from crysjax.chemistry.levels import Level
+from crysjax.data import files, names
 from crysjax.data.datasets import Dataset, Entry, checked, entries
-from crysjax.data.elements import formula
-from crysjax.data.levels import Level
+from crysjax.data.readers import convert, reading
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Crystal, Estimate, Oracle
-from crysjax.properties import sound
+from crysjax.physics import sound
 
 
 def traced(fn: Callable[[Crystal], Estimate], *, name: str, unit: str, cost: float) -> Oracle:

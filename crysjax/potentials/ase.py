@@ -55,7 +55,7 @@ def calculator(potential: Potential, params: Params) -> Calculator:
 
 def _pack_and_graph(atoms: Atoms, cutoff: float) -> tuple:
     """One structure as a pack of rounded-up shape, and its graph."""
-    from crysjax.data.io import from_atoms
+    from crysjax.data.readers.io import from_atoms
 
     crystal = from_atoms(atoms)
     n = -(-len(atoms) // 8) * 8

@@ -50,7 +50,7 @@ def ensemble(
 
     `together` members are computed at once: on a CPU one by one is as fast as all; all fill an accelerator.
     `spread_factors` calibrate the standard deviations of energy, forces and stress
-    (`evaluation.calibration.fit_spread` on held-out data). A crystal that no member can compute has NaN energy, zero
+    (`predictors.calibration.fit_spread` on held-out data). A crystal that no member can compute has NaN energy, zero
     forces and zero stress as it has from each, and a spread that is not valid.
     """
     if members < 2:

@@ -21,8 +21,9 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, Params, site_mask, sum_by_crystal
-from crysjax.data import digests, files, limits, reading, zipped
-from crysjax.data.elements import SYMBOLS
+from crysjax.chemistry.elements import SYMBOLS
+from crysjax.data import digests, files
+from crysjax.data.readers import limits, reading, zipped
 from crysjax.geometry.neighbors import Graph, any_by_owner, edge_vectors
 from crysjax.potentials.classical import lennard_jones, morse
 from crysjax.potentials.cluster import cluster
@@ -37,7 +38,7 @@ TOUCHING_ANGSTROM = 0.1
 FARTHEST_CELLS = 1e4
 """Single precision no longer places an atom that is farther than this from the home cell."""
 
-STUDENT = Path(__file__).parents[1] / "models" / "student" / "student.npz"
+STUDENT = Path(__file__).parents[1] / "models" / "shipped" / "student" / "student.npz"
 NEQUIX_NAMES = {
     "atomic_numbers": "numbers",
     "hidden_irreps": "hidden_irreps",
@@ -263,5 +264,5 @@ def read_leaves(path: str | Path, what: str, rebuilt: Callable[[dict], Any]) -> 
 
 
 def load_student() -> tuple[Potential, Params]:
-    """The small potential that ships with the package; its card is models/student/README.md."""
+    """The small potential that ships with the package; its card is models/shipped/student/README.md."""
     return load_potential(STUDENT)

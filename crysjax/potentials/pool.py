@@ -8,7 +8,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from crysjax.data import batching, datasets, operations
+from crysjax.crystallography import operations
+from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.geometry.neighbors import crystal_edges, needed_images, plane_spacings

@@ -19,8 +19,9 @@ import numpy as np
 import optax
 from jax import Array
 
-from crysjax.data import files, reading
-from crysjax.training import checkpoint
+from crysjax.data import files
+from crysjax.data.readers import reading
+from crysjax.models import checkpoint
 
 
 class State(NamedTuple):

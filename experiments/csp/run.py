@@ -20,14 +20,16 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, t
 
-from crysjax.campaign import prediction
-from crysjax.cli import registry
 from crysjax.cli.data import read_part
 from crysjax.cli.oracles import read_samples
+from crysjax.crystallography import matching
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
-from crysjax.evaluation import floors, matching, record
-from crysjax.evaluation.distributions import interval
+from crysjax.evaluation.metrics.distributions import interval
+from crysjax.models import registry
+from crysjax.reports import record
+from crysjax.retrieval import floors
+from crysjax.sampling import prediction
 
 Rms = list[list[float | None]]  # of every seed and row; None: no match
 

@@ -16,10 +16,10 @@ from ase.build import bulk
 from ase.eos import EquationOfState
 
 from crysjax.base import GPA_PER_EV_A3
-from crysjax.data.convert import entry_of_atoms
-from crysjax.evaluation import record
+from crysjax.data.readers.convert import entry_of_atoms
 from crysjax.oracles.calculators import named
 from crysjax.oracles.hosted import host
+from crysjax.reports import record
 
 SCALES = (0.98, 0.99, 1.0, 1.01, 1.02)
 LITERATURE = {"Si, PBE": 5.47, "MgO, PBE": 4.26, "NaCl, PBE": 5.70, "MgO, LDA": 4.17}  # Å, Csonka et al. 2009

@@ -20,12 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.campaign.solve import RWP, Descent, solve
+from crysjax.chemistry.scattering import of_species, scattering
+from crysjax.crystallography import matching
 from crysjax.data import datasets
-from crysjax.data.scattering import of_species, scattering
-from crysjax.evaluation import matching, record
-from crysjax.evaluation.distributions import wilson
-from crysjax.properties.diffraction import Shape, indices, pattern, reflections_needed
+from crysjax.evaluation.metrics.distributions import wilson
+from crysjax.physics.diffraction.pattern import Shape, indices, pattern, reflections_needed
+from crysjax.physics.diffraction.solve import RWP, Descent, solve
+from crysjax.reports import record
 
 CLOSE = 0.1  # RMS, of (V / n)^(1/3)
 FITS = 0.05  # Rwp below which a pattern counts as explained

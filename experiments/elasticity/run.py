@@ -23,15 +23,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from crysjax.campaign.validate import estimate
-from crysjax.cli import registry
-from crysjax.data import batching, datasets, io
+from crysjax.chemistry.elements import formula
+from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset, Entry
-from crysjax.data.elements import formula
-from crysjax.evaluation import record
-from crysjax.evaluation.distributions import interval
-from crysjax.oracles.mechanics import Elastic, elasticity
+from crysjax.data.readers import io
+from crysjax.evaluation.metrics.distributions import interval
+from crysjax.models import registry
+from crysjax.physics.elasticity.driver import Elastic, elasticity
 from crysjax.potentials.relax import Relax
+from crysjax.predictors.predictor import estimate
+from crysjax.reports import record
 
 NAMES = {"bulk_gpa": "bulk_modulus", "shear_gpa": "shear_modulus", "debye_k": "debye_temperature"}
 TITLES = {"bulk_gpa": "bulk modulus, GPa", "shear_gpa": "shear modulus, GPa", "debye_k": "Debye temperature, K"}

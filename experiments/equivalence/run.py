@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.cli import registry
 from crysjax.cli.data import read_part
 from crysjax.data import batching, datasets, files
 from crysjax.data.datasets import Dataset, Entry
+from crysjax.models import registry
 from tests.support import EQUIVALENT, basis, crystal
 
 WINDOW_EV = (1.0, 2.0)

@@ -13,11 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from crysjax.campaign import sampling
-from crysjax.campaign.settings import read_yaml
-from crysjax.campaign.validate import estimate
-from crysjax.cli import registry, train
+from crysjax.cli import train
+from crysjax.config import read_yaml
 from crysjax.data import batching, datasets
+from crysjax.models import registry
+from crysjax.predictors.predictor import estimate
+from crysjax.sampling import draws as sampling
 from crysjax.training import tasks
 
 PROPERTY, BASE, HERE = "bulk_modulus_gpa", "mp_20_generator", Path(__file__).parent

@@ -15,18 +15,19 @@ import time
 import jax
 import numpy as np
 
-from crysjax.campaign import prediction, sampling
-from crysjax.cli import registry
-from crysjax.data import datasets, files, splits
+from crysjax.data import datasets, files
 from crysjax.data.datasets import Dataset
 from crysjax.evaluation.validity import validity
+from crysjax.models import registry
+from crysjax.sampling import draws, prediction
+from crysjax.splits import grouped
 
 TOLERANCES_ANGSTROM = (0.1, 0.01)
 
 
 def found(crystals: Dataset) -> dict[float, np.ndarray]:
     """The group of each crystal at both tolerances, 0 where spglib finds none."""
-    groups = {t: splits.space_groups(crystals, symprec_angstrom=t) for t in TOLERANCES_ANGSTROM}
+    groups = {t: grouped.space_groups(crystals, symprec_angstrom=t) for t in TOLERANCES_ANGSTROM}
     return {t: np.nan_to_num(numbers).astype(int) for t, numbers in groups.items()}
 
 
@@ -35,8 +36,8 @@ def asked_again(model: registry.Model, like: Dataset, group: np.ndarray, rounds:
     rows, valid, told = np.arange(len(like)), np.zeros(len(like)), []
     now = {t: np.zeros(len(like), int) for t in TOLERANCES_ANGSTROM}
     for k in range(rounds):
-        drawn = sampling.sample(
-            model.build, model.params, jax.random.key(k), sampling.blank(like.num_atoms[rows]),
+        drawn = draws.sample(
+            model.build, model.params, jax.random.key(k), draws.blank(like.num_atoms[rows]),
             np.full((len(rows), len(model.config["properties"])), np.nan), space_group=group[rows],
         )  # fmt: skip
         for t, numbers in found(drawn).items():

@@ -14,14 +14,14 @@ import time
 
 import numpy as np
 
-from crysjax.campaign import prediction
-from crysjax.cli import registry
+from crysjax.chemistry.elements import formula
+from crysjax.crystallography import matching
 from crysjax.data import datasets, files
 from crysjax.data.datasets import Dataset
-from crysjax.data.elements import formula
-from crysjax.evaluation import matching
-from crysjax.evaluation.distributions import emd, num_elements
+from crysjax.evaluation.metrics.distributions import emd, num_elements
 from crysjax.evaluation.validity import validity
+from crysjax.models import registry
+from crysjax.sampling import prediction
 
 
 def described(drawn: Dataset, data: Dataset) -> dict[str, float]:

@@ -61,8 +61,8 @@ def measure(options: argparse.Namespace) -> dict:
     """The largest differences of every crystal."""
     from crysjax.cli.data import read_part
     from crysjax.data import datasets
-    from crysjax.data.io import write_crystals
-    from crysjax.evaluation import record
+    from crysjax.data.readers.io import write_crystals
+    from crysjax.reports import record
 
     every = read_part(options.data)
     crystals = datasets.take(every, np.random.default_rng(options.seed).permutation(len(every))[: options.count])
@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> dict:
 
 def summarize(path: str) -> list[str]:
     """A row of the table: the largest differences."""
-    from crysjax.evaluation import record
+    from crysjax.reports import record
 
     report = record.read(path)
     rows, package = report["rows"], report["versions of the package"]["nequix"]
@@ -108,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.package:
         return print(json.dumps(by_package(options.weights, options.data)))
-    from crysjax.evaluation import record
+    from crysjax.reports import record
 
     if not options.summarize:
         record.write(options.out, measure(options))

@@ -77,7 +77,7 @@ def main() -> None:
     from typer.testing import CliRunner
 
     from crysjax.cli.app import app
-    from crysjax.training import checkpoint
+    from crysjax.models import checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         change = {"data": args.data, "steps": args.steps, "network.layers": args.layers, "save_every": args.steps}

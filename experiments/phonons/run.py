@@ -26,16 +26,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from crysjax.chemistry.elements import SYMBOLS, formula
 from crysjax.data import files
 from crysjax.data.datasets import Entry
-from crysjax.data.elements import SYMBOLS, formula
-from crysjax.evaluation import record
-from crysjax.evaluation.distributions import interval
+from crysjax.evaluation.metrics.distributions import interval
 from crysjax.geometry.supercells import repeats_for
-from crysjax.oracles import phonons
+from crysjax.physics.phonons import driver, thermodynamics
+from crysjax.physics.phonons.vibrations import PER_CM
 from crysjax.potentials.mlip import Potential, load_potential, load_student
-from crysjax.properties import thermodynamics
-from crysjax.properties.vibrations import PER_CM
+from crysjax.reports import record
 
 README = Path(__file__).with_name("README.md")
 WIDTH_THZ = 0.15  # Gaussians of the density of states, 5 cm⁻¹
@@ -48,7 +47,7 @@ def read(path: Path) -> list[tuple[Entry, float]]:
     """All crystals with the last peak in cm⁻¹."""
     from pymatgen.core import Structure
 
-    from crysjax.data.convert import entry_of_structure
+    from crysjax.data.readers.convert import entry_of_structure
 
     table = json.loads(gzip.decompress(path.read_bytes()))
     rows = zip(table["index"], table["data"])
@@ -64,7 +63,7 @@ def chosen(
         entry, target = rows[i]
         if not set(entry.numbers.tolist()) <= set(potential.numbers):
             continue
-        cell = phonons.primitive(entry, args.tolerance)[0]
+        cell = driver.primitive(entry, args.tolerance)[0]
         atoms = len(cell.numbers) * np.prod(repeats_for(cell.lattice, args.length))
         if len(cell.numbers) <= args.atoms and atoms <= args.supercell:
             kept.append((cell, target))
@@ -76,7 +75,7 @@ def chosen(
 def measured(potential: Potential, params: dict, entry: Entry, args: argparse.Namespace) -> dict:
     """The last peak and what else is known of a relaxed crystal's phonons."""
     try:
-        found = phonons.phonons(
+        found = driver.phonons(
             potential, params, entry, length_angstrom=args.length, mesh_per_angstrom=args.mesh,
             tolerance_angstrom=args.tolerance,
         )  # fmt: skip
@@ -134,7 +133,7 @@ def relaxed(potential: Potential, params: dict, crystals: list[Entry], kept: lis
     """Relaxed crystal, energy and reason of each, by id; what is in `kept` is taken from there, the rest put there."""
     known = {row["id"] for row in kept}
     new = [entry for entry in crystals if entry.id not in known]
-    for end, energy, reason in phonons.relaxed(potential, params, new) if new else []:
+    for end, energy, reason in driver.relaxed(potential, params, new) if new else []:
         row = {"id": end.id, "numbers": end.numbers.tolist(), "frac": np.round(end.frac, 6).tolist()}
         lattice = np.round(end.lattice, 5).tolist()
         kept.append(row | {"lattice": lattice, "energy_ev_per_atom": energy, "reason": reason})
@@ -151,7 +150,7 @@ def relaxed(potential: Potential, params: dict, crystals: list[Entry], kept: lis
 def compared(rows: list[dict], targets: dict[str, float]) -> list[dict]:
     """Errors of all, of stable and of unstable crystals."""
     good = [row for row in rows if "peak_cm" in row and np.isfinite(row["peak_cm"])]
-    stable = [row for row in good if row["lowest_cm"] > phonons.STABLE_THZ * PER_CM]
+    stable = [row for row in good if row["lowest_cm"] > driver.STABLE_THZ * PER_CM]
     unstable = [row for row in good if row not in stable]
     parts = {"all with an answer": good, "no imaginary mode": stable, "imaginary modes": unstable}
     table = []
@@ -215,11 +214,11 @@ def beside_phonopy(args: argparse.Namespace) -> None:
     salt = Entry("NaCl", np.array([11, 17]), np.array([[0, 0, 0], [0.5] * 3]), 5.69 * fcc, {})
     potential, params = load_potential(args.potential) if args.potential else load_student()
     wide = lambda tree: jax.tree.map(lambda x: jax.numpy.asarray(x, float), tree)  # noqa: E731
-    for entry, _, reason in phonons.relaxed(potential, params, [silicon, salt]):
-        found = phonons.phonons(potential, params, entry, length_angstrom=args.length, mesh_per_angstrom=0.1)
+    for entry, _, reason in driver.relaxed(potential, params, [silicon, salt]):
+        found = driver.phonons(potential, params, entry, length_angstrom=args.length, mesh_per_angstrom=0.1)
         assert not reason and found.valid, (reason, found.reason)
         theirs, order = phonopy_of(found)
-        pack, graph = phonons.supercell_graph(
+        pack, graph = driver.supercell_graph(
             found.crystal, found.cell, potential.cutoff_angstrom + 0.1, len(found.cell.atom)
         )
         with jax.enable_x64(True):
@@ -244,7 +243,7 @@ def beside_phonopy(args: argparse.Namespace) -> None:
         )
 
 
-def phonopy_of(found: phonons.Phonons) -> tuple:
+def phonopy_of(found: driver.Phonons) -> tuple:
     """phonopy with its displacements, and where its supercell atoms are in our list."""
     import phonopy
     from phonopy.structure.atoms import PhonopyAtoms

@@ -23,13 +23,13 @@ import numpy as np
 
 from crysjax.base import Condition
 from crysjax.campaign import goals as targets
-from crysjax.campaign import sampling
 from crysjax.campaign.plan import Plan, read_plan
 from crysjax.campaign.propose import energy
 from crysjax.campaign.round import pack_shape
-from crysjax.cli import registry
 from crysjax.cli.design import assemble
 from crysjax.data import batching
+from crysjax.models import registry
+from crysjax.sampling import draws as sampling
 
 COUNTS = (1, 2, 4, 8, 16, 32)
 DRAWS = 4000  # groups of K particles that an expectation is taken over

@@ -34,11 +34,11 @@ from crysjax.campaign.outcomes import Outcomes, best
 from crysjax.campaign.plan import Plan, read_plan
 from crysjax.campaign.propose import Proposal
 from crysjax.campaign.round import Tools
-from crysjax.cli import registry
+from crysjax.chemistry.elements import formula
 from crysjax.cli.design import assemble
 from crysjax.data.datasets import entries
-from crysjax.data.elements import formula
-from crysjax.evaluation.hull import FORMATION_ENERGY
+from crysjax.models import registry
+from crysjax.physics.hull.hull import FORMATION_ENERGY
 from crysjax.potentials.relax_dataset import relax_dataset
 
 ARMS = ("guided, chosen", "unguided, chosen", "unguided, as many samples", "guided, at random", "unguided, at random")

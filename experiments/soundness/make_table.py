@@ -1,4 +1,4 @@
-"""How few neighbors each cation has in known crystals: writes `crysjax/evaluation/coordination.json`.
+"""How few neighbors each cation has in known crystals: writes `crysjax/evaluation/metrics/coordination.json`.
 
     python experiments/soundness/make_table.py DATA_FOLDER
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from crysjax.data.datasets import entries
-from crysjax.data.io import read
+from crysjax.data.readers.io import read
 from crysjax.evaluation import chemistry
 
 known = read(Path(sys.argv[1]) / "mp_20" / "train_recovered.npz")

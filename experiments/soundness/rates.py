@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from crysjax.crystallography import contacts
 from crysjax.data.datasets import take
-from crysjax.data.io import read
-from crysjax.evaluation import chemistry, contacts, validity
+from crysjax.data.readers.io import read
+from crysjax.evaluation import chemistry, validity
 
 SETS = ("mp_20/val", "mp_20/test", "samples/DiffCSP_mp_20_10k.npz")
 SHARES = (0.60, 0.65, 0.67, 0.68, 0.70, 0.72, 0.75)

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import NUM_SPECIES
-from crysjax.cli import registry
+from crysjax.chemistry.elements import SYMBOLS
 from crysjax.data import datasets
 from crysjax.data.datasets import ENERGY, Dataset
-from crysjax.data.elements import SYMBOLS
+from crysjax.models import registry
 from crysjax.potentials import learn
 from crysjax.potentials.label import label
 from crysjax.potentials.mlip import load_potential

@@ -20,12 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.base import Crystal, Estimate, Oracle, numbers
-from crysjax.cli import registry
-from crysjax.data import batching, datasets, splits
+from crysjax.chemistry.elements import anonymous_formula, formula
+from crysjax.crystallography import matching
+from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset, Entry
-from crysjax.data.elements import anonymous_formula, formula
-from crysjax.evaluation import floors, matching, validity
-from crysjax.properties import synthesizability as pu
+from crysjax.evaluation import validity
+from crysjax.models import registry
+from crysjax.predictors import synthesizability as pu
+from crysjax.retrieval import floors
+from crysjax.splits import grouped
 
 KINDS = ("observed", "hidden", "composition", "structure", "perovskite")
 COUNTS = {"observed": 5000, "hidden": 2100, "composition": 1640, "structure": 1630, "perovskite": 1630}
@@ -50,7 +53,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     data = datasets.concatenate([labeled(part, kind) for kind, part in parts.items()])
     if arguments.volume == "same":
         data = replace(data, lattice=same_volume(data))
-    data = splits.by_composition(data, seed=arguments.seed, fractions={"train": 0.7, "val": 0.1, "test": 0.2})
+    data = grouped.by_composition(data, seed=arguments.seed, fractions={"train": 0.7, "val": 0.1, "test": 0.2})
     datasets.save(data, arguments.out)
     truth = data.properties["made"][data.properties["observed"] != 1]
     print(f"{arguments.out}: {len(data)} crystals; of {len(truth)} unlabeled {truth.mean():.4f} are made")

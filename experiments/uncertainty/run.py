@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crysjax.base import Estimate
-from crysjax.campaign.validate import estimate
-from crysjax.cli import registry
+from crysjax.chemistry.elements import NUMBERS
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset
-from crysjax.data.elements import NUMBERS
-from crysjax.evaluation import calibration, detector_inputs, detectors, selection
+from crysjax.evaluation import selection
+from crysjax.evaluation.failures import detector_inputs, detectors
+from crysjax.models import registry
+from crysjax.predictors import calibration
+from crysjax.predictors.predictor import estimate
 
 ENERGY, GAP = "formation_energy_ev_per_atom", "band_gap_ev"
 WINDOW_EV = (1.0, 2.0)

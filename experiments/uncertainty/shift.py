@@ -33,10 +33,11 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import mannwhitneyu, norm, spearmanr
 
 from crysjax.base import Estimate
-from crysjax.cli import registry
+from crysjax.chemistry.elements import NUMBERS
 from crysjax.cli.data import read_part
-from crysjax.data import batching, datasets, files, splits
-from crysjax.data.elements import NUMBERS
+from crysjax.data import batching, datasets, files
+from crysjax.models import registry
+from crysjax.splits import grouped
 
 
 def years(folder: Path) -> dict[str, int]:
@@ -53,9 +54,9 @@ def years(folder: Path) -> dict[str, int]:
 def split(data: Path, mpts: Path, out: Path, first_year: int) -> None:
     """Write the data set with splits train, val, element, prototype and year; counts are printed."""
     whole = datasets.load(data)
-    element = splits.by_element(whole, seed=0, fractions={"train": 0.9, "test": 0.1})
-    prototype = splits.by_prototype(whole, seed=1, fractions={"train": 0.9, "test": 0.1})
-    composition = splits.by_composition(whole, seed=2, fractions={"train": 0.95, "test": 0.05})
+    element = grouped.by_element(whole, seed=0, fractions={"train": 0.9, "test": 0.1})
+    prototype = grouped.by_prototype(whole, seed=1, fractions={"train": 0.9, "test": 0.1})
+    composition = grouped.by_composition(whole, seed=2, fractions={"train": 0.95, "test": 0.05})
     known = years(mpts)
     name = np.full(len(whole), "train", dtype="<U16")
     name[composition.split == "test"] = "val"

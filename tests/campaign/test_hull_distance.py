@@ -9,11 +9,11 @@ from crysjax.base import Crystal, Estimate, Pack, mean_by_crystal, one_hot
 from crysjax.campaign import goals as targets
 from crysjax.campaign.hull_distance import ABOVE_HULL, with_hull
 from crysjax.campaign.plan import Goal
-from crysjax.campaign.propose import Predictor
 from crysjax.campaign.validate import Reference, judge
 from crysjax.data import batching, datasets
-from crysjax.evaluation import hull
-from crysjax.evaluation.hull import FORMATION_ENERGY
+from crysjax.physics.hull import hull
+from crysjax.physics.hull.hull import FORMATION_ENERGY
+from crysjax.predictors.predictor import Predictor
 
 ENTRIES = {"MgO": -3.0, "TiO2": -3.2, "MgTiO3": -3.4, "Mg2TiO4": -3.1, "Ti": 0.0}
 ELEMENTS = (8, 12, 22)

@@ -14,13 +14,13 @@ import pytest
 from crysjax.campaign import goals as targets
 from crysjax.campaign.inspect import inspector
 from crysjax.campaign.plan import Goal
-from crysjax.campaign.propose import Predictor
 from crysjax.campaign.validate import Reference, judge
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.evaluation.gates import gates
 from crysjax.nets.equivariant import equivariant
-from crysjax.properties.heads import heads
+from crysjax.predictors.heads import heads
+from crysjax.predictors.predictor import Predictor
 
 ENERGY, GAP = "formation_energy_ev_per_atom", "band_gap_ev"
 CRYSTALS, SHAPE = 12, batching.Capacity(sites=40, pairs=64, crystals=12)

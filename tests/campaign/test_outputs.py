@@ -14,8 +14,9 @@ from crysjax.campaign import outputs, outside
 from crysjax.campaign import plan as plans
 from crysjax.campaign.plan import Goal
 from crysjax.campaign.warnings import warnings
-from crysjax.data import datasets, io
+from crysjax.data import datasets
 from crysjax.data.datasets import Entry
+from crysjax.data.readers import io
 from crysjax.evaluation import ledger
 from crysjax.evaluation.ledger import Row
 

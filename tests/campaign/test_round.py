@@ -11,16 +11,18 @@ from crysjax.base import Estimate, Surrogate
 from crysjax.campaign import goals as targets
 from crysjax.campaign import plan as plans
 from crysjax.campaign import round as rounds
-from crysjax.campaign import sampling, store
+from crysjax.campaign import store
 from crysjax.campaign.inspect import Inspected
 from crysjax.campaign.plan import Goal
-from crysjax.campaign.propose import Predictor, Proposal
+from crysjax.campaign.propose import Proposal
 from crysjax.campaign.validate import Judged, Relaxed
+from crysjax.chemistry.elements import formula
+from crysjax.crystallography.contacts import Contact
 from crysjax.data import batching, datasets
-from crysjax.data.elements import formula
 from crysjax.evaluation import ledger
-from crysjax.evaluation.contacts import Contact
 from crysjax.evaluation.gates import Gated
+from crysjax.predictors.predictor import Predictor
+from crysjax.sampling import draws as sampling
 
 GOALS = targets.goals({"gap": Goal("window", 1.0, 2.0), "energy": Goal("minimise")}, ("energy", "gap"), (0.5, 2.0))
 PLAN = plans.plan(

@@ -17,9 +17,9 @@ import yaml
 from jax.experimental.compilation_cache import compilation_cache
 
 from crysjax.cli.app import main
+from crysjax.crystallography.standard_cells import standardized
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.data.standard_cells import standardized
 
 ELEMENTS = (8, 12, 20, 22, 38)  # O, Mg, Ca, Ti, Sr
 ENERGY, GAP = "formation_energy_ev_per_atom", "band_gap_ev"

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from crysjax.cli import cells
 from crysjax.cli.constraints import Options, wanted
+from crysjax.crystallography.standard_cells import standardized
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Entry
-from crysjax.data.standard_cells import standardized
-from crysjax.training import checkpoint, tasks
+from crysjax.models import checkpoint
+from crysjax.training import cells, tasks
 from tests.support import EQUIVALENT, crystal
 
 ELEMENTS = (8, 12, 20)

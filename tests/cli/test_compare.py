@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from crysjax.data import files
-from crysjax.evaluation import comparison
-from crysjax.evaluation.distributions import Interval
+from crysjax.evaluation.metrics.distributions import Interval
+from crysjax.reports import comparison
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from crysjax.data import cif, datasets
+from crysjax.data import datasets
+from crysjax.data.readers import cif
 
 NUMBERS, FRAC = np.array([12, 8]), np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
 GOOD = cif.format_p1("MgO", NUMBERS, FRAC, 3.1 * np.eye(3))

@@ -8,12 +8,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from crysjax.chemistry.scattering import scattering
 from crysjax.cli import diffraction as commands
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.data.scattering import scattering
-from crysjax.properties.diffraction import Shape
-from crysjax.properties.peaks import peaks
+from crysjax.physics.diffraction.pattern import Shape
+from crysjax.physics.diffraction.peaks import peaks
 
 app = typer.Typer()
 app.command("diffraction")(commands.diffraction)

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from crysjax.campaign.plan import read_plan
-from crysjax.cli import design, drawing, registry, space_groups
+from crysjax.cli import design
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
+from crysjax.models import registry
+from crysjax.sampling import defaults as drawing
+from crysjax.sampling import space_groups
 
 WYCKOFF = {"settings": {"family": "wyckoff"}}
 FLOW = {"settings": {"species": "discrete"}}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from crysjax.cli import app, elasticity
-from crysjax.data import datasets, io
+from crysjax.data import datasets
 from crysjax.data.datasets import Entry
+from crysjax.data.readers import io
 from crysjax.potentials.mlip import mlip, save_potential
 
 FCC = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2

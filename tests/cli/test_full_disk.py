@@ -11,7 +11,7 @@ import pytest
 from crysjax.campaign import store
 from crysjax.data import datasets
 from crysjax.evaluation import ledger
-from crysjax.training import checkpoint
+from crysjax.models import checkpoint
 
 FULL = r"No space left on device"
 

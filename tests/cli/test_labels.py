@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from crysjax.data import datasets
-from crysjax.data.cif import format_p1
 from crysjax.data.datasets import ENERGY, FORCES, Entry
+from crysjax.data.readers.cif import format_p1
 
 GAP = "band_gap_ev"
 CONFIG = {"kind": "heads", "network": "graph", "network.width": 8, "network.layers": 1, "network.angular": 2,
@@ -100,7 +100,7 @@ def test_labels_that_validation_lacks_are_an_error_before_training(trained, one_
 
 
 def test_a_label_that_no_crystal_has_gives_no_metric(trained, tmp_path):
-    from crysjax.training import checkpoint
+    from crysjax.models import checkpoint
 
     answer = trained(crystals({}, ENERGY), POTENTIAL, properties=[])
     assert answer.code == 0, answer.err

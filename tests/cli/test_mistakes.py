@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from crysjax.cli.app import explain, main
-from crysjax.cli.show import Stopped
+from crysjax.terminal import Stopped
 from crysjax.training.loop import NonFiniteLoss
 
 PLANS = {

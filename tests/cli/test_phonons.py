@@ -10,8 +10,8 @@ import pytest
 import typer
 
 from crysjax.cli.phonons import phonons
-from crysjax.data import io
 from crysjax.data.datasets import Entry
+from crysjax.data.readers import io
 from crysjax.potentials.mlip import mlip, save_potential
 
 EDGE = 5.243195  # Å, of argon's cube at the minimum, see tests/potentials/test_relax.py

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from crysjax.chemistry.oxidation import common_states
+from crysjax.constraints.feasible import neutral
+from crysjax.crystallography.operations import has_group
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.data.operations import has_group
-from crysjax.data.oxidation import common_states
-from crysjax.generators.feasible import neutral
 
 CELL = np.array([[4.0, 0, 0], [0, 4.2, 0], [0, 0, 4.4]], np.float32)
 

@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from crysjax.cli import registry
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.properties import synthesizability as pu
+from crysjax.models import registry
+from crysjax.predictors import synthesizability as pu
 
 MEANING = (
     "probability-like score of resembling crystals that have been made, given prior 0.5; "

@@ -7,7 +7,7 @@ import pytest
 
 from crysjax.cli import judge, oracles
 from crysjax.data.datasets import Entry, from_entries
-from crysjax.evaluation import hull
+from crysjax.physics.hull import hull
 
 ENERGY = "formation_energy_ev_per_atom"
 MARKS = [b"\xef\xbb\xbf", b""]

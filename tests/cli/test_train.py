@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crysjax.data import datasets
-from crysjax.training import checkpoint
+from crysjax.models import checkpoint
 
 
 def leaves(path) -> dict[str, bytes]:

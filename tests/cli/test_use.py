@@ -10,8 +10,9 @@ import pytest
 import yaml
 from ase.io import read as ase_read
 
-from crysjax.data import datasets, io
+from crysjax.data import datasets
 from crysjax.data.datasets import Entry
+from crysjax.data.readers import io
 
 
 def compositions(dataset) -> list[list[int]]:

@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 
 from crysjax.base import NUM_SPECIES, Condition, Crystal, Pack
-from crysjax.cli import registry
-from crysjax.data import batching, cif, datasets
+from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset, Entry
+from crysjax.data.readers import cif
 from crysjax.evaluation import stages
 from crysjax.generators import coordinates
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry.neighbors import radius_graph_host
+from crysjax.models import registry
 from crysjax.nets.equivariant import equivariant
 from tests.support import EQUIVALENT, crystal
 

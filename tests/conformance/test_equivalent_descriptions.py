@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from crysjax.base import Crystal, Pack
-from crysjax.cli import registry
 from crysjax.data import batching
+from crysjax.models import registry
 from crysjax.nets.equivariant import equivariant
 from crysjax.nets.graph import graph
-from crysjax.properties import novelty, synthesizability
-from crysjax.properties.ensembles import ensemble
-from crysjax.properties.heads import aware, heads
+from crysjax.predictors import novelty, synthesizability
+from crysjax.predictors.ensembles import ensemble
+from crysjax.predictors.heads import aware, heads
 from tests.support import EQUIVALENT, crystal
 
 SHAPE = batching.Capacity(sites=40, pairs=800, crystals=2)

@@ -18,7 +18,8 @@ from crysjax.data.datasets import Entry
 from crysjax.evaluation import kept, ledger
 from crysjax.evaluation.ledger import Row
 from crysjax.evaluation.stages import verdict
-from crysjax.training import checkpoint, loop
+from crysjax.models import checkpoint
+from crysjax.training import loop
 
 FLIPS = {"checkpoint": 50, "model": 30, "data set": 30, "ledger": 30, "state": 30, "kept stage": 30}
 

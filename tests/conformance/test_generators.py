@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from crysjax.base import UNKNOWN, Condition, Generator, Pack, is_known, num_sites, numbers, one_hot, site_mask
-from crysjax.cli import families
 from crysjax.data import batching
 from crysjax.generators import processes
 from crysjax.generators.continuous_flow import continuous_flow
@@ -22,15 +21,15 @@ from crysjax.generators.iterative import iterative
 from crysjax.generators.latent_diffusion import latent_diffusion
 from crysjax.generators.normalizing_flow import coupling_flow
 from crysjax.generators.retrieval import retrieval
-from crysjax.generators.text import text
+from crysjax.generators.text.family import text
 from crysjax.generators.vae import vae
 from crysjax.generators.vq_vae import vq_vae
-from crysjax.generators.wyckoff import wyckoff
+from crysjax.generators.wyckoff.family import wyckoff
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry import torus
 from crysjax.geometry.symmetry import Orbits
+from crysjax.models import checkpoint, families
 from crysjax.nets.dense import dense
-from crysjax.training import checkpoint
 
 NETWORK = dense(width=16, layers=1, frequencies=4, geometry=4)
 SMOOTH = dense(width=16, layers=1, frequencies=4, geometry=0)  # nothing jumps where a neighbor's image changes

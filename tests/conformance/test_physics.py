@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from crysjax.chemistry.scattering import scattering
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.data.scattering import scattering
-from crysjax.oracles.mechanics import elasticity
-from crysjax.oracles.phonons import phonons
+from crysjax.physics.diffraction.peaks import peaks
+from crysjax.physics.elasticity.driver import elasticity
+from crysjax.physics.phonons.driver import phonons
+from crysjax.physics.phonons.thermodynamics import thermal
 from crysjax.potentials.mlip import mlip
-from crysjax.properties.peaks import peaks
-from crysjax.properties.thermodynamics import thermal
 
 TURN = Rotation.from_rotvec([0.7, -0.3, 1.1]).as_matrix()
 SHEAR = np.array([[1, 1, 0], [0, 1, 0], [-1, 0, 1]])

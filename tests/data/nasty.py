@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from crysjax.data import io as crysjax_io
-from crysjax.data.cif import format_p1
 from crysjax.data.datasets import Entry, from_entries, save
+from crysjax.data.readers import io as crysjax_io
+from crysjax.data.readers.cif import format_p1
 
 HEAD = (
     "data_x\n_symmetry_space_group_name_H-M '{group}'\n"

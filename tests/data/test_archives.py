@@ -7,9 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from crysjax.data import archives, files, io, limits
-from crysjax.data.cif import format_p1
+from crysjax.data import files
 from crysjax.data.datasets import Entry, entries, from_entries, take
+from crysjax.data.readers import archives, io, limits
+from crysjax.data.readers.cif import format_p1
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crysjax.data import cif, io
 from crysjax.data.datasets import Entry, entries, from_entries, save
-from crysjax.data.layouts import read_arrays
+from crysjax.data.readers import cif, io
+from crysjax.data.readers.layouts import read_arrays
 
 beside = runpy.run_path(str(Path(__file__).with_name("quartz.py")))  # this folder is no package
 QUARTZ, space_group, turned_round = beside["QUARTZ"], beside["space_group"], beside["turned_round"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import spglib
 
-from crysjax.data import cif, cif_symmetry, cif_syntax, io
-from crysjax.data.elements import formula
+from crysjax.chemistry.elements import formula
+from crysjax.data.readers import cif, cif_symmetry, cif_syntax, io
 
 
 def block(symmetry: str = "'F m -3 m'", cell=(4, 4, 4, 90, 90, 90), sites: str = "Na1 Na 0 0 0", extra: str = "",

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from crysjax.data import downloads
+from crysjax.data.readers import downloads
 
 MOST, SECONDS = 10_000, 1.5
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crysjax.data import io, limits
 from crysjax.data.datasets import Dataset, save
+from crysjax.data.readers import io, limits
 
 
 def beside(name: str):

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from crysjax.data import cif, io
 from crysjax.data.datasets import Entry, entries, from_entries, info, load, take, where_split
+from crysjax.data.readers import cif, io
 from tests.support import random_entries
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pymatgen and ASE comment on every small cell

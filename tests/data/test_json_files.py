@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
-from crysjax.data import io
 from crysjax.data.datasets import entries
+from crysjax.data.readers import io
 from tests.support import random_entries
 
 

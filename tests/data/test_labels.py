@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from crysjax.data import datasets, io, labels, tables
-from crysjax.data.cif import format_p1
+from crysjax.data import datasets, labels
 from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry
+from crysjax.data.readers import io, tables
+from crysjax.data.readers.cif import format_p1
 
 NUMBERS, FRAC, CELL = np.array([12, 8]), np.array([[0, 0, 0], [0.5, 0.5, 0.5]]), 3.1 * np.eye(3)
 CIF = format_p1("MgO", NUMBERS, FRAC, CELL)

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from crysjax.data import materials_project
-from crysjax.evaluation import hull
+from crysjax.data.readers import materials_project
+from crysjax.physics.hull import hull
 
 KEY = "a-secret-key"
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from crysjax.data import io, limits, parquet_files
-from crysjax.data.cif import format_p1
 from crysjax.data.datasets import ENERGY, FORCES, Entry
+from crysjax.data.readers import io, limits, parquet_files
+from crysjax.data.readers.cif import format_p1
 
 CELL = np.array([[0, 2.1, 2.1], [2.1, 0, 2.1], [2.1, 2.1, 0.3]])
 FRAC = np.array([[0, 0, 0], [0.25, 0.5, 0.75]])

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from crysjax.data import audit, audit_text, io, placeholders, scales
+from crysjax.data import placeholders, scales
 from crysjax.data.datasets import Entry, from_entries
+from crysjax.data.readers import io
+from crysjax.splits import audit, audit_text
 
 GAPS = np.random.default_rng(0).gamma(1.5, 1.0, 60)
 

@@ -5,7 +5,7 @@ import io as text_io
 import numpy as np
 import pytest
 
-from crysjax.data import poscar
+from crysjax.data.readers import poscar
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

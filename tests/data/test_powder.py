@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crysjax.data import powder
+from crysjax.data.readers import powder
 
 X, Y = [10.0, 10.5, 11.0, 11.5], [153.0, 2.5, 30.0, 4.0]
 

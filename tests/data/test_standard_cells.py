@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crysjax.chemistry.elements import formula
+from crysjax.crystallography.standard_cells import standard_cell, standardized
 from crysjax.data.datasets import Dataset, Entry, entries, from_entries, take
-from crysjax.data.elements import formula
-from crysjax.data.standard_cells import standard_cell, standardized
 
 beside = runpy.run_path(str(Path(__file__).with_name("quartz.py")))  # this folder is no package
 QUARTZ, ROCK_SALT, space_group = beside["QUARTZ"], beside["ROCK_SALT"], beside["space_group"]

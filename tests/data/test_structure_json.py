@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from crysjax.data import io
 from crysjax.data.datasets import Entry, from_entries
+from crysjax.data.readers import io
 
 SITE = {"species": [{"element": "Na", "occu": 1}], "abc": [0.0, 0.0, 0.0]}
 SODIUM = {"lattice": {"matrix": [[3.0, 0, 0], [0, 3.1, 0], [0, 0, 3.2]]}, "sites": [SITE]}

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crysjax.data import io, pickles, torch_files
-from crysjax.data.cif import parameters
 from crysjax.data.datasets import entries
+from crysjax.data.readers import io, pickles, torch_files
+from crysjax.data.readers.cif import parameters
 
 HERE = Path(__file__).parent
 

@@ -5,12 +5,12 @@ import pytest
 
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.data.io import read
+from crysjax.data.readers.io import read
 from crysjax.evaluation import chemistry
 
 
 def composition(**counts):
-    from crysjax.data.elements import NUMBERS
+    from crysjax.chemistry.elements import NUMBERS
 
     return np.concatenate([np.full(n, NUMBERS[symbol]) for symbol, n in counts.items()])
 

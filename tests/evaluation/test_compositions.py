@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from crysjax.base import NUM_SPECIES
-from crysjax.data.elements import NUMBERS
-from crysjax.evaluation.compositions import PETTIFOR, elmd, elmd_coordinates, magpie_distance, magpie_features
-from crysjax.evaluation.distances import nearest, pairwise
+from crysjax.chemistry.elements import NUMBERS
+from crysjax.crystallography.distances import nearest, pairwise
+from crysjax.evaluation.metrics.compositions import PETTIFOR, elmd, elmd_coordinates, magpie_distance, magpie_features
 
 REFERENCE = Path(__file__).parent / "composition_reference.npz"
 

@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crysjax.crystallography import contacts
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.data.io import read
-from crysjax.evaluation import contacts, gates, stages
+from crysjax.data.readers.io import read
+from crysjax.evaluation import gates, stages
 
 ROCK_SALT = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], float)
 

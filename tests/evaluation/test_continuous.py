@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from crysjax.base import NUM_SPECIES, Crystal
+from crysjax.crystallography.distances import PDD, amd, emd, pdd
 from crysjax.data.datasets import Dataset, Entry, concatenate, from_entries, take
-from crysjax.evaluation import continuous
-from crysjax.evaluation.compositions import elmd_coordinates, magpie_distance
-from crysjax.evaluation.distances import PDD, amd, emd, pdd
-from crysjax.evaluation.hull import compositions
+from crysjax.evaluation.metrics import continuous
+from crysjax.evaluation.metrics.compositions import elmd_coordinates, magpie_distance
+from crysjax.physics.hull.hull import compositions
 
 
 def random_set(count: int, seed: int) -> Dataset:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from crysjax.data.datasets import Entry, from_entries
-from crysjax.evaluation import coordination, coverage, magpie
-from crysjax.evaluation.coverage import Cutoffs, Fingerprints
-from crysjax.evaluation.order_parameters import MOTIFS, order_parameters, places
+from crysjax.evaluation.metrics import coordination, coverage, magpie
+from crysjax.evaluation.metrics.coverage import Cutoffs, Fingerprints
+from crysjax.evaluation.metrics.order_parameters import MOTIFS, order_parameters, places
 
 FACES = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 PLACES = places()

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import energy_distance, fisher_exact, t
 
-from crysjax.data import datasets, splits
+from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.data.io import read
-from crysjax.evaluation import detector_inputs, detectors, permutation
+from crysjax.data.readers.io import read
+from crysjax.evaluation.failures import detector_inputs, detectors, permutation
 from crysjax.evaluation.validity import smact_valid
+from crysjax.splits import grouped as splits
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crysjax.crystallography.distances import PDD, amd, emd, nearest, pairwise, pdd, transport
 from crysjax.data.datasets import Dataset, Entry, from_entries, take, wrap
-from crysjax.evaluation.distances import PDD, amd, emd, nearest, pairwise, pdd, transport
 
 REFERENCE = np.load(Path(__file__).parent / "amd_reference.npz")
 

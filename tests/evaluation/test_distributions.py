@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from crysjax.data.datasets import Entry, concatenate, from_entries, take
-from crysjax.data.io import read, to_structure
-from crysjax.evaluation import distributions as dist
+from crysjax.data.readers.io import read, to_structure
+from crysjax.evaluation.metrics import distributions as dist
 
 
 def test_wilson_known_values():

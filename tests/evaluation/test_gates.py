@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from crysjax.base import NUM_SPECIES
+from crysjax.crystallography import contacts
 from crysjax.data import batching
 from crysjax.data.datasets import Entry, from_entries
-from crysjax.evaluation import contacts, gates, validity
+from crysjax.evaluation import gates, validity
 
 
 def random_compositions(count):

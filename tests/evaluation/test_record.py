@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crysjax.evaluation import record
+from crysjax.reports import record
 
 
 def test_a_report_comes_back_with_a_line_for_each_row(tmp_path):

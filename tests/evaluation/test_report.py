@@ -8,8 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from crysjax.evaluation import charts, hits, report
+from crysjax.evaluation import hits
 from crysjax.evaluation.ledger import STAGES, Row
+from crysjax.reports import charts, report
 
 GAPS = {"a": (1.4, 1.5), "b": (1.8, 2.4), "c": (0.4, 0.2)}
 

@@ -7,7 +7,9 @@ import pytest
 
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.evaluation import detectors, judge, set_charts, set_report, totals
+from crysjax.evaluation import judge, totals
+from crysjax.evaluation.failures import detectors
+from crysjax.reports import set_charts, set_report
 
 CUBIC = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
 

@@ -6,7 +6,8 @@ from scipy.stats import norm
 
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.evaluation import hull, judge, stability, stages, totals
+from crysjax.evaluation import judge, stability, stages, totals
+from crysjax.physics.hull import hull
 
 LEVEL = hull.Level("x", "none")
 CORNERS = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])

@@ -6,7 +6,10 @@ import pytest
 from crysjax.base import Estimate
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.evaluation import findings, hull, judge, kept, set_report, stages, totals
+from crysjax.evaluation import judge, kept, stages, totals
+from crysjax.evaluation.failures import findings
+from crysjax.physics.hull import hull
+from crysjax.reports import set_report
 
 ROCK_SALT = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], float)
 ROCK_SALT = np.concatenate([ROCK_SALT, ROCK_SALT + np.array([[0.5, 0, 0]])]) % 1
@@ -38,7 +41,7 @@ def test_valid_turns_away_each_fault_with_its_own_reason():
 
 
 def test_real_crystals_pass_the_bounds_on_geometry(data_dir):
-    from crysjax.data import io
+    from crysjax.data.readers import io
 
     for name in ("perov_5/perov_5.npz", "carbon_24/carbon_24.npz"):
         said = stages.valid(datasets.where_split(io.read(data_dir / name), "test"))

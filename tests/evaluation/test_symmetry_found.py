@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from crysjax.data.datasets import Entry, entries, from_entries, take
-from crysjax.data.io import read, to_structure
-from crysjax.evaluation import symmetry
+from crysjax.data.readers.io import read, to_structure
+from crysjax.evaluation.metrics import symmetry
 
 FACES = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 SALT = Entry(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from crysjax.base import UNKNOWN, Condition, Crystal, Pack, numbers, one_hot
+from crysjax.constraints import orbit_layouts
 from crysjax.data import batching
-from crysjax.generators import orbit_layouts
 from crysjax.generators.coordinates import Fields
 from crysjax.generators.gan import gan, gradient_penalty
 from crysjax.geometry import lattice as lattices

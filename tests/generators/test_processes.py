@@ -7,7 +7,8 @@ import pytest
 
 from crysjax.base import Pack, one_hot
 from crysjax.data import batching
-from crysjax.generators import diffusions, processes
+from crysjax.generators import processes
+from crysjax.generators.processes import diffusions
 from crysjax.geometry import torus
 
 SITES = 4

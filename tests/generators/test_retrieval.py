@@ -11,11 +11,11 @@ from crysjax.base import Condition, Network, Prediction, one_hot
 from crysjax.data import batching
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Entry, from_entries
-from crysjax.data.start_view import start_view
 from crysjax.generators.retrieval import retrieval
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry import torus
 from crysjax.nets.dense import dense
+from crysjax.retrieval.start_view import start_view
 
 SHAPE = Capacity(sites=4, pairs=4, crystals=3)
 # compiling is most of the time here

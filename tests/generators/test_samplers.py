@@ -11,7 +11,8 @@ from scipy.optimize import linear_sum_assignment
 
 from crysjax.base import Pack, numbers, one_hot
 from crysjax.data import batching
-from crysjax.generators import diffusions, flows, interpolants, processes, samplers, transport
+from crysjax.generators import processes
+from crysjax.generators.processes import diffusions, flows, interpolants, samplers, transport
 from crysjax.geometry import torus
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "samplers.py"

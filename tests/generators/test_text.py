@@ -11,9 +11,9 @@ import pytest
 
 from crysjax.base import UNKNOWN, Condition, Pack, numbers, one_hot
 from crysjax.data import batching
-from crysjax.generators import text_tokens
-from crysjax.generators.grammar import Form, grammar
-from crysjax.generators.text import text
+from crysjax.generators.text import text_tokens
+from crysjax.generators.text.family import text
+from crysjax.generators.text.grammar import Form, grammar
 from crysjax.geometry import lattice as lattices
 from crysjax.nets.transformer import transformer
 

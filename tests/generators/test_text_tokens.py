@@ -9,8 +9,8 @@ import pytest
 
 from crysjax.base import UNKNOWN, numbers, one_hot
 from crysjax.data import batching
-from crysjax.generators import text_tokens
-from crysjax.generators.grammar import ELEMENT, END, Form, Sites, grammar
+from crysjax.generators.text import text_tokens
+from crysjax.generators.text.grammar import ELEMENT, END, Form, Sites, grammar
 from crysjax.geometry import lattice as lattices
 
 # compiling is most of the time here

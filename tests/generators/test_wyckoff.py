@@ -10,15 +10,15 @@ import scipy.stats
 import spglib
 
 from crysjax.base import Condition, one_hot
-from crysjax.campaign.sampling import blank
 from crysjax.data import batching
-from crysjax.generators import von_mises, wyckoff_rules
-from crysjax.generators.wyckoff import orbit_model, wyckoff
-from crysjax.generators.wyckoff_network import orbit_network
-from crysjax.generators.wyckoff_orbits import CHOICES, Given, Noise, law
-from crysjax.generators.wyckoff_sites import lattice_parameters
+from crysjax.generators.wyckoff import von_mises, wyckoff_rules
+from crysjax.generators.wyckoff.family import orbit_model, wyckoff
+from crysjax.generators.wyckoff.wyckoff_network import orbit_network
+from crysjax.generators.wyckoff.wyckoff_orbits import CHOICES, Given, Noise, law
+from crysjax.generators.wyckoff.wyckoff_sites import lattice_parameters
 from crysjax.geometry import symmetry
 from crysjax.geometry.symmetry import Orbits
+from crysjax.sampling.draws import blank
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "components": 2, "max_sites": 8, "max_kinds": 3, "max_states": 128}
 CRYSTALS = 62  # and one more of sites that may be O or S, and one with too many sites

@@ -9,8 +9,8 @@ import pytest
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 
-from crysjax.data.convert import entry_of_atoms
-from crysjax.data.levels import Level
+from crysjax.chemistry.levels import Level
+from crysjax.data.readers.convert import entry_of_atoms
 from crysjax.oracles.calculators import named
 from crysjax.oracles.hosted import Relax, host
 from crysjax.potentials.ase import calculator

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from crysjax.base import Oracle
-from crysjax.data.levels import Level, one_level
-from crysjax.evaluation import hull
+from crysjax.chemistry.levels import Level, one_level
 from crysjax.oracles import costs
 from crysjax.oracles.costs import FIDELITIES, Spent, affordable, from_json, merged, spend, to_json, total
+from crysjax.physics.hull import hull
 
 CHEAP, DEAR = (Oracle(name, "eV/atom", cost, lambda crystals: None) for name, cost in (("heads", 0.25), ("dft", 64.0)))
 

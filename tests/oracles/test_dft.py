@@ -10,7 +10,7 @@ from ase.build import bulk
 from ase.eos import EquationOfState
 
 from crysjax.base import GPA_PER_EV_A3, Crystal
-from crysjax.data.convert import entry_of_atoms, from_atoms
+from crysjax.data.readers.convert import entry_of_atoms, from_atoms
 from crysjax.oracles import supervisor
 from crysjax.oracles.calculators import named
 from crysjax.oracles.hosted import Host, host, hosted

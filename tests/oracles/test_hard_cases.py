@@ -9,8 +9,8 @@ import pytest
 
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset, Entry
-from crysjax.oracles import mechanics
-from crysjax.oracles.phonons import phonons
+from crysjax.physics.elasticity import driver
+from crysjax.physics.phonons.driver import phonons
 from crysjax.potentials.mlip import mlip
 
 EDGE = 5.243195  # Å, of argon's cube at the minimum, see tests/potentials/test_relax.py
@@ -54,13 +54,13 @@ def argon() -> tuple:
 
 def test_elastic_constants(argon):
     """One atom, a cube of four in a skewed setting, two hundred: one tensor. All others have a reason and no number."""
-    found = mechanics.elasticity(*argon, crystals(list(CASES)))
+    found = driver.elasticity(*argon, crystals(list(CASES)))
     assert dict(zip(CASES, found.valid.tolist())) == {name: case[3] for name, case in CASES.items()}
     assert [bool(reason) for reason in found.reason] == (~found.valid).tolist()
     assert np.isnan(found.tensor_gpa[~found.valid]).all() and np.isfinite(found.tensor_gpa[found.valid]).all()
     bulk = found.moduli.bulk[found.valid]
     np.testing.assert_allclose(bulk, bulk[0], rtol=2e-3)  # of what the relaxation leaves
-    alone = mechanics.elasticity(*argon, crystals(SOUND))
+    alone = driver.elasticity(*argon, crystals(SOUND))
     np.testing.assert_allclose(alone.tensor_gpa, found.tensor_gpa[found.valid], rtol=1e-3, atol=1e-3)
 
 

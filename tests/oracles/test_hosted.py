@@ -21,8 +21,8 @@ from ase.calculators.lj import LennardJones
 from ase.filters import FrechetCellFilter
 
 from crysjax.base import GPA_PER_EV_A3, NUM_SPECIES, Crystal
-from crysjax.data.convert import entry_of_atoms, to_atoms
-from crysjax.oracles import processes, supervisor, worker
+from crysjax.data.readers.convert import entry_of_atoms, to_atoms
+from crysjax.oracles import supervisor, worker, worker_process
 from crysjax.oracles.hosted import Relax, host, hosted
 
 EMT_NAME = "ase.calculators.emt:EMT"
@@ -280,27 +280,27 @@ def test_workers_end_with_the_process_that_asked(make, count, tmp_path):
 
 
 def test_a_worker_ends_with_its_supervisor(tmp_path):
-    worker = processes.start()
-    assert processes.ask(worker, FIRST, seconds=60, memory_gb=None) == {"reason": ""}
+    worker = worker_process.start()
+    assert worker_process.ask(worker, FIRST, seconds=60, memory_gb=None) == {"reason": ""}
     (pid,) = supervisor.members({worker.process.pid}, supervisor.table()) - {worker.process.pid}
     os.kill(worker.process.pid, signal.SIGKILL)
     end = time.monotonic() + 30
     while alive(pid):
         assert time.monotonic() < end
         time.sleep(0.05)
-    processes.stop(worker)
+    worker_process.stop(worker)
     assert not Path(worker.scratch.name).exists()
 
 
 def test_a_worker_outlives_the_thread_that_started_it():
     """The kernel tells of the death of a thread as it does of that of the process."""
     made = []
-    thread = threading.Thread(target=lambda: made.append(processes.start()))
+    thread = threading.Thread(target=lambda: made.append(worker_process.start()))
     thread.start()
     thread.join()
     time.sleep(0.5)
-    assert processes.ask(made[0], FIRST, seconds=60, memory_gb=None) == {"reason": ""}
-    processes.stop(made[0])
+    assert worker_process.ask(made[0], FIRST, seconds=60, memory_gb=None) == {"reason": ""}
+    worker_process.stop(made[0])
 
 
 FIRST = pickle.dumps((FRAGILE, {}))
@@ -372,10 +372,10 @@ def fragile():
     ],
 )
 def test_what_a_worker_says_is_not_believed(said, reason, monkeypatch):
-    monkeypatch.setattr(processes, "start", lambda **_: None)
-    monkeypatch.setattr(processes, "stop", lambda _: None)
+    monkeypatch.setattr(worker_process, "start", lambda **_: None)
+    monkeypatch.setattr(worker_process, "stop", lambda _: None)
     monkeypatch.setattr(
-        processes, "ask", lambda _, message, **__: said if isinstance(message, dict) else {"reason": ""}
+        worker_process, "ask", lambda _, message, **__: said if isinstance(message, dict) else {"reason": ""}
     )
     (found,) = host(EMT_NAME).ask([crystal(1)])
     assert found.reason.startswith(reason) and found.single is None

@@ -11,10 +11,10 @@ from ase.io.espresso import read_fortran_namelist
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.io.vasp import Incar, Kpoints, Poscar
 
+from crysjax.chemistry.levels import Level
 from crysjax.data import names
-from crysjax.data.convert import entry_of_atoms, to_structure
 from crysjax.data.datasets import from_entries
-from crysjax.data.levels import Level
+from crysjax.data.readers.convert import entry_of_atoms, to_structure
 from crysjax.oracles.inputs import read_manifest, write_espresso, write_vasp
 
 PSEUDO = {"Si": "Si.pbe.UPF", "Mg": "Mg.pbe.UPF", "O": "O.pbe.UPF", "Fe": "Fe.pbe.UPF"}

@@ -13,14 +13,16 @@ import pytest
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, UNKNOWN, Crystal, Estimate, Oracle
-from crysjax.data import element_properties as tables
-from crysjax.data.scattering import scattering
+from crysjax.chemistry import element_properties as tables
+from crysjax.chemistry.scattering import scattering
 from crysjax.geometry import lattice as lattices
 from crysjax.oracles import by_potential
 from crysjax.oracles.traced import traced
+from crysjax.physics import charge, density
+from crysjax.physics.diffraction import pattern
+from crysjax.physics.hull import traced as hull
+from crysjax.physics.pair_distribution import pair_distribution
 from crysjax.potentials.mlip import mlip
-from crysjax.properties import charge, density, diffraction, hull
-from crysjax.properties.pair_distribution import pair_distribution
 
 ELEMENTS = (8, 11, 17, 26)  # O, Na, Cl, Fe
 
@@ -92,12 +94,12 @@ def weighed(fn: Callable[[Crystal], Estimate], size: int) -> Callable[[Crystal],
 
 
 def powder() -> Callable[[Crystal], Estimate]:
-    grid, wide = np.linspace(10, 60, 50), diffraction.Shape(w=1.0)  # degrees, far from where reflections end
-    table, limits = scattering("CuKa"), diffraction.indices((5, 5, 5))
+    grid, wide = np.linspace(10, 60, 50), pattern.Shape(w=1.0)  # degrees, far from where reflections end
+    table, limits = scattering("CuKa"), pattern.indices((5, 5, 5))
 
     def one(crystal: Crystal) -> Estimate:
         points = jnp.asarray(grid, crystal.frac.dtype)
-        said = diffraction.pattern(crystal, table, limits, points, wide)
+        said = pattern.pattern(crystal, table, limits, points, wide)
         return said._replace(value=said.value / 1e4)  # counts are large
 
     return weighed(one, 50)

@@ -8,7 +8,7 @@ from ase.calculators.calculator import CalculationFailed
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from crysjax.data.io import to_atoms
+from crysjax.data.readers.io import to_atoms
 from crysjax.potentials.ase import calculator
 from crysjax.potentials.mlip import mlip
 

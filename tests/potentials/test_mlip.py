@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from crysjax.base import Crystal, one_hot
 from crysjax.data import batching, datasets, digests
 from crysjax.data.batching import Capacity
-from crysjax.data.io import read
+from crysjax.data.readers.io import read
 from crysjax.geometry.neighbors import radius_graph_host
 from crysjax.potentials.mlip import load_nequix, load_potential, mlip, save_potential
 

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 
 from crysjax.base import GPA_PER_EV_A3, Crystal
 from crysjax.data.batching import Capacity
-from crysjax.data.io import to_atoms
+from crysjax.data.readers.io import to_atoms
 from crysjax.potentials.ase import calculator
 from crysjax.potentials.classical import pair_fade
 from crysjax.potentials.descent import METHODS

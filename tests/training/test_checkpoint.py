@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crysjax.training import checkpoint
+from crysjax.models import checkpoint
 
 PARAMS = {"layer": {"kernel": jnp.linspace(-1, 1, 12).reshape(3, 4), "bias": jnp.ones(4)}, "head": {"w": jnp.zeros(2)}}
 

@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from crysjax.data import files
-from crysjax.training import checkpoint, loop
+from crysjax.models import checkpoint
+from crysjax.training import loop
 from tests.support import beside
 
 lines = beside(__file__, "test_loop")

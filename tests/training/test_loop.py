@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from crysjax.training import checkpoint, loop
+from crysjax.models import checkpoint
+from crysjax.training import loop
 
 
 @pytest.fixture(autouse=True)

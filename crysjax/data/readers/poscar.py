@@ -1,0 +1,123 @@
+"""POSCAR and CONTCAR, the structure files of VASP 4 to 6; velocities and what else follows the positions are not read.
+
+The layout is that of https://www.vasp.at/wiki/POSCAR. A file that was cut short is an error, within a line too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from crysjax.chemistry.elements import isotope_number
+from crysjax.data.datasets import Entry
+from crysjax.data.readers import limits
+from crysjax.data.readers.lazy import Lazy
+
+_MOST = 1e9  # of any length or fraction
+
+
+def read_poscar(name: str, data: bytes) -> Iterator[Lazy]:
+    """One POSCAR or CONTCAR."""
+    yield name, "", partial(parse, name, limits.text(data))
+
+
+def parse(name: str, text: str) -> Entry:
+    """The crystal of one file."""
+    lines = text.split("\n")
+    if len(lines) < 8:
+        raise ValueError(f"cut short or malformed: a POSCAR of {len(lines)} lines")
+    vectors = np.array([_floats(line, 3, f"line {i}") for i, line in enumerate(lines[2:5], 3)])
+    scale = _scale(lines[1], vectors)
+    symbols, counts, at = _species(lines)
+    count = sum(counts)
+    if min(counts) < 0 or count > len(lines):
+        raise ValueError(f"{counts} sites announced in a file of {len(lines)} lines")
+    limits.refuse_sites(count)
+    at += lines[at].strip()[:1] in tuple("sS")  # selective dynamics
+    cartesian = lines[at].strip()[:1] in tuple("cCkK") if at < len(lines) else False
+    rows = lines[at + 1 : at + 1 + count]
+    _refuse_cut(rows, count, last=at + 1 + count >= len(lines))
+    places = np.array([_floats(row, 3, f"line {i}") for i, row in enumerate(rows, at + 2)]).reshape(-1, 3)
+    if symbols is None:  # VASP 4: some programs write the element behind each position
+        symbols = [row.split()[-1] for row in rows]
+        counts = [1] * count
+    numbers = [number for symbol, n in zip(symbols, counts) for number in [_number(symbol)] * n]
+    if cartesian and abs(np.linalg.det(vectors)) > 0:
+        places = np.linalg.solve((vectors * scale).T, (places * scale).T).T
+    return Entry(name, np.array(numbers), places, vectors * scale, {})
+
+
+def _floats(line: str, count: int, where: str) -> list[float]:
+    words = line.split()[:count]
+    try:
+        values = [float(word.lower().replace("d", "e")) for word in words]
+    except ValueError:
+        values = []
+    if len(values) < count:
+        raise ValueError(f"cut short or malformed: {where}: {count} numbers were expected, got {line[:40]!r}")
+    if not np.abs(values).max() < _MOST:
+        raise ValueError(f"{where}: {line[:40]!r} is not finite, or beyond {_MOST:g}")
+    return values
+
+
+def _scale(line: str, vectors: np.ndarray) -> np.ndarray:
+    """What lattice and Cartesian positions are multiplied by: a factor, or one for each axis; below zero, a volume."""
+    words = line.split("!")[0].split()
+    scale = np.array(_floats(line, 3 if len(words) >= 3 else 1, "line 2"))
+    if len(scale) == 1 and scale[0] < 0 and (volume := abs(np.linalg.det(vectors))) > 0:
+        scale = np.cbrt(-scale / volume)
+    if not scale.min() > 0:
+        raise ValueError(f"line 2: a scale of {line.strip()[:40]!r}, expected above zero, or one volume below zero")
+    return scale
+
+
+def _species(lines: list[str]) -> tuple[list[str] | None, list[int], int]:
+    """Symbols (`None`: behind the positions), counts, and the index of the line after them."""
+    named = lines[5].split("!")[0].split()
+    if named and all(_is_count(word) for word in named):  # VASP 4
+        counts = [int(word) for word in named]
+        words = lines[0].split()[: len(counts)]
+        if len(words) == len(counts) and all(_is_element(word) for word in words):
+            return words, counts, 6
+        return _behind(lines, counts), counts, 6
+    counts = [int(word) for word in lines[6].split("!")[0].split() if _is_count(word)]
+    if not named or len(counts) != len(named):
+        raise ValueError(f"cut short or malformed: {len(named)} elements on line 6 and {len(counts)} counts on line 7")
+    return named, counts, 7
+
+
+def _behind(lines: list[str], counts: list[int]) -> None:
+    """Nothing, if every position has an element behind it; an error if not."""
+    if min(counts) >= 0 and sum(counts) <= len(lines):
+        start = 7 + (lines[6].strip()[:1] in tuple("sS"))
+        if all(row.split() and _is_element(row.split()[-1]) for row in lines[start : start + sum(counts)]):
+            return
+        raise ValueError("no element symbols on line 6 (nor on line 1)")
+
+
+def _is_count(word: str) -> bool:
+    return word.removeprefix("-").isdecimal() and len(word) < 12
+
+
+def _is_element(word: str) -> bool:
+    try:
+        return _number(word) > 0
+    except ValueError:
+        return False
+
+
+def _number(word: str) -> int:
+    """The atomic number of `Fe`, `Fe_pv` or `Fe/0123abcd`."""
+    return isotope_number(word.replace("/", "_").partition("_")[0])
+
+
+def _refuse_cut(rows: list[str], count: int, *, last: bool) -> None:
+    """An error if positions are missing, or if the file ends with a line shorter than those before, which are equal."""
+    found = sum(bool(row.strip()) for row in rows)
+    if found < count:
+        raise ValueError(f"cut short: {count} sites announced, {found} lines of positions")
+    widths = {len(row) for row in rows[:-1]}
+    if last and len(rows) > 2 and len(widths) == 1 and len(rows[-1]) < min(widths):
+        raise ValueError(f"cut short: the last line of positions ends early: {rows[-1][:60]!r}")
