@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -108,3 +109,25 @@ def judge(
 def element_energy(crystals: Dataset, reference: Reference) -> np.ndarray:
     """Mean energy of the elements of each crystal, eV/atom: (m,)."""
     return np.array([reference.element_ev[entry.numbers - 1].mean() for entry in entries(crystals)], np.float32)
+
+
+def read_reference(path: Path) -> Reference | None:
+    """Element energies that turn the potential's energies into formation energies, if they were fitted."""
+    import numpy as np
+
+    from crysjax.base import NUM_SPECIES
+    from crysjax.campaign.validate import Reference
+    from crysjax.chemistry.elements import NUMBERS
+    from crysjax.data.readers import reading
+
+    file = path.parent / "references.json"
+    if not file.exists():
+        return None
+    energies = np.full(NUM_SPECIES, np.nan, np.float32)
+    try:
+        found = reading.read_json(file)
+        for symbol, value in found["element_ev"].items():
+            energies[NUMBERS[symbol] - 1] = value
+        return Reference(energies, float(found["std_ev_per_atom"]))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: expected element_ev (symbol: eV) and std_ev_per_atom ({error})") from None

@@ -269,10 +269,10 @@ def _substitution(plan: Plan, train: Dataset, asked: Dataset, out: Path) -> Line
 
 def _judged(plan: Plan, drawn: Dataset, train: Dataset, reference: Dataset, folder: Path) -> dict[str, Interval]:
     """The stages of `crysjax evaluate`, stability if the plan has a hull, and distances of distributions."""
-    from crysjax.cli import oracles
+    from crysjax.campaign import questions
     from crysjax.evaluation import judge, totals
 
-    ask = oracles.questions(train, reference, {}, plan.hull, plan.potential, "", "", 0.1, None, "", 2, folder.parent)
+    ask = questions.questions(train, reference, {}, plan.hull, plan.potential, "", "", 0.1, None, "", 2, folder.parent)
     judged = judge.judge(folder.name, drawn, [], ask, _say)
     found = totals.totals(judged, reference)
     both = found["metrics"] | found["distances"]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
+from crysjax.data.readers.part import read_part, with_split
 from crysjax.terminal import bar, printable, say
 from crysjax.training import cells
-
-if TYPE_CHECKING:
-    from crysjax.data.datasets import Dataset
 
 app = typer.Typer(help="Prepare, describe and audit data sets.", no_args_is_help=True)
 
@@ -34,7 +31,7 @@ def prepare(
     skipped: list[dict] = []
     columns: list[tuple[str, list[dict]]] = []
     dataset = io.prepare(
-        [_with_split(text) for text in inputs], out, skip_bad=skip_bad, note=note, on_skip=skipped.append,
+        [with_split(text) for text in inputs], out, skip_bad=skip_bad, note=note, on_skip=skipped.append,
         on_columns=lambda name, report: columns.append((name, report)),
     )  # fmt: skip
     for row in skipped:
@@ -45,11 +42,6 @@ def prepare(
     for line in placeholders.said(dataset):
         say(f"warning: {line}", err=True)
     say(f"{out}: {len(dataset)} crystals, {len(skipped)} skipped")
-
-
-def _with_split(text: str) -> tuple[str, str]:
-    path, colon, split = text.rpartition(":")
-    return (path, split) if colon and not Path(text).exists() else (text, "")
 
 
 @app.command()
@@ -257,15 +249,3 @@ def audit(
         files.write(out, audit_text.markdown(report, path.name))
     if json_file is not None:
         files.write(json_file, json.dumps(report, indent=1))
-
-
-def read_part(text: str) -> Dataset:
-    """A data set, or anything that `prepare` reads; `PATH:SPLIT` is that split of it."""
-    from crysjax.data import datasets
-    from crysjax.data.readers import io
-
-    path, split = _with_split(text)
-    if not path:
-        raise ValueError(f"{text!r}: expected PATH or PATH:SPLIT, the path is empty")
-    dataset = io.read(path)
-    return datasets.where_split(dataset, split) if split else dataset

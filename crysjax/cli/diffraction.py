@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from crysjax.cli import constraints
-from crysjax.cli.data import read_part
+from crysjax.data.readers.part import read_part
+from crysjax.sampling import options
 from crysjax.terminal import bar, printable, say
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _atoms(formula: str, units: int) -> np.ndarray:
     if not re.fullmatch(r"([A-Z][a-z]?([1-9][0-9]*)?)+", formula):
         raise ValueError(f"--formula {formula}: expected symbols and whole numbers, such as SrTiO3")
     parts = re.findall(r"([A-Z][a-z]?)([0-9]*)", formula)
-    known = [constraints.symbols("--formula", symbol, None)[0] for symbol, _ in parts]
+    known = [options.symbols("--formula", symbol, None)[0] for symbol, _ in parts]
     return np.repeat(known, [int(count or 1) * units for _, count in parts])
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli.data import read_part
+from crysjax.data.readers.part import read_part
 from crysjax.terminal import Stopped, say
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def evaluate(
         raise ValueError("evaluate: nothing to do; give SAMPLES, or --match and --train for the floors")
     if match_only and not match:
         raise ValueError("--match-only: expected --match, the true structures")
-    from crysjax.cli import oracles
+    from crysjax.campaign import questions as oracles
 
     parts = (("train", train), ("match", match), ("reference", reference))
     given = {part: read_part(text) if text else None for part, text in parts}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli.data import read_part
+from crysjax.data.readers.part import read_part
 from crysjax.terminal import Stopped, bar, printable, say
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from crysjax.cli import constraints, pull
-from crysjax.cli.data import read_part
-from crysjax.models import registry
+from crysjax.cli import pull
+from crysjax.data.readers.part import read_part
+from crysjax.models import published, registry
 from crysjax.sampling import defaults, space_groups
+from crysjax.sampling import options as constraints
 from crysjax.terminal import bar, printable, say
 from crysjax.training import cells
 
@@ -111,7 +112,7 @@ def sample(
     if not like:
         defaults.warn_of_crowds(drawn)
     if novelty:
-        from crysjax.cli.predict import with_novelty
+        from crysjax.models.answers import with_novelty
 
         drawn = with_novelty(drawn, novelty)
     datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)
@@ -240,7 +241,7 @@ def show() -> None:
     """Names of the models that are here, and of those that `pull` gets."""
     for name in registry.installed():
         say(f"{name:24s}{registry.model_path(name)}")
-    for name in sorted(set(pull.PUBLISHED) - set(registry.installed())):
+    for name in sorted(set(published.PUBLISHED) - set(registry.installed())):
         say(f"{name:24s}not here: crysjax models pull {name}")
 
 
@@ -250,5 +251,5 @@ def card(name: str = typer.Argument(help="A model that is here.")) -> None:
     from crysjax.models import checkpoint
 
     path = registry.model_path(name)
-    found = pull.card(path) if path.suffix == ".nqx" else checkpoint.read_config(path).get("card", {})
+    found = published.card(path) if path.suffix == ".nqx" else checkpoint.read_config(path).get("card", {})
     say(json.dumps(found, indent=1))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from crysjax.cli.data import read_part
+from crysjax.data.readers.part import read_part
 from crysjax.models import registry
 from crysjax.terminal import say
 

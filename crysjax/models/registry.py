@@ -6,13 +6,13 @@ dot is that factory's keyword-only signature.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from crysjax.config import checked, choice
-from crysjax.models import families
+from crysjax.models import families, published
+from crysjax.models.published import pulled_folder
 
 MODELS = Path(__file__).parent / "shipped"
 PULLED = (".npz", ".nqx")
@@ -146,16 +146,6 @@ def model_path(name: str) -> Path:
     raise ValueError(f"{name!r} is neither a file nor a model; expected a path{others}")
 
 
-def pulled_folder() -> Path | None:
-    """Where `crysjax models pull` puts files: $CRYSJAX_MODELS, or a folder in the home directory, if any."""
-    if os.environ.get("CRYSJAX_MODELS"):
-        return Path(os.environ["CRYSJAX_MODELS"])
-    try:
-        return Path.home() / ".local" / "share" / "crysjax" / "models"
-    except RuntimeError:  # a user without a home, as containers have them: there are the shipped models
-        return None
-
-
 def installed() -> list[str]:
     """Names of the models that are here, shipped ones first."""
     shipped = sorted(p.parent.name for p in MODELS.glob("*/*.npz") if p.stem == p.parent.name)
@@ -224,11 +214,10 @@ def load_synthesizability(name: str) -> Any:
 
 def load_potential(name: str) -> tuple[Any, Any, Path]:
     """An interatomic potential, its parameters, and the file that it came from."""
-    from crysjax.cli import pull
     from crysjax.potentials import mlip
 
     path = model_path(name)
-    pull.check(path)
+    published.check(path)
     read_config(path, "potential")
     return *mlip.load_potential(path), path
 

@@ -11,9 +11,8 @@ from crysjax.config import choice
 from crysjax.models import registry
 
 if TYPE_CHECKING:
-    from crysjax.cli.train import Run
     from crysjax.data.datasets import Dataset
-    from crysjax.training.kinds import Task
+    from crysjax.training.run import Run, Task
 
 NONE = "none"  # every weight is trained
 

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from crysjax.models import families, registry
 from crysjax.terminal import say
 from crysjax.training import cells, fine_tune
+from crysjax.training.run import Run, Task
 
 if TYPE_CHECKING:
-    from crysjax.cli.train import Run
     from crysjax.data.datasets import Dataset
+    from crysjax.training.run import Run
 
 
 POTENTIAL_LABELS = ("energy_ev_per_atom", "forces_ev_per_a",
                     *(f"stress_{ij}_ev_per_a3" for ij in ("xx", "yy", "zz", "yz", "xz", "xy")))  # fmt: skip
 """What a potential learns from, by the names of `data.datasets`, which the command line imports when it works."""
-
-
-class Task(NamedTuple):
-    """A kind of model bound to its data; a batch is `(pack, labels)`, stacked over the tiles of a step."""
-
-    init: Callable[..., Any]  # (key, pack, labels) -> params
-    loss: Callable[..., Any]  # (params, key, pack, labels) -> (scalar, metrics)
-    stream: Callable[[int], Iterator[tuple]]  # from this step on
-    held_out: Callable[[], list[tuple]]  # single packs of the validation split with their labels
-    config: dict[str, Any]  # rebuilds the model
-    export: Callable[[Path, dict, Any], Path]  # (path, card, params)
 
 
 def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, t
 
-from crysjax.cli.data import read_part
-from crysjax.cli.oracles import read_samples
+from crysjax.campaign.questions import read_samples
 from crysjax.crystallography import matching
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
+from crysjax.data.readers.part import read_part
 from crysjax.evaluation.metrics.distributions import interval
 from crysjax.models import registry
 from crysjax.reports import record

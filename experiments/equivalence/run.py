@@ -20,9 +20,9 @@ import jax
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.cli.data import read_part
 from crysjax.data import batching, datasets, files
 from crysjax.data.datasets import Dataset, Entry
+from crysjax.data.readers.part import read_part
 from crysjax.models import registry
 from tests.support import EQUIVALENT, basis, crystal
 

@@ -13,13 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from crysjax.cli import train
 from crysjax.config import read_yaml
 from crysjax.data import batching, datasets
 from crysjax.models import registry
 from crysjax.predictors.predictor import estimate
 from crysjax.sampling import draws as sampling
-from crysjax.training import tasks
+from crysjax.training import tasks, train
 
 PROPERTY, BASE, HERE = "bulk_modulus_gpa", "mp_20_generator", Path(__file__).parent
 RATES = {"none": 1e-4, "condition": 1e-2, "lora": 1e-3}  # chosen beforehand: the fewer numbers, the larger steps

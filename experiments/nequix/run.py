@@ -59,9 +59,9 @@ def by_crysjax(weights: str, crystals) -> list[tuple[float, np.ndarray, np.ndarr
 
 def measure(options: argparse.Namespace) -> dict:
     """The largest differences of every crystal."""
-    from crysjax.cli.data import read_part
     from crysjax.data import datasets
     from crysjax.data.readers.io import write_crystals
+    from crysjax.data.readers.part import read_part
     from crysjax.reports import record
 
     every = read_part(options.data)

@@ -23,10 +23,10 @@ import numpy as np
 
 from crysjax.base import Condition
 from crysjax.campaign import goals as targets
+from crysjax.campaign.assemble import assemble
 from crysjax.campaign.plan import Plan, read_plan
 from crysjax.campaign.propose import energy
 from crysjax.campaign.round import pack_shape
-from crysjax.cli.design import assemble
 from crysjax.data import batching
 from crysjax.models import registry
 from crysjax.sampling import draws as sampling

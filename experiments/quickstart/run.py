@@ -29,13 +29,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from crysjax.campaign import outputs, round
+from crysjax.campaign.assemble import assemble
 from crysjax.campaign.goals import hit_probability, meets
 from crysjax.campaign.outcomes import Outcomes, best
 from crysjax.campaign.plan import Plan, read_plan
 from crysjax.campaign.propose import Proposal
 from crysjax.campaign.round import Tools
 from crysjax.chemistry.elements import formula
-from crysjax.cli.design import assemble
 from crysjax.data.datasets import entries
 from crysjax.models import registry
 from crysjax.physics.hull.hull import FORMATION_ENERGY

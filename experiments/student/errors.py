@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 
-from crysjax.cli.data import read_part
 from crysjax.data import datasets
 from crysjax.data.datasets import ENERGY, FORCES
+from crysjax.data.readers.part import read_part
 from crysjax.models import registry
 from crysjax.potentials.label import label
 from crysjax.potentials.mlip import load_potential

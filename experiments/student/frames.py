@@ -14,9 +14,9 @@ import zlib
 
 import numpy as np
 
-from crysjax.cli.data import read_part
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
+from crysjax.data.readers.part import read_part
 from crysjax.geometry.neighbors import crystal_edges
 
 KINDS = ("rest", "small", "large", "volume", "strong", "random", "sampled")

@@ -34,8 +34,8 @@ from scipy.stats import mannwhitneyu, norm, spearmanr
 
 from crysjax.base import Estimate
 from crysjax.chemistry.elements import NUMBERS
-from crysjax.cli.data import read_part
 from crysjax.data import batching, datasets, files
+from crysjax.data.readers.part import read_part
 from crysjax.models import registry
 from crysjax.splits import grouped
 

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from crysjax.cli.constraints import Options, wanted
 from crysjax.crystallography.standard_cells import standardized
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Entry
 from crysjax.models import checkpoint
+from crysjax.sampling.options import Options, wanted
 from crysjax.training import cells, tasks
 from tests.support import EQUIVALENT, crystal
 

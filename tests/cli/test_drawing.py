@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from crysjax.campaign.assemble import assemble
 from crysjax.campaign.plan import read_plan
-from crysjax.cli import design
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
 from crysjax.models import registry
@@ -59,7 +59,7 @@ def test_every_command_draws_by_the_same_defaults(crysjax, world, write, tmp_pat
     plan = {"data": str(world.data), "models": {"m": str(model)}, "rows": 2, "steps": [1], "floors": []}
     answer = crysjax("compare", write(tmp_path / "plan.yaml", plan), "--out", tmp_path / "compared")
     assert answer.code == 0, answer.err
-    design.assemble(read_plan(write(tmp_path / "design.yaml", world.plan(generator=str(model)))))
+    assemble(read_plan(write(tmp_path / "design.yaml", world.plan(generator=str(model)))))
     drawing.load(str(model), False, {"species.temperature": 2.0})
     assert given == [0.5, 0.25, 0.25, 0.5, 2.0]
     assert f"crysjax: species.temperature 0.25, as measured for {model}\n" in answer.err

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from crysjax.cli.models import _asked
-from crysjax.cli.train import parse
 from crysjax.data import datasets
 from crysjax.data.readers import cif
 from crysjax.models import checkpoint, registry
+from crysjax.training.train import parse
 
 ROOT = Path(__file__).parents[2]
 README, CONFIG = (ROOT / "README.md").read_text(), ROOT / "configs" / "fine_tune.yaml"

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from crysjax.cli import pull
+from crysjax.models import published
 
 
 def uses(world, kind: str, path) -> list:
@@ -71,7 +71,7 @@ def test_pull_takes_only_the_right_file(crysjax, one_line, data_dir, folder, wor
     assert answer.code == 0 and "license MIT" in answer.out
     assert sorted(os.listdir(folder)) == ["nequix-mp-1.nqx", "nequix-mp-1.nqx.sha256"]
     kept = (folder / "nequix-mp-1.nqx").read_bytes()
-    assert hashlib.sha256(kept).hexdigest() == pull.PUBLISHED["nequix-mp-1"].sha256
+    assert hashlib.sha256(kept).hexdigest() == published.PUBLISHED["nequix-mp-1"].sha256
     assert f"nequix-mp-1             {folder / 'nequix-mp-1.nqx'}\n" in crysjax("models", "list").out
     crysjax("models", "pull", "nequix-mp-1", "--from", wrong)
     assert (folder / "nequix-mp-1.nqx").read_bytes() == kept  # a wrong file does not replace a right one

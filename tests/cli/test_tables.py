@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from crysjax.cli import judge, oracles
+from crysjax.campaign import questions
+from crysjax.cli import judge
 from crysjax.data.datasets import Entry, from_entries
 from crysjax.physics.hull import hull
 
@@ -21,7 +22,7 @@ def samples(*ids: str):
 def test_dft_energies_with_a_byte_order_mark(tmp_path, mark):
     path = tmp_path / "dft.csv"
     path.write_bytes(mark + f"id,{ENERGY}\r\na,-1.5\r\nb,\r\nc,n/a\r\na,-1.5\r\n".encode())
-    value, *_, known = oracles.read_energies(str(path))(samples("a", "b", "c"), np.ones(3, bool))
+    value, *_, known = questions.read_energies(str(path))(samples("a", "b", "c"), np.ones(3, bool))
     assert value[0] == -1.5 and np.isnan(value[1:]).all() and known == 1
 
 
@@ -34,7 +35,7 @@ def test_dft_energies_with_a_byte_order_mark(tmp_path, mark):
 def test_bad_dft_tables_name_row_and_value(tmp_path, rows, message):
     (tmp_path / "dft.csv").write_text(rows)
     with pytest.raises(ValueError, match=f"dft\\.csv: .*{message}"):
-        oracles.read_energies(str(tmp_path / "dft.csv"))
+        questions.read_energies(str(tmp_path / "dft.csv"))
 
 
 @pytest.mark.parametrize("mark", MARKS)
@@ -47,7 +48,7 @@ def test_hull_entries_with_a_byte_order_mark(tmp_path, mark, kind):
     counts, energies, _ = hull.read_entries(path)
     assert counts[0][[11, 7]].tolist() == [1, 1] and counts[1][[10, 6]].tolist() == [1, 1]  # sodium nitride
     assert energies[0] == -3 and np.isnan(energies[1])
-    assert "2 entries, 1 of them without an energy" in oracles.read_hull([str(path)]).source
+    assert "2 entries, 1 of them without an energy" in questions.read_hull([str(path)]).source
 
 
 def test_answers_that_a_spreadsheet_saved_again(tmp_path):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crysjax.cli.data import read_part
+from crysjax.data.readers.part import read_part
 from crysjax.models import families
 from crysjax.sampling import space_groups
 from crysjax.terminal import say

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crysjax.campaign.plan import read_plan
-from crysjax.cli.data import read_part
+from crysjax.data.readers.part import read_part
 from crysjax.models import registry
+from crysjax.physics.hull.read_hull import read_hull
 from crysjax.terminal import bar
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from crysjax.data.datasets import Dataset
     from crysjax.evaluation.judge import Ask, Questions
-    from crysjax.physics.hull.hull import Hull, Level
+    from crysjax.physics.hull.hull import Hull
 
 BLOCK = 128  # crystals relaxed before their energies are kept
 FORMATION_ENERGY = "formation_energy_ev_per_atom"
@@ -68,43 +69,6 @@ def contents(text: str | Path) -> str:
     path = Path(text) if Path(text).exists() else Path(str(text).rpartition(":")[0])
     parts = sorted(path.iterdir()) if path.is_dir() else [path, path.parent / "references.json"]
     return kept.digest(str(text), *(reading.digest(p) for p in parts if p.is_file()))
-
-
-def read_hull(paths: list[str]) -> Hull:
-    """The hull of all entries in these files and folders."""
-    import numpy as np
-
-    from crysjax.chemistry.levels import one_level
-    from crysjax.physics.hull import hull
-
-    parts = [_entries(text) for text in paths]
-    counts, energies, names = (np.concatenate([part[k] for part in parts]) for k in range(3))
-    lost = int(np.isnan(energies).sum())
-    without = f", {lost} of them without an energy" if lost else ""
-    source = f"{', '.join(Path(p).name for p in paths)} ({len(names)} entries{without})"
-    level = one_level(map(_level, paths), "--hull")
-    return hull.hull(counts, energies, level=level, source=source, names=names)
-
-
-def _level(text: str) -> Level:
-    """The level that a table of entries names; whatever names none is MP-20's."""
-    from crysjax.physics.hull import hull
-
-    named = hull.read_level(text) if Path(text).suffix in (".csv", ".json") else None
-    return named or hull.MATERIALS_PROJECT_2021
-
-
-def _entries(text: str) -> tuple:
-    from crysjax.physics.hull import hull
-
-    path = Path(text)
-    if not text:
-        raise ValueError("--hull: empty; expected a path")
-    if path.is_dir():
-        return hull.read_cache(path)
-    if path.suffix in (".json", ".csv"):
-        return hull.read_entries(path)
-    return hull.dataset_entries(read_part(text))
 
 
 def stability(known: Hull, potential: str, dft: str, level: str, margin: float, folder: Path) -> Ask:
@@ -162,8 +126,7 @@ def relaxed_energies(potential: str, folder: Path) -> Callable:
     """Formation energies of structures relaxed by a potential, block by block, each kept when it is done."""
     import numpy as np
 
-    from crysjax.campaign.validate import element_energy
-    from crysjax.cli.design import read_reference
+    from crysjax.campaign.validate import element_energy, read_reference
     from crysjax.data import datasets
 
     engine, params, path = registry.load_potential(potential)

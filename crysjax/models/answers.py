@@ -1,0 +1,77 @@
+"""What a trained predictor says of a data set, and how far each crystal lies from what it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from crysjax.models import registry
+from crysjax.terminal import say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crysjax.base import Estimate
+    from crysjax.data.datasets import Dataset
+
+
+class Answers(NamedTuple):
+    """What a model says of a data set; NaN where it has no answer."""
+
+    said: Estimate  # (m, k)
+    novelty: np.ndarray  # (m,) distance from the training data, see `predictors.novelty`
+    limit: float  # of the novelty, beyond which a crystal is outside of them; infinite where the model does not know
+
+
+def ask(loaded: registry.Model, dataset: Dataset) -> Answers:
+    """Predictions, and how far each crystal lies from what the model was trained on."""
+    import jax
+    import numpy as np
+
+    from crysjax.data import batching
+    from crysjax.predictors.predictor import estimate
+
+    shape = batching.capacity(dataset.num_atoms)
+    said = estimate(loaded.build.predict, loaded.params, dataset, shape)
+    far = jax.jit(loaded.build.novelty)
+    novelty = batching.each_crystal(lambda pack: far(loaded.params, pack), dataset, shape)
+    there = said.valid.all(-1)
+    value, std = (np.where(there[:, None], leaf, np.nan) for leaf in (said.value, said.std))
+    limit = float(loaded.config["settings"].get("novelty.limit", np.inf))
+    return Answers(said._replace(value=value, std=std), np.where(there, novelty, np.nan), limit)
+
+
+def with_novelty(drawn: Dataset, heads: str) -> Dataset:
+    """Samples with their novelty as a property, and `outside`, 1 beyond the heads' limit; both in a line, too.
+
+    A crystal that the heads do not take has neither.
+    """
+    import jax
+    import numpy as np
+
+    from crysjax.data import batching
+
+    loaded = registry.load_model(heads, "heads")
+    limit = float(loaded.config["settings"].get("novelty.limit", np.inf))
+    if not np.isfinite(limit):
+        raise ValueError(f"--novelty {heads}: these heads do not know how far their training data are")
+    both = jax.jit(lambda params, pack: (loaded.build.novelty(params, pack), loaded.build.features(params, pack)))
+    novelty, features = batching.each_crystal(lambda pack: both(loaded.params, pack), drawn)
+    novelty = np.where(np.isfinite(features).all(-1), novelty, np.nan)
+    outside = np.where(np.isnan(novelty), np.nan, novelty > limit)
+    say(f"crysjax: {_far(novelty, limit, heads)}", err=True)
+    return replace(drawn, properties=drawn.properties | {"novelty": novelty, "outside": outside})
+
+
+def _far(novelty: np.ndarray, limit: float, heads: str) -> str:
+    import numpy as np
+
+    known = novelty[~np.isnan(novelty)]
+    if not len(known):
+        return f"{heads} takes none of the {len(novelty)} samples: more neighbors, or thinner cells, than it knows"
+    refused = f"; {len(novelty) - len(known)} are none that it takes" if len(known) < len(novelty) else ""
+    return (
+        f"{(known > limit).sum()} of {len(known)} samples ({(known > limit).mean():.1%}) are outside the training data "
+        f"of {heads}: novelty above {limit:.2f}, which 1 % of held-out crystals reach; the median is "
+        f"{np.median(known):.2f}{refused}"
+    )
