@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from crysjax.config import checked, choice, read_yaml
+from crysjax.models import cells
 from crysjax.terminal import say
-from crysjax.training import cells
 
 if TYPE_CHECKING:
     from crysjax.data.datasets import Dataset

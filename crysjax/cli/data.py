@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 
 from crysjax.data.readers.part import read_part, with_split
+from crysjax.models import cells
 from crysjax.terminal import bar, printable, say
-from crysjax.training import cells
 
 app = typer.Typer(help="Prepare, describe and audit data sets.", no_args_is_help=True)
 

@@ -6,22 +6,18 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from crysjax.cli import pull
 from crysjax.data.readers.part import read_part
 from crysjax.models import published, registry
-from crysjax.sampling import defaults, space_groups
-from crysjax.sampling import options as constraints
 from crysjax.terminal import bar, printable, say
-from crysjax.training import cells
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from crysjax.data.datasets import Dataset
 
 app = typer.Typer(help="List the models that are here, and get more.", no_args_is_help=True)
 app.command("pull")(pull.pull)
@@ -51,66 +47,25 @@ def sample(
     novelty: str = typer.Option("", help="Heads, such as mp_20_heads: how far each sample is from their data."),
 ) -> None:
     """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""
-    import jax
-    import numpy as np
-
     from crysjax.data import datasets
     from crysjax.data.readers import io
-    from crysjax.sampling import draws as sampling
-    from crysjax.sampling import prediction
+    from crysjax.sampling.options import Options
+    from crysjax.sampling.sample import Request
+    from crysjax.sampling.sample import sample as drawn_from
 
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"--temperature {temperature}: expected a number above 0")
-    path = registry.model_path(model)
-    config = registry.read_config(path, "generator")
-    names, known = [*config["properties"], "space_group"], config["elements"]
-    changed = {"generator.steps": steps, "generator.guidance": _weights(guidance, names, want) if guidance else None}
-    options = constraints.Options(
-        formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group
-    )
-    limits = constraints.wanted(options, known)
-    looks_up = config["settings"].get("family") == "retrieval"
-    if looks_up != bool(templates_from) or (looks_up and not like):
-        raise ValueError(f"{model}: a retrieval-based flow needs --like and --templates; others take no --templates")
-    if like:
-        constraints.beside_like(options)
-        given = read_part(like)
-        warn_of_strangers("--like", given, known, "samples")
-        templates = replace(sampling.blank(given.num_atoms, given.numbers), ids=given.ids)
-    else:
-        sizes = constraints.sizes(limits, {int(n): c for n, c in config["sizes"].items()}, known)
-        templates = sampling.blank(sampling.draw_sizes(seed, sizes, count, max_atoms))
-    changed = {k: v for k, v in changed.items() if v is not None}
-    changed |= defaults.settings(path, config, model, temperature, bool(like))
-    ready = constraints.ready(model, changed, limits, templates, seed=seed)
-    asked = _asked(want, names, len(templates), seed)
-    if space_group and space_groups.told_group(config):
-        asked[:, -1] = space_group
-    view = None
-    if looks_up:
-        (known_structures,), _ = cells.standard("--templates", read_part(templates_from))
-        view = prediction.retrieved(known_structures, templates, config)[0]
-    key = jax.random.key(seed)
-
-    def draw(rows: np.ndarray, again: int, ready: constraints.Ready = ready, start: Any = None) -> Dataset:
-        blank, own = ready.start(rows if start is None else start, again)
-        with bar("sample") as advance:
-            return sampling.sample(
-                ready.generator, ready.params, jax.random.fold_in(key, again) if again else key, blank,
-                asked[rows, :-1], elements=ready.elements, view=view or own, on_pack=advance,
-                space_group=np.nan_to_num(asked[rows, -1]).astype(np.int32),
-            )  # fmt: skip
-
-    def resize(rows: np.ndarray, again: int) -> Dataset:
-        other = sampling.blank(sampling.draw_sizes(seed + 1000 * again, sizes, len(rows), max_atoms))
-        made = constraints.ready(model, changed, limits, other, seed=seed + 1000 * again)
-        return draw(rows, again, made, np.arange(len(rows)))
-
-    everyone = np.arange(len(templates))
-    drawn = space_groups.in_exact_group(draw, resize, everyone, space_group) if space_group else draw(everyone, 0)
-    drawn = constraints.kept(limits, drawn)
-    if not like:
-        defaults.warn_of_crowds(drawn)
+    config = registry.read_config(registry.model_path(model), "generator")
+    names = [*config["properties"], "space_group"]
+    request = Request(
+        count=count, like=read_part(like) if like else None,
+        templates=read_part(templates_from) if templates_from else None, max_atoms=max_atoms,
+        constraints=Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group),
+        properties=_asked(want, names), guidance=_weights(guidance, names, want) if guidance else None,
+        steps=steps, temperature=temperature,
+    )  # fmt: skip
+    with bar("sample") as advance:
+        drawn = drawn_from(model, request, seed=seed, progress=advance)
     if novelty:
         from crysjax.models.answers import with_novelty
 
@@ -119,46 +74,22 @@ def sample(
     say(f"{out}: {len(drawn)} crystals")
 
 
-def warn_of_strangers(what: str, given: Dataset, known: list[int], answers: str, counted: bool = False) -> None:
-    """A line on standard error if crystals have elements that a model was not trained on; `counted`: how many do."""
-    import numpy as np
-
-    from crysjax.chemistry import elements as periodic
-    from crysjax.data import datasets
-
-    strange = ~np.isin(given.numbers, known)
-    if strange.any():
-        symbols = ", ".join(periodic.SYMBOLS[z - 1] for z in np.unique(given.numbers[strange]))
-        count = int(np.logical_or.reduceat(strange, datasets.offsets(given)[:-1]).sum())
-        share = f" ({count} of {len(given)} crystals)" if counted else ""
-        say(f"crysjax: {what}: the model was not trained on {symbols}{share}; such {answers} mean little", err=True)
-
-
-def _sizes(loaded: registry.Model) -> dict[int, int]:
-    return {int(n): c for n, c in loaded.config["sizes"].items()}
-
-
-def _asked(texts: list[str], names: list[str], count: int, seed: int) -> Any:
-    """What each crystal is asked for, (count, names); a range is one value per crystal, uniform within it."""
-    import numpy as np
-
-    asked = np.full((count, len(names)), np.nan, np.float32)
+def _asked(texts: list[str], names: list[str]) -> dict[str, float | tuple[float, float]]:
+    """`--property NAME=VALUE` or `NAME=LOW:HIGH`, the last one of a name."""
+    asked: dict[str, float | tuple[float, float]] = {}
     for text in texts:
         name, _, value = text.partition("=")
         if name not in names:
             raise ValueError(f"--property {text}: expected {registry.choice(name, names)}")
-        k, expected = names.index(name), f"--property {text}: expected NAME=NUMBER or NAME=LOW:HIGH"
+        expected = f"--property {text}: expected NAME=NUMBER or NAME=LOW:HIGH"
         low, high = (_number(v, expected) for v in (value.split(":", 1) if ":" in value else (value, value)))
         if low > high:
             raise ValueError(expected)
-        if name == "space_group" and not (low == high and low in range(1, 231)):
-            raise ValueError(f"--property {text}: expected a space group from 1 to 230")
-        # a stream a property, and apart from the draws of sizes, which have the seed alone
-        asked[:, k] = np.random.default_rng((seed, k)).uniform(low, high, count) if low < high else low
+        asked[name] = (low, high) if low < high else low
     return asked
 
 
-def _weights(text: str, names: list[str], want: list[str]) -> float | list[float]:
+def _weights(text: str, names: list[str], want: list[str]) -> float | dict[str, float]:
     """`--guidance`: a weight of all conditions together, or one for each."""
     expected = f"--guidance {text}: expected WEIGHT, or NAME=WEIGHT,... with a --property for each name; from 0 on"
     if "=" not in text:
@@ -169,7 +100,7 @@ def _weights(text: str, names: list[str], want: list[str]) -> float | list[float
         if name not in asked:
             raise ValueError(expected)
         weights[name] = _number(weight, expected, least=0)
-    return list(weights.values())
+    return weights
 
 
 def _number(text: str, expected: str, least: float = -math.inf) -> float:

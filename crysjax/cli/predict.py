@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from crysjax.cli.models import warn_of_strangers
 from crysjax.data.readers.part import read_part
 from crysjax.models import registry
-from crysjax.models.answers import Answers, ask
+from crysjax.models.answers import Answers, ask, warn_of_strangers
 from crysjax.terminal import say
 
 if TYPE_CHECKING:

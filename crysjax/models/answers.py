@@ -75,3 +75,18 @@ def _far(novelty: np.ndarray, limit: float, heads: str) -> str:
         f"of {heads}: novelty above {limit:.2f}, which 1 % of held-out crystals reach; the median is "
         f"{np.median(known):.2f}{refused}"
     )
+
+
+def warn_of_strangers(what: str, given: Dataset, known: list[int], answers: str, counted: bool = False) -> None:
+    """A line on standard error if crystals have elements that a model was not trained on; `counted`: how many do."""
+    import numpy as np
+
+    from crysjax.chemistry import elements as periodic
+    from crysjax.data import datasets
+
+    strange = ~np.isin(given.numbers, known)
+    if strange.any():
+        symbols = ", ".join(periodic.SYMBOLS[z - 1] for z in np.unique(given.numbers[strange]))
+        count = int(np.logical_or.reduceat(strange, datasets.offsets(given)[:-1]).sum())
+        share = f" ({count} of {len(given)} crystals)" if counted else ""
+        say(f"crysjax: {what}: the model was not trained on {symbols}{share}; such {answers} mean little", err=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crysjax.models import families, registry
+from crysjax.models import cells, families, registry
 from crysjax.terminal import say
-from crysjax.training import cells, fine_tune
+from crysjax.training import fine_tune
 from crysjax.training.run import Run, Task
 
 if TYPE_CHECKING:

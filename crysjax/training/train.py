@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from crysjax.config import checked, choice
-from crysjax.models import registry
+from crysjax.models import cells, registry
 from crysjax.terminal import bar, say
-from crysjax.training import cells, fine_tune
+from crysjax.training import fine_tune
 from crysjax.training.kinds import TASKS, refuse_metrics, warn_of_labels
 from crysjax.training.run import Run, Task
 

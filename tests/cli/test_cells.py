@@ -11,9 +11,9 @@ import pytest
 from crysjax.crystallography.standard_cells import standardized
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Entry
-from crysjax.models import checkpoint
+from crysjax.models import cells, checkpoint
 from crysjax.sampling.options import Options, wanted
-from crysjax.training import cells, tasks
+from crysjax.training import tasks
 from tests.support import EQUIVALENT, crystal
 
 ELEMENTS = (8, 12, 20)

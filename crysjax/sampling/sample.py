@@ -1,0 +1,129 @@
+"""Crystals from a trained generator: free ones, or of given compositions, with constraints that hold exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from crysjax.config import choice
+from crysjax.data.datasets import Dataset
+from crysjax.models import cells, registry
+from crysjax.models.answers import warn_of_strangers
+from crysjax.sampling import defaults, draws, options, prediction, space_groups
+
+Progress = Callable[[int, int], None]  # (done, total) of the packs of one draw
+SPACE_GROUP = "space_group"
+
+
+class Request(NamedTuple):
+    """What is asked of a generator; the defaults ask for nothing.
+
+    Attributes:
+        count: free samples, where `like` is not given.
+        like: crystals whose compositions are asked for, one sample for each (structure prediction).
+        templates: what a retrieval-based model looks up from.
+        max_atoms: of the largest cell.
+        constraints: what every sample keeps.
+        properties: name -> value or (low, high), for conditions that the model was trained with; a range is one value
+            per crystal, uniform within it.
+        guidance: weight of all conditions together, or one for each name.
+        steps: of the sampler.
+        temperature: a factor; choices are sharper below 1. None: the model's own default.
+    """
+
+    count: int = 100
+    like: Dataset | None = None
+    templates: Dataset | None = None
+    max_atoms: int | None = None
+    constraints: options.Options = options.Options()
+    properties: Mapping[str, float | tuple[float, float]] = {}
+    guidance: float | Mapping[str, float] | None = None
+    steps: int | None = None
+    temperature: float | None = None
+
+
+def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = lambda done, total: None) -> Dataset:
+    """Samples of a generator, by the name of a shipped model or its path; the same seed gives the same bits."""
+    path = registry.model_path(model)
+    config = registry.read_config(path, "generator")
+    names, known = [*config["properties"], SPACE_GROUP], config["elements"]
+    limits = options.wanted(request.constraints, known)
+    _check_templates(model, config, request)
+    sizes = None
+    if request.like is not None:
+        options.beside_like(request.constraints)
+        warn_of_strangers("--like", request.like, known, "samples")
+        blank = replace(draws.blank(request.like.num_atoms, request.like.numbers), ids=request.like.ids)
+    else:
+        sizes = options.sizes(limits, {int(n): c for n, c in config["sizes"].items()}, known)
+        blank = draws.blank(draws.draw_sizes(seed, sizes, request.count, request.max_atoms))
+    changed = _changed(request, names)
+    changed |= defaults.settings(path, config, model, request.temperature, request.like is not None)
+    ready = options.ready(model, changed, limits, blank, seed=seed)
+    asked = wanted_properties(request.properties, names, len(blank), seed)
+    group = request.constraints.space_group
+    if group and space_groups.told_group(config):
+        asked[:, -1] = group
+    view = None
+    if request.templates is not None:
+        (structures,), _ = cells.standard("--templates", request.templates)
+        view = prediction.retrieved(structures, blank, config)[0]
+    key = jax.random.key(seed)
+
+    def draw(rows: np.ndarray, again: int, ready: options.Ready = ready, start: Any = None) -> Dataset:
+        template, own = ready.start(rows if start is None else start, again)
+        return draws.sample(
+            ready.generator, ready.params, jax.random.fold_in(key, again) if again else key, template,
+            asked[rows, :-1], elements=ready.elements, view=view or own, on_pack=progress,
+            space_group=np.nan_to_num(asked[rows, -1]).astype(np.int32),
+        )  # fmt: skip
+
+    def resize(rows: np.ndarray, again: int) -> Dataset:
+        other = draws.blank(draws.draw_sizes(seed + 1000 * again, sizes, len(rows), request.max_atoms))
+        made = options.ready(model, changed, limits, other, seed=seed + 1000 * again)
+        return draw(rows, again, made, np.arange(len(rows)))
+
+    everyone = np.arange(len(blank))
+    drawn = space_groups.in_exact_group(draw, resize, everyone, group) if group else draw(everyone, 0)
+    drawn = options.kept(limits, drawn)
+    if request.like is None:
+        defaults.warn_of_crowds(drawn)
+    return drawn
+
+
+def _check_templates(model: str, config: Mapping[str, Any], request: Request) -> None:
+    looks_up = config["settings"].get("family") == "retrieval"
+    if looks_up != (request.templates is not None) or (looks_up and request.like is None):
+        raise ValueError(f"{model}: a retrieval-based flow needs --like and --templates; others take no --templates")
+
+
+def _changed(request: Request, names: Sequence[str]) -> dict[str, Any]:
+    """Settings of the generator that the request changes."""
+    guidance = request.guidance
+    if isinstance(guidance, Mapping):
+        guidance = [float(guidance.get(name, 0.0)) for name in names]
+    changed = {"generator.steps": request.steps, "generator.guidance": guidance}
+    return {key: value for key, value in changed.items() if value is not None}
+
+
+def wanted_properties(
+    properties: Mapping[str, float | tuple[float, float]], names: Sequence[str], count: int, seed: int
+) -> np.ndarray:
+    """What each crystal is asked for, (count, names), NaN where nothing is; a range is one value per crystal."""
+    asked = np.full((count, len(names)), np.nan, np.float32)
+    for name, value in properties.items():
+        if name not in names:
+            raise ValueError(f"{name}: not a condition of this model; expected {choice(name, names)}")
+        k = names.index(name)
+        low, high = (float(v) for v in (value if isinstance(value, tuple) else (value, value)))
+        if not (np.isfinite([low, high]).all() and low <= high):
+            raise ValueError(f"{name}: {value}; expected a number, or the lower and the upper end of a range")
+        if name == SPACE_GROUP and not (low == high and low in range(1, 231)):
+            raise ValueError(f"{name}: {value}; expected a space group from 1 to 230")
+        # one stream per property, and apart from the draws of sizes, which have the seed alone
+        asked[:, k] = np.random.default_rng((seed, k)).uniform(low, high, count) if low < high else low
+    return asked
