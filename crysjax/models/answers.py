@@ -21,6 +21,7 @@ class Answers(NamedTuple):
     said: Estimate  # (m, k)
     novelty: np.ndarray  # (m,) distance from the training data, see `predictors.novelty`
     limit: float  # of the novelty, beyond which a crystal is outside of them; infinite where the model does not know
+    names: tuple[str, ...]  # the k properties
 
 
 def ask(loaded: registry.Model, dataset: Dataset) -> Answers:
@@ -38,7 +39,9 @@ def ask(loaded: registry.Model, dataset: Dataset) -> Answers:
     there = said.valid.all(-1)
     value, std = (np.where(there[:, None], leaf, np.nan) for leaf in (said.value, said.std))
     limit = float(loaded.config["settings"].get("novelty.limit", np.inf))
-    return Answers(said._replace(value=value, std=std), np.where(there, novelty, np.nan), limit)
+    return Answers(
+        said._replace(value=value, std=std), np.where(there, novelty, np.nan), limit, tuple(loaded.config["properties"])
+    )
 
 
 def with_novelty(drawn: Dataset, heads: str) -> Dataset:

@@ -26,6 +26,11 @@ class Model(NamedTuple):
     params: Any
     config: dict[str, Any]
 
+    @property
+    def kind(self) -> str:
+        """What it is: "generator", "heads", "synthesizability" or "potential"."""
+        return self.config["kind"]
+
 
 def sections(settings: Mapping[str, Any], names: tuple[str, ...]) -> tuple[dict, dict[str, dict]]:
     """Split flat settings: keys without a section, and `section.key` by section."""
@@ -165,6 +170,15 @@ def readable(path: Path) -> str:
     else:
         load_model(str(path), kind)
     return kind
+
+
+def load(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
+    """A model of whatever kind."""
+    kind, config = _kind(model_path(name))
+    if kind != "potential":
+        return load_model(name, kind, overrides)
+    potential, params, _ = load_potential(name)
+    return Model(potential, params, config | {"kind": "potential"})
 
 
 def load_model(name: str, kind: str, overrides: Mapping[str, Any] | None = None) -> Model:

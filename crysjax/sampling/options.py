@@ -47,7 +47,7 @@ def wanted(options: Options, known: list[int]) -> Constraints:
     if options.space_group:
         _beside_group(options)
     return Constraints(
-        formula=_formula(options.formula, known),
+        formula=formula_counts(options.formula, known),
         allowed=symbols("--elements", options.elements, known),
         forbidden=symbols("--forbid", options.forbid, None),
         num_elements=_range(options.num_elements),
@@ -185,7 +185,8 @@ def symbols(option: str, text: str, known: list[int] | None) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-def _formula(text: str, known: list[int]) -> dict[int, int]:
+def formula_counts(text: str, known: list[int]) -> dict[int, int]:
+    """Atomic number -> how many, of a formula such as LiFePO4; elements have to be among those that are known."""
     if not re.fullmatch(r"([A-Z][a-z]?[0-9]*)*", text):
         raise ValueError(f"--formula {text}: expected symbols and whole numbers, such as LiFePO4")
     counts: dict[int, int] = {}

@@ -1,0 +1,233 @@
+"""The front door: the verbs that `import crysjax as cx` offers. Each takes names, paths or objects, and is one call.
+
+Crystals are a `Dataset` everywhere (`cx.read` makes one), models are names of shipped or pulled ones, or paths. Beneath
+stand pure functions over packs, `cx.load(name).build`, which compose with `jit`, `vmap` and `grad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from crysjax.base import Condition, Pack, PyTree
+from crysjax.campaign import goals as targets
+from crysjax.campaign import outputs, propose, round
+from crysjax.campaign.assemble import assemble
+from crysjax.campaign.plan import Plan, plan, read_plan
+from crysjax.config import read_yaml
+from crysjax.data import batching, datasets
+from crysjax.data.datasets import Dataset
+from crysjax.data.readers.convert import entry_of_atoms, entry_of_structure
+from crysjax.data.readers.part import read_part
+from crysjax.models import answers, registry
+from crysjax.models.answers import Answers
+from crysjax.models.registry import Model
+from crysjax.potentials.relax import Relax
+from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
+from crysjax.sampling import draws
+from crysjax.sampling import sample as sampling
+from crysjax.sampling.options import Options, formula_counts
+from crysjax.training import train as training
+
+Windows = Mapping[str, Any]
+"""Property -> `[low, high]` (None leaves a side open), "minimize" or "maximize", as in a plan's `target`."""
+
+
+def read(source: Any) -> Dataset:
+    """Crystals from a path, from ASE atoms or pymatgen structures, or from a list of them.
+
+    Args:
+        source: `PATH` or `PATH:SPLIT` of any format that `crysjax data prepare` reads: CIF, POSCAR, extxyz, CSV, JSON,
+            Parquet, npz, ASE databases, zips, folders of them; or objects of ASE or pymatgen, whose positions and cells
+            are taken as they are.
+
+    A file that cannot be read is a `ValueError` that names the file, the entry and the reason.
+    """
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, str | PathLike):
+        return read_part(str(source))
+    many = source if isinstance(source, Sequence) and not hasattr(source, "lattice") else [source]
+    rows = [_entry(one)._replace(id=f"crystal-{k}") for k, one in enumerate(many)]
+    return datasets.from_entries(rows)
+
+
+def _entry(one: Any) -> datasets.Entry:
+    if hasattr(one, "get_scaled_positions"):
+        return entry_of_atoms(one, "")
+    if hasattr(one, "frac_coords"):
+        return entry_of_structure(one, "", {})
+    raise ValueError(f"{type(one).__name__}: expected a path, ASE atoms or a pymatgen structure")
+
+
+def load(name: str, **settings: Any) -> Model:
+    """A model by its name or path, of whatever kind: `kind`, pure functions `build`, `params`, and its `config`.
+
+    Args:
+        name: a shipped or pulled model (`crysjax models list`), or the path of a `.npz` or `.nqx` file.
+        settings: of the model that training does not fix, with `_` for the dot: `generator_steps=20`.
+    """
+    return registry.load(name, {key.replace("_", ".", 1): value for key, value in settings.items()})
+
+
+def sample(
+    model: str, key: int | Array = 0, n: int = 100, *, like: Any = None, templates: Any = None,
+    formula: str = "", elements: str | Sequence[str] = "", forbid: str | Sequence[str] = "", num_elements: str = "",
+    neutral: bool = False, fix: str = "", fix_cell: bool = False, min_distance: float = 0.0, space_group: int = 0,
+    max_atoms: int | None = None, properties: Mapping[str, float | tuple[float, float]] | None = None,
+    guidance: float | Mapping[str, float] | None = None, steps: int | None = None, temperature: float | None = None,
+) -> Dataset:  # fmt: skip
+    """Crystals from a trained generator; the constraints hold in every one that is returned.
+
+    Args:
+        model: a generator, such as "mp_20_wyckoff", or its path.
+        key: a seed, or a JAX key; the same one gives the same bits.
+        n: free samples, without `like`.
+        like: crystals (as `read` takes them) whose compositions are asked for, one sample for each.
+        templates: crystals that a retrieval-based model looks up from.
+        formula, elements, forbid, num_elements, neutral, min_distance, space_group, fix, fix_cell: the composition, the
+            elements allowed and forbidden, "LOW:HIGH" of their number, charges that add up to zero, the least distance
+            in Å, the space group, and a file of atoms that every sample has; see `crysjax sample --help`.
+        max_atoms: of the largest cell.
+        properties: conditions of the model, name -> value or (low, high).
+        guidance: weight of the conditions, or one for each name.
+        steps, temperature: of the sampler.
+
+    Samples that break a constraint are left out, and how many were is said; so fewer than `n` may come.
+    """
+    wanted = Options(formula, _listed(elements), _listed(forbid), num_elements, neutral, fix, fix_cell, min_distance,
+                     space_group)  # fmt: skip
+    request = sampling.Request(
+        n, None if like is None else read(like), None if templates is None else read(templates), max_atoms, wanted,
+        properties or {}, guidance, steps, temperature,
+    )  # fmt: skip
+    seed = key if isinstance(key, int) else int(jax.random.bits(key, dtype=jnp.uint32))
+    return sampling.sample(model, request, seed=seed)
+
+
+def _listed(symbols: str | Sequence[str]) -> str:
+    return symbols if isinstance(symbols, str) else ",".join(symbols)
+
+
+def relax(
+    crystals: Any, potential: str = "student", *, steps: int = 200, fmax: float = 0.05, pressure_gpa: float = 0.0,
+    cell: bool = True, method: str = "lbfgs", keep_symmetry: float | None = None,
+) -> Relaxed:  # fmt: skip
+    """Positions and cells at the nearest minimum of a potential, many crystals at once.
+
+    Args:
+        crystals: as `read` takes them.
+        potential: "student", a pulled one such as "nequix-mp-1", or a path.
+        steps: most evaluations of energy, forces and stress per crystal.
+        fmax: largest force that counts as relaxed, eV/Å.
+        pressure_gpa: outer pressure, GPa.
+        cell: whether the cell moves.
+        method: "lbfgs", or "fire": slower, calmer.
+        keep_symmetry: keep the operations found within this distance, Å.
+
+    Returns:
+        One row per crystal: `crystals`, `energy` (eV), `fmax` (eV/Å), `steps`, `converged`, `valid`, and `reason`, why
+        a crystal is not valid.
+    """
+    engine, params, _ = registry.load_potential(potential)
+    given = read(crystals)
+    settings = Relax(method=method, fmax_ev_angstrom=fmax, pressure_gpa=pressure_gpa, move_cell=cell)
+    found = relax_dataset(
+        engine.energy_forces_stress, params, given, cutoff_angstrom=engine.cutoff_angstrom, known=engine.numbers,
+        settings=settings, max_steps=steps, keep_symmetry_angstrom=keep_symmetry,
+    )  # fmt: skip
+    return found._replace(crystals=replace(found.crystals, frac=datasets.wrap(found.crystals.frac)))
+
+
+def predict(crystals: Any, model: str = "mp_20_heads") -> Answers:
+    """Properties with a standard deviation, and how far each crystal lies from the training data.
+
+    Args:
+        crystals: as `read` takes them.
+        model: property heads or a model of synthesizability, by name or path.
+
+    Returns:
+        `names` of the k properties; `said.value`, `said.std` (m, k), NaN where the model has no answer; `novelty` (m,),
+        and `limit`, beyond which a crystal is outside the training data.
+    """
+    return answers.ask(registry.load_scorer(model), read(crystals))
+
+
+def train(settings: str | PathLike | Mapping[str, Any], out: str | PathLike) -> Path:
+    """Train a generator, property heads or a potential; the path of the model's file.
+
+    Args:
+        settings: a config such as `configs/mp_20_generator.yaml`, or the same as a mapping.
+        out: folder of the run; one that was interrupted goes on bit for bit.
+    """
+    given = dict(settings) if isinstance(settings, Mapping) else read_yaml(Path(settings))
+    return training.train(*training.parse(given), Path(out))
+
+
+def design(config: Plan | str | PathLike | Mapping[str, Any], out: str | PathLike, *, resume: bool = True) -> dict:
+    """A design campaign: rounds of sample, guide, screen, score, select, relax, validate, feed back.
+
+    Args:
+        config: a plan's YAML file, its settings as a mapping (see `campaign.plan.plan`), or a `Plan`.
+        out: folder for ledger, candidates, report and summary; a campaign that was interrupted resumes.
+        resume: whether to go on with what is there; otherwise it begins again.
+
+    Returns:
+        What `summary.json` holds: counts per stage, hits beside what chance gives, calls, the best candidates.
+    """
+    checked = (
+        config if isinstance(config, Plan) else plan(**config) if isinstance(config, Mapping) else read_plan(config)
+    )
+    tools, about = assemble(checked)
+    outcomes = round.run(checked, tools, Path(out), resume=resume, progress=lambda *_: None)
+    return outputs.write(Path(out), checked, tools.goals, outcomes, **about)
+
+
+class Objective(NamedTuple):
+    """A target as a function of a generator's noise."""
+
+    noise: PyTree  # a start, drawn from the noise's own law
+    crystals: Callable[[PyTree], Pack]  # noise -> the crystals that it decodes to
+    value: Callable[[PyTree], Array]  # noise -> (n,) dimensionless, lower is better; `jit`, `vmap` and `grad` it
+
+
+def objective(
+    model: str, target: Windows, *, formula: str, n: int = 1, heads: str = "mp_20_heads", key: int = 0, steps: int = 20
+) -> Objective:
+    """How far the crystals of a composition are from a target, differentiable back to the noise that they come from.
+
+    Args:
+        model: a generator that is given compositions.
+        target: property -> window or direction.
+        formula: composition of the cell, such as "SrTiO3".
+        n: crystals.
+        heads: what predicts the properties.
+        key: seed of the noise and of what is drawn inside the sampler.
+        steps: of the sampler.
+    """
+    loaded = registry.load_model(model, "generator", {"generator.steps": steps})
+    predictor, _ = registry.load_predictor(heads)
+    goals = targets.goals(plan(target=dict(target), elements=["O"]).target, predictor.names, predictor.scale)
+    counts = formula_counts(formula, loaded.config["elements"])
+    numbers = np.tile(np.repeat(list(counts), list(counts.values())), n)
+    atoms = len(numbers) // n
+    blank = draws.blank(np.full(n, atoms), numbers)
+    shape = batching.Capacity(n * atoms, max(n * atoms * (atoms - 1) // 2, 1), n)
+    pack = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), batching.pack_dataset(blank, shape).pack)
+    nothing = jnp.full((n, len(loaded.config["properties"])), jnp.nan)
+    condition = Condition(nothing, jnp.zeros(n, jnp.int32))
+    first, rest = jax.random.split(jax.random.key(key))
+    energy = propose.energy(predictor, predictor.params, goals)
+
+    def crystals(noise: PyTree) -> Pack:
+        return loaded.build.decode(loaded.params, rest, noise, pack, condition)
+
+    return Objective(loaded.build.noise(first, pack), crystals, lambda noise: energy(crystals(noise)))

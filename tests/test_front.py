@@ -1,0 +1,82 @@
+"""The front door: every verb once, by what a user would type."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import bulk
+from pymatgen.core import Lattice, Structure
+
+import crysjax as cx
+from crysjax.data import datasets
+
+
+@pytest.fixture(scope="module")
+def salt() -> Structure:
+    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def test_what_is_read_is_what_was_given(salt, tmp_path):
+    salt.to(str(tmp_path / "salt.cif"))
+    for source, atoms in ((salt, 8), (bulk("Si"), 2), (tmp_path / "salt.cif", 8), ([salt, bulk("Cu")], 9)):
+        found = cx.read(source)
+        assert isinstance(found, cx.Dataset) and found.num_atoms.sum() == atoms
+    np.testing.assert_allclose(abs(np.linalg.det(cx.read(salt).lattice[0])), 5.64**3, rtol=1e-6)
+    assert cx.read(found) is found
+    with pytest.raises(ValueError, match="int: expected a path, ASE atoms or a pymatgen structure"):
+        cx.read(3)
+
+
+def test_every_kind_of_model_is_loaded():
+    kinds = {name: cx.load(name).kind for name in ("mp_20_wyckoff", "mp_20_heads", "synthesizability", "student")}
+    assert kinds == {"mp_20_wyckoff": "generator", "mp_20_heads": "heads", "synthesizability": "synthesizability",
+                     "student": "potential"}  # fmt: skip
+    with pytest.raises(ValueError, match="'nothing' is neither a file nor a model"):
+        cx.load("nothing")
+
+
+def test_samples_keep_their_constraints_and_follow_the_key():
+    asked = {"n": 3, "formula": "SrTiO3", "space_group": 221, "max_atoms": 5}
+    first, again, other = (cx.sample("mp_20_wyckoff", key, **asked) for key in (1, 1, jax.random.key(2)))
+    np.testing.assert_array_equal(first.lattice, again.lattice)
+    assert len(first) == 3 and not np.array_equal(first.lattice, other.lattice)
+    assert all(sorted(entry.numbers.tolist()) == [8, 8, 8, 22, 38] for entry in datasets.entries(first))
+
+
+def test_crystals_are_relaxed_and_predicted(salt):
+    strained = salt.copy()
+    strained.apply_strain(0.03)
+    found = cx.relax([strained, salt])
+    assert found.converged.all() and (found.fmax < 0.05).all() and found.reason.tolist() == ["", ""]
+    volumes = abs(np.linalg.det(found.crystals.lattice))
+    np.testing.assert_allclose(volumes[0], volumes[1], rtol=0.01)  # 0.05 eV/Å against the stiffness of rock salt
+    said = cx.predict(salt)
+    energy, gap = (said.names.index(name) for name in ("formation_energy_ev_per_atom", "band_gap_ev"))
+    assert said.said.value.shape == said.said.std.shape == (1, len(said.names)) and said.novelty[0] < said.limit
+    # the Materials Project has -2.1 eV/atom and 5.0 eV
+    assert abs(said.said.value[0, energy] + 2.1) < 0.2 and abs(said.said.value[0, gap] - 5.0) < 1.0
+
+
+def test_a_target_is_differentiable_back_to_the_noise():
+    found = cx.objective("mp_20_generator", {"band_gap_ev": [1, 2]}, formula="SrTiO3", n=2, steps=2)
+    total = jax.jit(jax.value_and_grad(lambda noise: (found.value(noise).sum(), found.value(noise)), has_aux=True))
+    (_, value), slope = total(found.noise)
+    assert value.shape == (2,) and jnp.isfinite(value).all()
+    assert jax.eval_shape(found.crystals, found.noise).lattice.shape == (2, 3, 3)
+    assert jnp.abs(slope.frac).max() > 0 and jnp.abs(slope.lattice).max() > 0
+
+
+def test_import_needs_nothing_until_a_verb_is_used():
+    code = "import sys, crysjax; assert 'jax' not in sys.modules; crysjax.read; assert 'jax' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert set(cx.__all__) <= set(dir(cx))
+    with pytest.raises(AttributeError, match="no attribute 'sampel'"):
+        cx.sampel  # noqa: B018
+
+
+def test_the_module_is_the_command():
+    run = subprocess.run([sys.executable, "-m", "crysjax", "--version"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0 and run.stdout.strip() == cx.__version__
