@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -80,3 +81,11 @@ def test_import_needs_nothing_until_a_verb_is_used():
 def test_the_module_is_the_command():
     run = subprocess.run([sys.executable, "-m", "crysjax", "--version"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0 and run.stdout.strip() == cx.__version__
+
+
+def test_the_first_screen_of_the_readme_runs(capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text().split("## In Python")[1]
+    found: dict = {}
+    exec(text.split("```python\n")[1].split("```")[0], found)
+    assert len(found["crystals"]) == 4 and found["relaxed"].converged.any() and jnp.isfinite(found["slope"].frac).all()
+    assert "formation_energy_ev_per_atom" in capsys.readouterr().out
