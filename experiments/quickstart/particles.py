@@ -28,7 +28,7 @@ from crysjax.campaign.plan import Plan, read_plan
 from crysjax.campaign.propose import energy
 from crysjax.campaign.round import pack_shape
 from crysjax.data import batching
-from crysjax.models import registry
+from crysjax.sampling import defaults
 from crysjax.sampling import draws as sampling
 
 COUNTS = (1, 2, 4, 8, 16, 32)
@@ -38,7 +38,7 @@ DRAWS = 4000  # groups of K particles that an expectation is taken over
 def drawn_energies(plan: Plan, packs: int, particles: int) -> dict[int, np.ndarray]:
     """Size -> the objectives (count,) of unguided particles of that size."""
     tools, _ = assemble(plan)
-    model = registry.load_model(plan.generator, "generator", {"generator.steps": plan.sample_steps})
+    model = defaults.load(plan.generator, False, {"generator.steps": plan.sample_steps})
     goals = targets.goals(plan.target, tools.predictor.names, tools.predictor.scale)
     sizes = np.sort(sampling.draw_sizes(plan.seed, tools.sizes, plan.candidates))
     batch = batching.pack_dataset(sampling.blank(sizes), pack_shape(tools.sizes, plan.candidates))
