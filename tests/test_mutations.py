@@ -13,8 +13,8 @@ mutations = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(mutations)
 TABLE = mutations.table()
 ROOMS = {
-    "geometry", "data", "nets", "generators", "potentials", "properties", "training", "guidance", "surrogates",
-    "search", "oracles", "evaluation", "campaign",
+    "geometry", "search", "nets", "surrogates", "data", "crystallography", "constraints", "retrieval", "generators",
+    "potentials", "predictors", "physics", "guidance", "oracles", "evaluation", "training", "campaign",
 }  # fmt: skip
 
 
