@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from crysjax.campaign.plan import Plan
 from crysjax.campaign.round import Tools
 from crysjax.campaign.validate import read_reference
-from crysjax.data.readers.part import read_part
+from crysjax.data.readers.part import read_part, with_split
 from crysjax.models import registry
 from crysjax.sampling import defaults
 
@@ -80,7 +82,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
 
 
 def digests_of(plan: Plan) -> dict[str, str]:
-    """SHA-256 of the files of the plan's models, and of those beside them that are read with them."""
+    """SHA-256 of the files that the plan names: models, what is read beside them, known compositions and the hull."""
     from crysjax.data.readers import reading
 
     found = {}
@@ -88,7 +90,19 @@ def digests_of(plan: Plan) -> dict[str, str]:
         path = registry.model_path(getattr(plan, role))
         beside = (path.with_name(name) for name in BESIDE.get(role, ()))
         found |= {f"{file.name} of the {role}": reading.digest(file) for file in (path, *beside) if file.is_file()}
-    return found
+    named = {"novel_to": [plan.novel_to] if plan.novel_to else [], "hull": plan.hull}
+    return found | {f"{text} of {key}": digest_of(text) for key, texts in named.items() for text in texts}
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 of a file (`PATH` or `PATH:SPLIT`), or of all files of a folder and their names."""
+    from crysjax.data.readers import reading
+
+    path = Path(text) if Path(text).exists() else Path(with_split(text)[0])
+    if not path.is_dir():
+        return reading.digest(path)
+    listed = [f"{file.name} {reading.digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 
 def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str, str]:

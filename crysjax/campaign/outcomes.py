@@ -70,7 +70,7 @@ def load(folder: Path, plan: dict, models: dict[str, str], say: Callable[[str], 
 
     An error if another plan or other model files made it, or if it and the ledger disagree.
     """
-    if not (folder / STATE).exists():
+    if not ((folder / STATE).exists() or store.previous(folder / STATE).exists()):
         return None
     store.recover(folder / STATE, say)
     arrays, meta = store.load_state(folder / STATE)

@@ -19,6 +19,10 @@ from crysjax.data.readers import limits
 GUIDANCE = ("none", "resample", "gradient", "sgld", "psgld")
 
 
+MOST = 1_000_000
+"""Of whatever a plan counts."""
+
+
 class Goal(NamedTuple):
     """What one property should be: inside a window (either side may be open), or as low or as high as possible."""
 
@@ -105,7 +109,7 @@ def plan(
         guidance_steps=guidance_steps, sample_steps=sample_steps, relax_steps=relax_steps,
     )  # fmt: skip
     for key, value in counts.items():
-        _require(value >= 1, key, value, "a whole number of at least 1")
+        _require(1 <= value <= MOST, key, value, f"a whole number from 1 to {MOST}")
     _require(max_atoms >= min_atoms, "max_atoms", max_atoms, f"at least min_atoms = {min_atoms}")
     _require(max_atoms <= 64, "max_atoms", max_atoms, "at most 64")
     _require(validations >= rounds, "validations", validations, f"at least one per round (rounds = {rounds})")

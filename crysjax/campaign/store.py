@@ -46,16 +46,17 @@ def load_state(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 def recover(path: str | Path, say: Callable[[str], None]) -> None:
-    """If the newest state is damaged, put the previous one in its place and say so; an error if there is none."""
+    """If the newest state is damaged or gone, put the previous one in its place and say so; an error without one."""
     try:
         load_state(path)
-    except files.Damaged as error:
+    except (files.Damaged, FileNotFoundError) as error:
         try:
             _, meta = load_state(previous(path))
         except (OSError, ValueError):
             raise error from None
+        what = "damaged" if Path(path).exists() else "gone"
         previous(path).replace(path)
-        say(f"{path}: damaged; going on from the state after round {meta['rounds']}")
+        say(f"{path}: {what}; going on from the state after round {meta['rounds']}")
 
 
 def forget(path: str | Path) -> None:

@@ -152,17 +152,19 @@ def _lines(plan: Plan, out: Path, curves: dict[str, list[tuple[int, float]]]) ->
 
 
 def _model_file(name: str, source: str | dict, out: Path) -> str:
-    """A trained model; a training config is trained first, once: its folder is named by what the config says."""
+    """A trained model; a config is trained first, once: its folder is named by what the config and its data say."""
     import yaml
 
     from crysjax.cli import train
     from crysjax.data import files, names
+    from crysjax.data.readers import reading
 
     config, changed = _source(name, source)
     if not config.endswith(".yaml"):
         return config
     settings = {key: value for key, value in (read_yaml(config) | changed).items() if value is not None}
-    said = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
+    data = reading.digest(settings["data"]) if Path(str(settings.get("data"))).is_file() else ""
+    said = hashlib.sha256(repr([*sorted(settings.items()), data]).encode()).hexdigest()
     made = out / "models" / f"{names.of(name)}-{said[:8]}" / "model.npz"
     if not made.exists():
         _say(f"{name}: training {config}")

@@ -24,7 +24,7 @@ def tell(answers: Answers, what: str) -> None:
     if refused:
         reason = "more neighbors, or a thinner cell, than the model takes"
         say(f"crysjax: {refused} of {count} {what} have no prediction: {reason}", err=True)
-    outside = int((answers.novelty > answers.limit).sum())
+    outside = int(np.nansum(answers.outside))
     if outside:
         say(f"crysjax: {outside} of {count} {what} are outside the training data: their novelty is above "
             f"{answers.limit:.2f}, which 1 % of held-out crystals reach", err=True)  # fmt: skip
@@ -52,7 +52,7 @@ def predict(
     columns = np.stack([answers.said.value, answers.said.std], -1).reshape(len(dataset), -1)
     if np.isfinite(answers.limit):
         head += ["novelty", "outside"]
-        columns = np.column_stack([columns, answers.novelty, answers.novelty > answers.limit])
+        columns = np.column_stack([columns, answers.novelty, answers.outside])
     meaning = loaded.config.get("meaning")
     note = [meaning] if meaning and out else []  # a file keeps it beside every score
     cells = [["" if np.isnan(v) else f"{v:.5g}" for v in row] for row in columns]

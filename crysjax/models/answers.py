@@ -23,6 +23,13 @@ class Answers(NamedTuple):
     limit: float  # of the novelty, beyond which a crystal is outside of them; infinite where the model does not know
     names: tuple[str, ...]  # the k properties
 
+    @property
+    def outside(self) -> np.ndarray:
+        """1 for a crystal outside the training data, 0 for one inside, NaN where there is no answer: (m,)."""
+        import numpy as np
+
+        return np.where(np.isnan(self.novelty), np.nan, self.novelty > self.limit)
+
 
 def ask(loaded: registry.Model, dataset: Dataset) -> Answers:
     """Predictions, and how far each crystal lies from what the model was trained on."""

@@ -14,8 +14,15 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, Pack, num_sites
+from crysjax.crystallography.contacts import MIN_CLOSENESS, closest
 
 ENOUGH = 100  # training crystals that contain an element, from where on one more tells little
+MAX_CLOSENESS = 1.35
+"""Closest contact over the sum of the radii that one in two thousand of MP-20's training crystals exceeds."""
+
+STRAIN = 8.0
+"""Novelty per logarithm of a closest contact outside its bounds: 5 % outside cost as much as 30 % in the distance."""
+
 SHRINKAGE = 0.01  # of the features' covariance towards a multiple of the unit matrix
 
 
@@ -41,13 +48,23 @@ def known(features: np.ndarray, contains: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def score(stats: dict[str, Array], features: Array, pack: Pack) -> Array:
-    """Logarithm of the distance of each crystal's features, plus the rarity of its rarest element: (b, d) -> (b,)."""
+    """Logarithm of the distance of each crystal's features, plus the rarity of its rarest element: (b, d) -> (b,).
+
+    Features saturate where atoms are fused or far apart, so a closest contact outside of what crystals have adds
+    `STRAIN` times the logarithm of how far outside it is. It has no slope.
+    """
     there = (num_sites(pack) > 0) & jnp.isfinite(features).all(-1)
     moved = jnp.where(there[:, None], features, stats["center"][None]) - stats["center"][None]
     square = jnp.square(moved @ stats["root"].T).mean(-1)
     of_site = (pack.occupancy * stats["rarity"][None, : pack.occupancy.shape[1]]).sum(-1)
     rarest = jnp.maximum(jax.ops.segment_max(of_site, pack.owner, len(pack.lattice)), 0)
-    return jnp.where(there, 0.5 * jnp.log(jnp.maximum(square, 1e-6)) + rarest, 0)
+    return jnp.where(there, 0.5 * jnp.log(jnp.maximum(square, 1e-6)) + rarest + STRAIN * strain(pack), 0)
+
+
+def strain(pack: Pack) -> Array:
+    """By how much, as a logarithm, the closest contact of each crystal is out of bounds, 0 within them: (b,)."""
+    closeness = jnp.clip(closest(jax.lax.stop_gradient(pack)).closeness, 1e-3, 1e3)
+    return jnp.maximum(jnp.log(MIN_CLOSENESS / closeness), 0) + jnp.maximum(jnp.log(closeness / MAX_CLOSENESS), 0)
 
 
 def contained(numbers: np.ndarray, num_atoms: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ working set in cache; across devices the packs of a batch are shared out and the
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -159,13 +160,22 @@ def fit(
 
 
 def _forget_after(log: Path, step: int) -> None:
-    """Leave out the rows of steps that are done again, and a line that was cut short."""
+    """Leave out the rows of steps that are done again, a line that was cut short, and those that are no rows."""
     if not log.exists():
         return
     *lines, cut = reading.read_text(log).split("\n")
-    kept = [line for line in lines if reading.parse_json(line)["step"] <= step]
+    kept = [line for line in lines if _step_of(line) <= step]
     if cut or len(kept) < len(lines):
         files.write(log, "".join(line + "\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    """The step of a row of the log; infinite for what is none, such as the zeros that a power cut leaves."""
+    try:
+        step = reading.parse_json(line)["step"]
+    except (ValueError, TypeError, LookupError):
+        return math.inf
+    return step if isinstance(step, int) and not isinstance(step, bool) else math.inf
 
 
 def _check(step: int, metrics: dict, batch: tuple, folder: Path) -> None:

@@ -52,6 +52,14 @@ def test_any_flipped_byte_of_the_newest_state_leaves_the_one_before(tmp_path):
     assert len(said) == 1  # nothing to say of a whole one
 
 
+def test_a_newest_state_that_is_gone_leaves_the_one_before(tmp_path):
+    path, said = two_states(tmp_path), []
+    before = store.previous(path).read_bytes()
+    path.unlink()
+    store.recover(path, said.append)
+    assert path.read_bytes() == before and "state.npz: gone; going on from the state after round 1" in said[0]
+
+
 def test_two_damaged_states_are_an_error_that_says_what_to_do(tmp_path):
     path = two_states(tmp_path)
     for file in (path, store.previous(path)):

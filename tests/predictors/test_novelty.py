@@ -5,14 +5,22 @@ import numpy as np
 import pytest
 
 from crysjax.base import NUM_SPECIES, Estimate, Pack, one_hot
+from crysjax.crystallography.contacts import radii_angstrom
 from crysjax.predictors import novelty
 from crysjax.predictors.heads import Heads, aware
 
 
-def pack_of(numbers: list[int]) -> Pack:
-    """Two crystals of two sites each, and an unused slot."""
-    return Pack(one_hot(jnp.asarray([*numbers, 0])), jnp.zeros((5, 3)), jnp.tile(jnp.eye(3), (3, 1, 1)),
-                jnp.asarray([0, 0, 1, 1, 2]), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1))  # fmt: skip
+def pack_of(numbers: list[int], edge: float | None = None) -> Pack:
+    """Two crystals of two sites each, and an unused slot; cubes with one and a half times the largest bond as edge.
+
+    With an `edge` in Å, the first crystal has that one.
+    """
+    radii = radii_angstrom()[np.asarray(numbers) - 1]
+    edges = np.array([2 * radii[:2].max(), 2 * radii[2:].max(), 1.0])
+    edges[0] = edges[0] if edge is None else edge
+    frac = jnp.asarray([[0.0] * 3, [0.5] * 3, [0.0] * 3, [0.5] * 3, [0.0] * 3])
+    return Pack(one_hot(jnp.asarray([*numbers, 0])), frac, jnp.asarray(edges[:, None, None] * np.eye(3), jnp.float32),
+                jnp.asarray([0, 0, 1, 1, 2]), jnp.asarray([[0, 1], [2, 3]]), jnp.ones(2))  # fmt: skip
 
 
 def stats(count: int = 4000) -> dict:
@@ -47,6 +55,22 @@ def test_an_unseen_element_is_far_and_a_missing_feature_is_not_a_number():
     np.testing.assert_allclose(unseen - seen, np.log(101), rtol=1e-5)
     refused = novelty.score(known, features.at[0].set(jnp.nan), pack_of([1, 1, 1, 1]))
     assert np.isfinite(np.asarray(refused)).all()
+
+
+def test_fused_and_scattered_atoms_are_far_whatever_their_features_say():
+    """8 per e-fold of the closest contact outside 0.67 to 1.35 sums of the radii; nothing within."""
+    known, radius = stats(), float(radii_angstrom()[0])
+    features = jnp.tile(known["center"] + 1, (3, 1))
+
+    def score(closeness: float) -> float:
+        """Of hydrogen in a body-centered cube: the edge is shorter than twice the diagonal's half, 0.866 of it."""
+        edge = closeness * 2 * radius / (3**0.5 / 2)
+        return float(novelty.score(known, features, pack_of([1, 1, 1, 1], edge))[0])
+
+    usual = score(1.0)
+    assert score(0.68) == score(1.34) == usual
+    np.testing.assert_allclose(score(0.335) - usual, 8 * np.log(2), rtol=1e-4)
+    np.testing.assert_allclose(score(2.7) - usual, 8 * np.log(2), rtol=1e-4)
 
 
 def test_std_grows_with_the_novelty_and_not_below_the_usual():

@@ -54,6 +54,16 @@ def test_a_damaged_newest_checkpoint_does_not_hide_the_older_one(tmp_path, step)
     assert rows == [5, 10, 15, 20, 25, 30]
 
 
+@pytest.mark.parametrize("line", ["5", "{}", "[1]", '{"step": "x"}', '{"step": null}', "\0\0\0", '{"step": 4, "lo'])
+def test_a_line_of_the_log_that_is_no_row_is_left_out(tmp_path, step, line):
+    """A power cut leaves zeros, a kill half a line; the checkpoints are whole and the run is done."""
+    once = run(tmp_path, step)
+    log = tmp_path / "metrics.jsonl"
+    rows = log.read_text()
+    log.write_text(rows + line + "\n")
+    assert bits(run(tmp_path, step)) == bits(once) and log.read_text() == rows
+
+
 def test_where_all_are_damaged_the_newest_is_named(tmp_path, step):
     run(tmp_path, step)
     for number in ("20", "30"):
