@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "crysjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVEL = {
-    "base": 0, "geometry": 1, "search": 1, "chemistry": 2, "nets": 2, "surrogates": 2, "data": 3,
-    "config": 4, "terminal": 4, "crystallography": 4, "constraints": 5, "retrieval": 5, "splits": 5,
+    "base": 0, "geometry": 1, "search": 1, "chemistry": 2, "nets": 2, "data": 3, "config": 4,
+    "terminal": 4, "surrogates": 4, "crystallography": 4, "constraints": 5, "retrieval": 5, "splits": 5,
     "generators": 6, "potentials": 6, "predictors": 6, "physics": 7, "guidance": 7, "models": 8, "oracles": 8,
     "evaluation": 8, "training": 9, "sampling": 9, "reports": 9, "campaign": 10, "front": 11, "cli": 12,
 }  # fmt: skip
@@ -149,7 +149,7 @@ def test_no_files_import_one_another_in_a_circle():
 
 
 def test_every_room_is_in_the_plan():
-    assert {room(path) for path in FILES} - {"__init__"} <= set(LEVEL)
+    assert {room(path) for path in FILES} - {"__init__", "__main__"} <= set(LEVEL)
 
 
 def test_files_are_short():

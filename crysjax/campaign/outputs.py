@@ -20,7 +20,7 @@ from crysjax.data import datasets, files, names
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.readers import io
 from crysjax.evaluation import hits, ledger
-from crysjax.reports import report
+from crysjax.reports import record, report
 from crysjax.reports.report import Shown
 
 CAVEAT = (
@@ -200,7 +200,7 @@ def summarize(
         "seconds": round(sum(outcomes.seconds.values()), 2),
         "seconds_by_part": {k: round(v, 2) for k, v in outcomes.seconds.items()},
         "models": models,
-        "versions": report.installed_versions(),
+        "versions": record.installed_versions(),
         "plan": as_settings(plan),
     }
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from crysjax.data import files
-from crysjax.reports.report import installed_versions
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
@@ -53,3 +54,15 @@ def read(path: str | Path) -> dict[str, Any]:
 def table(head: list[str], rows: list[list[str]]) -> str:
     """Markdown."""
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("crysjax", "jax", "jaxlib", "flax", "optax", "numpy", "numpyro", "e3nn-jax", "pymatgen", "ase", "smact")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,18 +189,6 @@ def cost(summary: dict[str, Any]) -> str:
 def versions(summary: dict[str, Any]) -> dict[str, Any]:
     """Seed, models and versions: what is needed to get the same again."""
     return {"seed": summary["seed"], **summary["models"], **summary["versions"]}
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    names = ("crysjax", "jax", "jaxlib", "flax", "optax", "numpy", "numpyro", "e3nn-jax", "pymatgen", "ase", "smact")
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
 
 
 def table(

@@ -17,7 +17,8 @@ from crysjax.evaluation.metrics import distributions
 from crysjax.evaluation.metrics.symmetry import CRYSTAL_SYSTEMS, crystal_system_shares
 from crysjax.evaluation.totals import Judged
 from crysjax.reports import charts, set_charts
-from crysjax.reports.report import atoms_drawing, filled, findings_table, installed_versions, table, usual_formula
+from crysjax.reports.record import installed_versions
+from crysjax.reports.report import atoms_drawing, filled, findings_table, table, usual_formula
 
 MOST_OPENED = 120  # structures of a set that open from the map; each is about 3 kB of the page
 MOST_DRAWN = 100  # sites of a crystal that is drawn

@@ -163,7 +163,7 @@ def _forget_after(log: Path, step: int) -> None:
     """Leave out the rows of steps that are done again, a line that was cut short, and those that are no rows."""
     if not log.exists():
         return
-    *lines, cut = reading.read_text(log).split("\n")
+    *lines, cut = reading.read_bytes(log).decode("utf-8", "replace").split("\n")
     kept = [line for line in lines if _step_of(line) <= step]
     if cut or len(kept) < len(lines):
         files.write(log, "".join(line + "\n" for line in kept))

@@ -10,7 +10,7 @@ import pytest
 
 from crysjax.evaluation import hits
 from crysjax.evaluation.ledger import STAGES, Row
-from crysjax.reports import charts, report
+from crysjax.reports import charts, record, report
 
 GAPS = {"a": (1.4, 1.5), "b": (1.8, 2.4), "c": (0.4, 0.2)}
 
@@ -41,7 +41,7 @@ def rows():
 def page(names=tuple(GAPS)):
     summary = {
         "rounds": 1, "seed": 7, "seconds": 12.5, "models": {"generator": "mp_20 <v1>"},
-        "oracle_calls": {"student": {"calls": 300, "seconds": 0.6}}, "versions": report.installed_versions(),
+        "oracle_calls": {"student": {"calls": 300, "seconds": 0.6}}, "versions": record.installed_versions(),
         "resampling": {"effective_particles": 2.3, "lowest_tenth": 1.2},
         "hits": hits.summary(np.array([0.84, 0.44, 0.04])[: len(names)], np.array([0.1, 0.3]), windowed=True,
                              validations=3, means_inside=min(len(names), 1), opinions={"band_gap_ev": "heads <only>"}),
