@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of sampling, and of floors that draw")
     parser.add_argument("--pairs", type=int, default=2048)
     parser.add_argument("--set", action="append", default=[], help="override, such as generator.steps=100")
-    parser.add_argument("--floors", nargs="*", default=["random_template"], help="functions of evaluation.floors")
+    parser.add_argument("--floors", nargs="*", default=["random_template"], help="functions of retrieval.floors")
     parser.add_argument("--out")
     options = parser.parse_args()
     if options.summarize:
