@@ -21,7 +21,7 @@ from crysjax.base import Condition, Pack, PyTree
 from crysjax.campaign import goals as targets
 from crysjax.campaign import outputs, propose, round
 from crysjax.campaign.assemble import assemble
-from crysjax.campaign.plan import Plan, plan, read_plan
+from crysjax.campaign.plan import Plan, plan, plan_of, read_plan
 from crysjax.config import read_yaml
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset
@@ -176,7 +176,7 @@ def design(config: Plan | str | PathLike | Mapping[str, Any], out: str | PathLik
     """A design campaign: rounds of sample, guide, screen, score, select, relax, validate, feed back.
 
     Args:
-        config: a plan's YAML file, its settings as a mapping (see `campaign.plan.plan`), or a `Plan`.
+        config: a plan's YAML file, its settings as a mapping, or a `Plan`.
         out: folder for ledger, candidates, report and summary; a campaign that was interrupted resumes.
         resume: whether to go on with what is there; otherwise it begins again.
 
@@ -184,7 +184,7 @@ def design(config: Plan | str | PathLike | Mapping[str, Any], out: str | PathLik
         What `summary.json` holds: counts per stage, hits beside what chance gives, calls, the best candidates.
     """
     checked = (
-        config if isinstance(config, Plan) else plan(**config) if isinstance(config, Mapping) else read_plan(config)
+        config if isinstance(config, Plan) else plan_of(config) if isinstance(config, Mapping) else read_plan(config)
     )
     tools, about = assemble(checked)
     outcomes = round.run(checked, tools, Path(out), resume=resume, progress=lambda *_: None)

@@ -70,6 +70,33 @@ def test_a_target_is_differentiable_back_to_the_noise():
     assert jnp.abs(slope.frac).max() > 0 and jnp.abs(slope.lattice).max() > 0
 
 
+def test_a_campaign_is_one_call_and_resumes(tmp_path):
+    config = {"target": {"band_gap_ev": [0.5, 3.0]}, "elements": ["Na", "Mg", "O", "Cl"], "max_atoms": 6, "rounds": 1,
+              "candidates": 16, "validations": 2, "guidance": "none", "sample_steps": 4, "relax_steps": 20}  # fmt: skip
+    first = cx.design(config, tmp_path / "run")
+    assert first["stages"]["sampled"]["entered"] == 16 and (tmp_path / "run" / "report.html").exists()
+    again = cx.design(config, tmp_path / "run")
+    assert again["stages"] == first["stages"] and again["best"] == first["best"]
+    with pytest.raises(ValueError, match="roundz: unknown key"):
+        cx.design(config | {"roundz": 2}, tmp_path / "other")
+
+
+def test_training_is_one_call(tmp_path, salt):
+    rows = []
+    for k, entry in enumerate(
+        datasets.entries(cx.read([salt.copy().apply_strain(0.01 * k, inplace=False) for k in range(12)]))
+    ):
+        rows.append(entry._replace(properties={"hardness_gpa": float(k)}))
+    data = datasets.from_entries(rows, split=["train"] * 9 + ["val"] * 3)
+    datasets.save(data, tmp_path / "data.npz")
+    settings = {"kind": "heads", "data": str(tmp_path / "data.npz"), "properties": ["hardness_gpa"], "steps": 3,
+                "tiles": 1, "pairs": 64, "network": "graph", "network.width": 8, "network.layers": 1}  # fmt: skip
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by integer step counts
+        model = cx.train(settings, tmp_path / "run")
+    said = cx.predict(salt, str(model))
+    assert said.names == ("hardness_gpa",) and np.isfinite(said.said.value).all()
+
+
 def test_import_needs_nothing_until_a_verb_is_used():
     code = "import sys, crysjax; assert 'jax' not in sys.modules; crysjax.read; assert 'jax' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

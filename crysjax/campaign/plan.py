@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,15 +165,19 @@ def _finite(value: int | float) -> bool:
 def read_plan(path: str | Path, **overrides: Any) -> Plan:
     """The plan in a YAML file; `overrides` that are not None win."""
     settings = read_yaml(path) | {k: v for k, v in overrides.items() if v is not None}
+    try:
+        return plan_of(settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def plan_of(settings: Mapping[str, Any]) -> Plan:
+    """The plan of settings as YAML has them: `target.NAME` one by one, or `target` as a mapping."""
     flat = {k.removeprefix("target."): v for k, v in settings.items() if k.startswith("target.")}
     settings = {k: v for k, v in settings.items() if not k.startswith("target.")}
     if flat and isinstance(settings.get("target", {}), dict):
         settings["target"] = settings.get("target", {}) | flat
-    arguments = checked(plan, settings, str(path))
-    try:
-        return plan(**arguments)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return plan(**checked(plan, settings))
 
 
 def as_settings(plan: Plan) -> dict[str, Any]:
