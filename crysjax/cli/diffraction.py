@@ -87,9 +87,13 @@ def solve(
     steps: int = typer.Option(100, min=1, help="Of each of four stages."),
     method: str = typer.Option("adam", help="adam, or langevin for sampling."),
     seed: int = typer.Option(0, help="Of all draws."),
-    accept: float = typer.Option(20.0, help="Largest Rwp, in %, of a candidate that counts as a solution."),
+    accept: float = typer.Option(20.0, help="Largest Rwp, in %, of a solution, where noise alone gives less."),
 ) -> None:
     """Find crystals whose powder pattern is the given one.
+
+    A candidate is a solution if its Rwp, of what lies above the background, is at most that of --accept, or at most 3
+    standard deviations above what the noise of the pattern gives by itself; both are printed. A wrong structure of
+    similar peaks can stay below --accept: compare with what noise gives.
 
     The exit status is 3 where no candidate explains the pattern; the file then holds misfits, best first.
     """
@@ -117,16 +121,19 @@ def solve(
         )  # fmt: skip
     if shift := found.provenance["zero_degree"]:
         say(f"{pattern}: zero shift {shift:.3f} degrees", err=True)
-    best = judged(distinct(found, keep), accept / 100)
+    expected, limit = (100 * found.provenance[key] for key in ("rwp_expected", "rwp_noise_limit"))
+    limit, by = (limit, "what noise explains") if limit > accept else (accept, "--accept")
+    best = judged(distinct(found, keep), limit / 100)
     datasets.save(best, out) if out.suffix == ".npz" else io.write_crystals(best, out)
     if broken := found.provenance["broken"]:
         say(f"{broken} of {found.provenance['starts']} starts broke and are left out", err=True)
     solved, least = int(best.properties[SOLVED].sum()), 100 * best.properties[RWP][0]
+    reached = f"Rwp {least:.2f} % at best, {expected:.2f} % expected of noise alone"
     if not solved:
-        say(f"{out}: no solution found: Rwp {least:.2f} % at best of {len(best)} different candidates, above "
-                   f"the {accept:g} % of --accept; they are kept as misfits")  # fmt: skip
+        say(f"{out}: no solution found: {reached}, of {len(best)} different candidates, above the "
+            f"{limit:.4g} % of {by}; they are kept as misfits")  # fmt: skip
         raise typer.Exit(NO_SOLUTION)
-    say(f"{out}: {len(best)} different candidates, {solved} up to {accept:g} %, Rwp {least:.2f} % at best")
+    say(f"{out}: {len(best)} different candidates, {solved} up to the {limit:.4g} % of {by}: {reached}")
 
 
 def judged(candidates: Dataset, accept: float) -> Dataset:
@@ -171,10 +178,18 @@ def _of_instrument(path: Path, y: np.ndarray, background: int | None, zero: floa
         background = TERMS if measured else 0
     if measured:
         fitted = f"fitted by {background} terms" if background else "not fitted and counts as misfit"
-        say(f"{path}: a background of about {100 * floor:.0f} % of the strongest point, {fitted}", err=True)
+        say(f"{path}: a background of about {_range(y)} % of the strongest point, {fitted}", err=True)
     if zero is not None and not abs(zero) <= 1:
         raise ValueError(f"--zero-shift {zero}: expected degrees, from -1 to 1")
     return {"background": background, "zero_degree": 0.0 if zero is None and not measured else zero}
+
+
+def _range(y: np.ndarray) -> str:
+    """From where to where a background goes, in % of the strongest point: by the lower points of each tenth."""
+    import numpy as np
+
+    low = [100 * np.quantile(part, 0.1) / y.max() for part in np.array_split(y, 10) if len(part)]
+    return f"{min(low):.0f} to {max(low):.0f}"
 
 
 def _is_number(text: str) -> bool:

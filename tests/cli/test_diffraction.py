@@ -94,7 +94,7 @@ def test_a_measured_pattern_that_nothing_explains_is_no_solution(tmp_path):
     answer = run("solve", pattern, "--formula", "NaCl", "--cell", one, "--starts", 4, "--steps", 3, "--fwhm", 0.4,
                  "--out", out)  # fmt: skip
     assert answer.exit_code == commands.NO_SOLUTION == 3, answer.output
-    assert "4001 points of a profile" in answer.output and "solve 0/16" in answer.output
+    assert "4001 points of a profile" in answer.output and "solve 0/4" in answer.output
     assert "a background of about" in answer.output and "fitted by 6 terms" in answer.output
     assert "zero shift" in answer.output and "no solution found: Rwp" in answer.output
     found = datasets.load(out)

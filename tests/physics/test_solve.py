@@ -243,7 +243,7 @@ def test_progress_is_told_from_the_start(seen):
         descent=descent,
         progress=lambda *a: told.append(a),
     )
-    assert told[0] == (0, 6) and [t[:2] for t in told[1:]] == [(3, 6), (6, 6)] and "Rwp" in told[-1][2]
+    assert told[0] == (0, 3) and [t[:2] for t in told[1:]] == [(0, 3), (3, 3)] and "Rwp" in told[-1][2]
 
 
 def test_starts_that_break_are_left_out_and_counted(seen, monkeypatch):

@@ -25,6 +25,7 @@ from crysjax.data import datasets
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry import torus
+from crysjax.physics.diffraction import noise
 from crysjax.physics.diffraction.misfit import (
     CELL,
     Problem,
@@ -32,6 +33,7 @@ from crysjax.physics.diffraction.misfit import (
     crystal_at,
     factor,
     misfit,
+    narrowest,
     problem,
     stages,
     zero_shift,
@@ -43,7 +45,6 @@ from crysjax.search.run import run
 
 RWP, START, COPIES = "rwp", "start", "copies"
 METHODS = ("adam", "langevin")
-EXPLAINED = 0.2  # Rwp up to which a candidate explains a pattern: wrong structures have 0.5 to 0.9
 COPY = equivalence.Tolerance(stol=0.1, angle_degree=3.0, ltol=0.03)  # closer than solutions that differ
 _LIKE = 0.02  # by how much the Rwp, and relatively the volumes, of copies may differ
 _TOGETHER = 2**21  # reflections times atoms of the starts that move at once
@@ -72,7 +73,8 @@ def solve(
     """Candidates for a pattern by rising Rwp (property `rwp`; `start` says which start one came from).
 
     Starts that broke (no finite misfit, a cell without volume) are left out and counted in the provenance. Many starts
-    end in one structure: `distinct` removes its copies.
+    end in one structure: `distinct` removes its copies. The provenance holds what noise alone gives (`noise.expected`):
+    `rwp_expected`, and `rwp_noise_limit`, up to which a candidate differs from the pattern by no more than noise does.
 
     Args:
         two_theta: (g,) degrees, rising; `intensity` (g,) the measured profile.
@@ -88,7 +90,7 @@ def solve(
         zero_degree: by how much the angles are too high; `None`: found, if `lattice` is given, and told in the
             provenance. Where the cell moves it takes up what is left of a shift.
         volume_per_atom: Å^3, center of the random cells where none is given.
-        progress: is told how many stages of starts are done, of how many, and the best Rwp so far.
+        progress: is told how many starts are done, of how many, and the stage of the others or the best Rwp so far.
     """
     x, y, numbers = _checked(two_theta, intensity, numbers, descent)
     begin = _starts(starts, numbers, lattice, volume_per_atom, seed)
@@ -106,6 +108,8 @@ def solve(
     final = _descend(made, todo, keys, points, descent, reach, progress)
     calculated = np.asarray(_profiles(made, final, jnp.asarray(x, jnp.float32), reach), float)
     answer = _ranked(jax.tree.map(np.asarray, final), factor(y, calculated, x, background), numbers)
+    alone = noise.expected(x, y, narrowest(shape, x), background)
+    answer.provenance.update({"rwp_expected": alone.rwp, "rwp_noise_limit": alone.limit})
     answer.provenance.update({"zero_degree": zero_degree, "background_terms": background})
     return answer
 
@@ -193,7 +197,7 @@ def _descend(
     at_once = min(_CALL if not todo[0].gram.size else max(_TOGETHER // size, 1), m)
     at_once = -(-m // -(-m // at_once))  # equal calls
     heat = np.linspace(1, 0, len(todo))
-    progress(0, m * len(todo))
+    progress(0, m)
     for first in range(0, m, at_once):
         rows = np.minimum(np.arange(first, first + at_once), m - 1)  # the last call is filled up
         point, own = jax.tree.map(lambda leaf, rows=rows: leaf[rows], points), keys[rows]
@@ -202,8 +206,9 @@ def _descend(
             sampled = descent.method == "langevin" and k + 1 < len(todo)
             point, value = _stage(made, stage, each[:, k], point, float(heat[k]), descent, reach, sampled)
             best = min(best, float(value.min())) if k + 1 == len(todo) else best
-            done = min(m, first + at_once) * (k + 1) + first * (len(todo) - k - 1)
-            progress(done, m * len(todo), f"Rwp {100 * max(best, 0) ** 0.5:.1f} % at best" if best < np.inf else "")
+            told = f"Rwp {100 * max(best, 0) ** 0.5:.1f} % at best, " if best < np.inf else ""
+            done = first if k + 1 < len(todo) else min(m, first + at_once)
+            progress(done, m, f"{told}stage {k + 1} of {len(todo)} done")
         ends.append(jax.vmap(partial(crystal_at, made), 0)(point))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:m], *ends)
 
