@@ -70,7 +70,8 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         draws=draws(plan), files=digests_of(plan),
     )  # fmt: skip
     names = {"generator": plan.generator, "heads": plan.heads, "potential": plan.potential}
-    judges = f"the property heads {plan.heads}, which also steered the sampling"
+    steered = "" if plan.guidance == "none" else ", which also steered the sampling"
+    judges = f"the property heads {plan.heads}{steered}"
     if reference is not None:
         judges += ", except the formation energy, which is that of the potential"
     return tools, {
@@ -117,7 +118,7 @@ def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str
     more = f"ask {by}, which is installed, by `crysjax judge`" if by else (
         "none is installed: `pip install chgnet` or `crysjax models pull nequix-mp-1`, then `crysjax judge`"
     )  # fmt: skip
-    heads = f"the heads {plan.heads}, which also steered"
+    heads = f"the heads {plan.heads}" + (", which also chose" if plan.guidance == "none" else ", which also steered")
     judge = f"the potential {plan.potential}, which did not steer" if by_potential else heads
     energies = (FORMATION_ENERGY, ABOVE_HULL)
     return {n: f"{judge}. Another: {more}" if n in energies else f"{heads}. No other judge but DFT" for n in names}

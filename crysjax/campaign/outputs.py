@@ -161,10 +161,12 @@ def resampling(rows: list[ledger.Row]) -> dict[str, float] | None:
 
 def nothing(rows: list[ledger.Row]) -> str:
     """Why there is no candidate to show."""
-    lost = [(n, stage, why) for stage, counted in ledger.reasons(rows).items() for why, n in counted.items()]
-    often, stage, why = max(lost, default=(0, "", ""))
-    sampled = ledger.counts(rows)["sampled"]["entered"]
-    return f"No candidate was validated: of {sampled} sampled, {often} failed for {why!r} (stage {stage})."
+    counts, lost = ledger.counts(rows), ledger.reasons(rows)
+    stage = next((name for name, n in counts.items() if n["entered"] and not n["passed"]), "sampled")
+    entered = counts[stage]["entered"]
+    why = ", ".join(f"{n} for {reason!r}" for reason, n in sorted(lost[stage].items(), key=lambda pair: -pair[1]))
+    before = "" if stage == "sampled" else f", {entered} reached the stage {stage!r} and none passed it"
+    return f"No candidate was validated: {counts['sampled']['entered']} were sampled{before}: {why}."
 
 
 def summarize(

@@ -81,7 +81,7 @@ def lines(said: dict[str, Any]) -> list[Sequence[str]]:
         ("the same number at random", "–" if base is None else f"{told(said['at_random_among_screened'])} of {spent}",
          "as many validations drawn at random from the screened candidates, by the same heads before relaxation"),
         ("base rate among screened", "–" if base is None else f"{100 * base:.1f} %",
-         f"mean probability of the {said['screened']} screened candidates, which were sampled with guidance"),
+         f"mean probability of the {said['screened']} screened candidates, sampled as the plan says"),
         ("values inside every window", f"{said['means_inside']} of {spent}",
          "secondary: a value inside says little where its std is as wide as the window"),
     ]  # fmt: skip

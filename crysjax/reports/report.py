@@ -225,7 +225,7 @@ def findings_table(findings: Mapping[str, Sequence[Finding]]) -> str:
     return (
         table(head, rows, left=(*range(last - 2), last), escaped=True, wrap=(last,))
         if rows
-        else "<p>Nothing was asked.</p>"
+        else "<p>Nothing was checked.</p>"
     )
 
 

@@ -1,13 +1,14 @@
 """Small CIF files with the right crystal each, and files that are no crystal or could be two: these are refused."""
 
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import spglib
 
 from crysjax.chemistry.elements import formula
-from crysjax.data.readers import cif, cif_symmetry, cif_syntax, io
+from crysjax.data.readers import cif, cif_sites, cif_symmetry, cif_syntax, io
 
 
 def block(symmetry: str = "'F m -3 m'", cell=(4, 4, 4, 90, 90, 90), sites: str = "Na1 Na 0 0 0", extra: str = "",
@@ -30,6 +31,37 @@ def atoms(text: str) -> str:
 HEXAGONAL, ARSENIC = (3.7598, 3.7598, 10.5475, 90, 90, 120), (4.1309, 4.1309, 4.1309, 54.11, 54.11, 54.11)
 CUBIC, DIAMOND = (5.64, 5.64, 5.64, 90, 90, 90), (5.43, 5.43, 5.43, 90, 90, 90)
 MONOCLINIC = (5.1, 5.2, 5.3, 90, 99, 90)
+
+
+def test_all_530_settings_by_their_operations_written_out():
+    """`x+1/2,-y,z` and so on, of which the group is found again, the order of axes of every setting included."""
+    for hall in range(1, 531):
+        found = spglib.get_symmetry_from_database(hall)
+        lines = "".join(f"'{xyz(w, t)}'\n" for w, t in zip(found["rotations"], found["translations"]))
+        text = f"data_x\nloop_\n_space_group_symop_operation_xyz\n{lines}"
+        (setting,) = cif_symmetry.possible(cif_syntax.parse(text), cell_of(hall))
+        assert sets(setting.rotation, setting.translation) == sets(found["rotations"], found["translations"]), hall
+
+
+def xyz(rotation: np.ndarray, translation: np.ndarray) -> str:
+    rows = []
+    for row, shift in zip(rotation, translation):
+        words = "".join(f"{'+' if value > 0 else '-'}{axis}" for value, axis in zip(row, "xyz") if value)
+        rows.append(words + (f"+{Fraction(float(shift)).limit_denominator(12)}" if shift else ""))
+    return ",".join(rows)
+
+
+def test_a_site_between_a_special_position_and_none_is_refused():
+    """A fourfold axis and a site 0.001 Å beside it: a quarter turn is within rounding, half a turn is not."""
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    group = cif_symmetry.Operations(np.array([np.linalg.matrix_power(turn, k) for k in range(4)]), np.zeros((4, 3)), "")
+    rounding, cell = np.full(3, 5e-5), 5 * np.eye(3)  # with 1e-4 that every file may have, 1.5e-4 of an edge
+    with pytest.raises(ValueError, match="site X: too near to a special position"):
+        cif_sites._orbit("X", np.array([1.2e-4, 0, 0.3]), rounding, group, cell)
+    np.testing.assert_allclose(
+        cif_sites._orbit("X", np.array([2e-5, 0, 0.3]), rounding, group, cell), [[0, 0, 0.3]], atol=1e-12
+    )
+    assert len(cif_sites._orbit("X", np.array([0.2, 0, 0.3]), rounding, group, cell)) == 4
 
 
 @pytest.mark.parametrize("symbol", ["'R -3 m'", "'R -3 m :R'", "'R-3mR'", "'R -3 m HR'", "R-3m", "\nIT 166"])
