@@ -113,6 +113,18 @@ def run(options: argparse.Namespace) -> None:
     summarize(report)
 
 
+def read(path: str) -> dict[str, Any]:
+    """The report in a file.
+
+    Raises:
+        ValueError: if an earlier version of this script wrote it: one seed, no single rows.
+    """
+    report = record.read(path)
+    if "paired" not in report:
+        raise ValueError(f"{path}: written by an earlier version of this script, without rows; see its `table`")
+    return report
+
+
 def summarize(report: dict[str, Any]) -> None:
     """Print the tables of a report."""
     rows = []
@@ -147,13 +159,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of sampling, and of floors that draw")
     parser.add_argument("--pairs", type=int, default=2048)
     parser.add_argument("--set", action="append", default=[], help="override, such as generator.steps=100")
-    parser.add_argument("--floors", nargs="*", default=["random_template"], help="functions of evaluation.floors")
+    parser.add_argument("--floors", nargs="*", default=["random_template"], help="functions of retrieval.floors")
     parser.add_argument("--out")
     options = parser.parse_args()
     if options.summarize:
-        for path in options.summarize:
+        try:
+            reports = {path: read(path) for path in options.summarize}
+        except ValueError as error:
+            parser.exit(2, f"error: {error}\n")
+        for path, report in reports.items():
             print(f"\n{path}\n")
-            summarize(record.read(path))
+            summarize(report)
     elif options.data and options.out and (options.model or options.samples):
         if options.samples and len(options.samples) != len(options.seeds):
             parser.error(f"{len(options.samples)} --samples, but {len(options.seeds)} --seeds")

@@ -42,7 +42,7 @@ def _of_row(name: str, text: str, row: Row, more: list[str], parse: Callable[[st
 
 
 def read_npz(path: Path) -> Iterator[Lazy]:
-    """Arrays by crystal (`num_atoms`, `cell` or `lengths` and `angles`, properties) and by site; one prefix per split."""
+    """Arrays by crystal (`num_atoms`, `cell` or `lengths` and `angles`, properties), by site; one prefix per split."""
     arrays = archives.arrays(path)
     for split in sorted({name.rpartition("/")[0] for name in arrays}):
         part = {name.rpartition("/")[2]: a for name, a in arrays.items() if name.rpartition("/")[0] == split}
