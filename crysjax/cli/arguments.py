@@ -18,7 +18,7 @@ FILES = (".npz", ".extxyz", ".xyz", ".cif")  # crystals under any other name are
 def alone(command: Callable, *, crystals: bool = False) -> Callable:
     """A command that has its output folders (`--out`, `--trajectory`) to itself while it runs.
 
-    With `crystals`, `--out` is a folder only if its name is none of a file of crystals.
+    With `crystals`, `--out` is a folder unless its name ends like that of a file of crystals.
     """
 
     @functools.wraps(command)

@@ -14,7 +14,7 @@ from crysjax.data.readers import limits
 from crysjax.data.readers.convert import to_structure
 
 CLOSE = Tolerance(stol=0.1, angle_degree=1.0, ltol=0.05)
-"""How far the standard setting may be from the cell that is given; it is the same crystal, idealised."""
+"""How far the standard setting may be from the cell that is given; it is the same crystal, idealized."""
 
 
 class BandPath(NamedTuple):

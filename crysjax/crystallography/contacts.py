@@ -2,9 +2,10 @@
 
 The measure is the distance of two atoms, periodic images included, over the sum of their covalent radii (Cordero et al.
 2008). Of MP-20's validation and test parts 99.94 % and 99.98 % stay at or above `MIN_CLOSENESS`; what lies below are
-a few bonds among actinides and cerium. Uranyl's U-O (0.68) and V=O (0.73) are the shortest of the common bonds, pairs
-of ions and of metals lie between 0.72 and 1.1, and a hydrogen bond is longer than a covalent one, so that one bound
-serves them all (`experiments/soundness`). The test works on the reduced cell: how a cell is described does not matter.
+seven crystals with bonds of actinides or cerium (U-U, Np-Np, Pu-Pu, Ce-Ce, Fe-U, Ce-Ru). Uranyl's U-O (0.68) and V=O
+(0.73) are the shortest of the common bonds, pairs of ions and of metals lie between 0.72 and 1.1, and a hydrogen bond
+is longer than a covalent one, so that one bound serves them all (`experiments/soundness`). The test works on the
+reduced cell: how a cell is described does not matter.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Options(NamedTuple):
     proposals: int = 5
 
 
-class Catalogue(NamedTuple):
+class Catalog(NamedTuple):
     """Known crystals, searchable."""
 
     rows: list[Entry]
@@ -88,7 +88,7 @@ class Task(NamedTuple):
 
 
 def relation(
-    row: Entry, known: Sequence[Entry] | Catalogue, *, tolerance: Tolerance = CDVAE, parent: Tolerance = PARENT,
+    row: Entry, known: Sequence[Entry] | Catalog, *, tolerance: Tolerance = CDVAE, parent: Tolerance = PARENT,
     symprec_angstrom: Sequence[float] = SYMPREC_ANGSTROM, proposals: int = 5,
 ) -> Relation:  # fmt: skip
     """The closest relation of a crystal to any of the known ones.
@@ -97,7 +97,7 @@ def relation(
     `symprec_angstrom` the tolerances at which a parent is looked for, ascending.
     """
     options = Options(tolerance, parent, tuple(symprec_angstrom), proposals)
-    known = known if isinstance(known, Catalogue) else catalogue(known)
+    known = known if isinstance(known, Catalog) else catalog(known)
     return _judge(_task(row, mean_distances([row])[0], known, proposals), options)
 
 
@@ -110,7 +110,7 @@ def relations(
     Processes are started with "spawn", so a script that calls this needs the usual `if __name__ == "__main__"` guard;
     `processes=1` starts none.
     """
-    known, rows = catalogue(entries(reference)), entries(dataset)
+    known, rows = catalog(entries(reference)), entries(dataset)
     tasks = [_task(row, vector, known, proposals) for row, vector in zip(rows, mean_distances(rows))]
     work = partial(_judge, options=Options(tolerance, parent, tuple(symprec_angstrom), proposals))
     processes = min(processes, os.cpu_count() or 1)
@@ -126,7 +126,7 @@ def tally(found: Iterable[Relation]) -> dict[str, int]:
     return {kind: count[kind] for kind in KINDS}
 
 
-def catalogue(known: Sequence[Entry]) -> Catalogue:
+def catalog(known: Sequence[Entry]) -> Catalog:
     """The known crystals by formula, by formula with one or two species counted as one, and by anonymous formula."""
     if not len(known):
         raise ValueError("families: expected at least one known crystal, got none")
@@ -137,7 +137,7 @@ def catalogue(known: Sequence[Entry]) -> Catalogue:
         for key in _merged_keys(row.numbers):
             merged[key].append(i)
     rows = [row._replace(properties={}, site_properties={}) for row in known]
-    return Catalogue(rows, mean_distances(rows), same, merged, anonymous)
+    return Catalog(rows, mean_distances(rows), same, merged, anonymous)
 
 
 # Candidates
@@ -153,7 +153,7 @@ def _merged_keys(numbers: np.ndarray) -> list[tuple]:
     return keys
 
 
-def _task(row: Entry, vector: np.ndarray, known: Catalogue, proposals: int) -> Task:
+def _task(row: Entry, vector: np.ndarray, known: Catalog, proposals: int) -> Task:
     """The crystals that can be related to this one, and are near."""
     row = row._replace(properties={}, site_properties={})
     distance = partial(_distance, vector, known.vectors)
@@ -179,7 +179,7 @@ def _distance(vector: np.ndarray, vectors: np.ndarray, index: list[int]) -> list
     return [(index[k], float(off[k])) for k in np.argsort(off, kind="stable")]
 
 
-def _partners(numbers: np.ndarray, known: Catalogue) -> dict[int, tuple[int, int]]:
+def _partners(numbers: np.ndarray, known: Catalog) -> dict[int, tuple[int, int]]:
     """Known crystals that have this composition once two similar species count as one: index -> the two species."""
     found: dict[int, tuple[int, int]] = {}
     species = np.unique(numbers).tolist()

@@ -63,7 +63,7 @@ def similar(pair: tuple[int, int]) -> bool:
 
 
 def parent(row: Entry, symprec_angstrom: float) -> tuple[int, Entry] | None:
-    """Space group and idealised conventional cell at a tolerance; None if spglib finds none. 0 is the row as it is."""
+    """Space group and idealized conventional cell at a tolerance; None if spglib finds none. 0 is the row as it is."""
     if symprec_angstrom == 0:
         return 0, row
     found = symmetry_finder.ask("get_symmetry_dataset", _cell_of(reduced(row)), symprec_angstrom)[0]

@@ -11,7 +11,7 @@ from crysjax.data.readers import limits
 
 ENERGY, FORCES = "energy_ev_per_atom", "forces_ev_per_a"
 STRESS = tuple(f"stress_{ij}_ev_per_a3" for ij in ("xx", "yy", "zz", "yz", "xz", "xy"))
-"""Names of what interatomic potentials learn from; stress is dE/dstrain a volume, ASE's sign and order."""
+"""Names of what interatomic potentials learn from; stress is dE/dstrain per volume, ASE's sign and order."""
 
 LEAST_VOLUME = 0.1
 """Å³ of a cell: less is a cell without volume. One atom of hydrogen takes 2."""

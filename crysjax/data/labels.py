@@ -123,7 +123,7 @@ class Column(NamedTuple):
 
 
 def settle(entries: list[Entry], rows: list[int]) -> tuple[list[Entry], list[dict]]:
-    """Entries whose cells have become properties, and a report: a row a column of the file.
+    """Entries whose cells have become properties, and a report: one row per column of the file.
 
     A column of numbers is a property; so is a column of nothing but truth values, as 1 and 0. A cell that is neither a
     number nor missing is left out and counted. Of columns that give one property the first is read, the one that has

@@ -29,7 +29,7 @@ Ask = Callable[[Dataset, np.ndarray], tuple[Verdict, int]]
 class Questions(NamedTuple):
     """What a set is judged by; everything may be left out but the folder."""
 
-    folder: Path  # where verdicts are kept, a folder a set
+    folder: Path  # where verdicts are kept, one folder per set
     known: Mapping[str, Dataset] = {}  # sets that a new crystal may not be in, by name
     reference: Dataset | None = None  # held-out crystals, of which samples may rediscover some
     stable: Ask | None = None

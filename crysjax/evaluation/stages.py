@@ -1,4 +1,4 @@
-"""The stages that generated crystals are judged in, one function a stage, each saying how it measured.
+"""The stages that generated crystals are judged in, one function per stage, each saying how it measured.
 
 A stage takes a whole set and answers a `Verdict`: who passed, why the others did not, and the numbers behind it. The
 ledger of a set is the running "and" of its verdicts in the order of `ORDER` (`passed_so_far`), so its counts can only
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
     reason: np.ndarray  # (m,) str, "" where passed
     columns: dict[str, np.ndarray]  # further numbers, (m,) each; names carry units
     level: str  # how it was measured: method, tolerances, data
-    asked: np.ndarray  # (m,) bool: whom the stage looked at; the others neither passed nor failed
+    asked: np.ndarray  # (m,) bool: which crystals the stage looked at; the others neither passed nor failed
 
 
 def verdict(

@@ -115,7 +115,7 @@ def positions(group: int, *, multiplicity: int | None = None) -> list[str]:
     """The letters of a group, a first; with `multiplicity` those of this many sites in the conventional cell.
 
     Raises:
-        ValueError: if the number is none of a space group, or no position has this multiplicity.
+        ValueError: if `group` is not the number of a space group, or no position has this multiplicity.
     """
     if not 1 <= group <= 230:
         raise ValueError(f"group: {group} is no space group number, expected 1..230")

@@ -4,7 +4,10 @@ A half-noised crystal is three times too dense or too thin, and a fixed cutoff w
 Here each crystal's cutoff is the radius of the sphere that holds `neighbors` sites on average, but at most a given one.
 Edges are found in the Niggli cell, and everything depends on the volume per site and on distances alone: whichever
 cell describes a crystal (a supercell, other axes, a sheared one), its sites have the same neighbors. A crystal with
-more than `max_neighbors` edges per site on average is refused, whatever else is in its pack.
+more than `max_neighbors` edges per site on average is refused, whatever else is in its pack. So is one whose cutoff
+reaches beyond `max_images` cells along an axis, and that does depend on the cell that is given: what counts is its own
+Niggli cell, so that a thin primitive cell can be refused where a supercell of the same crystal is answered. Two
+answers never differ.
 """
 
 from __future__ import annotations
@@ -53,8 +56,8 @@ def within_reach(pack: Pack, cutoff: Array, max_images: int) -> Array:
 def density_edges(pack: Pack, cutoff: Array, max_neighbors: float, max_images: int) -> Edges:
     """The radius graph of a pack of reduced cells with a cutoff per crystal, (b,) in Å.
 
-    Crystals that need more than `max_images` cells along an axis, or have more than `max_neighbors` edges per site on
-    average, have none and `graph.overflow`.
+    Crystals that need more than `max_images` cells along an axis of the cell given here, or have more than
+    `max_neighbors` edges per site on average, have none and `graph.overflow`.
     """
     unit = pack._replace(lattice=pack.lattice / cutoff[:, None, None])  # in units of the cutoff it is 1 everywhere
     max_edges = 2 * int(len(pack.frac) * max_neighbors // 2)

@@ -41,7 +41,7 @@ class Single(NamedTuple):
 
     energy: float  # eV
     forces: np.ndarray | None  # (n, 3) eV/Å; None where they were not asked for
-    stress: np.ndarray | None  # (3, 3) eV/Å³, dE/dstrain a volume
+    stress: np.ndarray | None  # (3, 3) eV/Å³, dE/dstrain per volume
 
 
 class Relax(NamedTuple):

@@ -96,7 +96,7 @@ def moments(values: Array) -> tuple[Array, Array]:
 
 
 def bootstrap_weights(member: Array, pack: Pack, targets: Array) -> Array:
-    """One Exponential(1) draw a crystal, a pure function of (member, labels, size): (b,)."""
+    """One Exponential(1) draw per crystal, a pure function of (member, labels, size): (b,)."""
     bits = jax.lax.bitcast_convert_type(jnp.nan_to_num(targets, nan=-1.0).astype(jnp.float32), jnp.uint32)
     words = jnp.concatenate([num_sites(pack).astype(jnp.uint32)[:, None], bits], -1)
 

@@ -91,7 +91,7 @@ def percent(interval: Mapping[str, float]) -> str:
 
 
 def ledger(names: Sequence[str], found: Mapping[str, dict]) -> str:
-    """How many passed each stage, a column a set."""
+    """How many passed each stage, one column per set."""
     stages = list(dict.fromkeys(row["stage"] for name in names for row in found[name]["ledger"]))
     by_name = {name: {row["stage"]: row for row in found[name]["ledger"]} for name in names}
 
@@ -132,7 +132,7 @@ def flags(names: Sequence[str], found: Mapping[str, dict]) -> str:
 
 
 def metric_table(names: Sequence[str], found: Mapping[str, dict], part: str) -> str:
-    """Metrics with their intervals, a column a set."""
+    """Metrics with their intervals, one column per set."""
     rows = list(dict.fromkeys(metric for name in names for metric in found[name].get(part, {})))
     if not rows:
         return ""
@@ -252,7 +252,7 @@ def cost(names: Sequence[str], found: Mapping[str, dict]) -> str:
 
 
 def latex(found: Mapping[str, dict[str, Any]]) -> str:
-    """The metrics as a LaTeX table (booktabs), a column a set."""
+    """The metrics as a LaTeX table (booktabs), one column per set."""
     names = list(found)
     rows = list(
         dict.fromkeys(

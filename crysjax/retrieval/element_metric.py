@@ -3,7 +3,7 @@
 Every pair (`retrieval/pairs`) is an experiment: a template with its elements exchanged has the structure of the
 crystal, or not. Elements become points so that templates at a small mean distance are the ones that survive. It starts
 from Mendeleev number, electronegativity and radius (`templates.element_table`); ionic substitution models fit a number
-for each pair of ions instead (Hautier et al. 2011), for which 16 k crystals are few.
+for each pair of ions instead (Hautier et al. 2011), for which 16,000 crystals are few.
 """
 
 from __future__ import annotations

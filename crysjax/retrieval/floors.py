@@ -1,6 +1,6 @@
 """No-learning baselines of crystal structure prediction: the bar that a learned generator has to clear.
 
-Each floor takes a training and a test set and returns one candidate a test row, with that row's composition. Its
+Each floor takes a training and a test set and returns one candidate per test row, with that row's composition. Its
 property `found` is 1, or 0 where the floor has nothing to offer (the row then counts as not matched; see
 `matching.match_pairs`). Several tries: call with several seeds or, for the nearest template, several ranks.
 """

@@ -21,7 +21,7 @@ def lower_bound(mean: Array, std: Array, beta: float = 2.0) -> Array:
 
 
 def upper_bound(mean: Array, std: Array, beta: float = 2.0) -> Array:
-    """-(mean + beta std): how low the value will be at least; the cautious choice."""
+    """-(mean + beta std): how low the value will be even if the prediction errs by beta std; the cautious choice."""
     return -mean - beta * std
 
 

@@ -64,7 +64,7 @@ def gp(
 
     `inference`: "map" is SVI with AutoDelta, "normal" SVI with AutoNormal (`steps` of Adam; `samples` draws), "nuts"
     is Hamiltonian Monte Carlo in `chains` chains side by side (`warmup` steps and at least 250 draws each, of which
-    `samples` are kept in all). `ard`: one length-scale a feature.
+    `samples` are kept in all). `ard`: one length-scale per feature.
     `unit_prior`: y is given in units of its known prior std, so it is not standardized and the amplitude is 1.
     Priors: length LogNormal(log sqrt(d), 1), amplitude LogNormal(0, 0.5), noise LogNormal(log noise_scale, 1).
     """

@@ -62,7 +62,7 @@ def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
 
 
 def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Dataset) -> Task:
-    """Property heads, one property a label; their std is calibrated on the validation split."""
+    """Property heads, one property per label; their std is calibrated on the validation split."""
     import numpy as np
 
     from crysjax.data import batching

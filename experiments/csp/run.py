@@ -113,6 +113,18 @@ def run(options: argparse.Namespace) -> None:
     summarize(report)
 
 
+def read(path: str) -> dict[str, Any]:
+    """The report in a file.
+
+    Raises:
+        ValueError: if an earlier version of this script wrote it: one seed, no single rows.
+    """
+    report = record.read(path)
+    if "paired" not in report:
+        raise ValueError(f"{path}: written by an earlier version of this script, without rows; see its `table`")
+    return report
+
+
 def summarize(report: dict[str, Any]) -> None:
     """Print the tables of a report."""
     rows = []
@@ -151,9 +163,13 @@ def main() -> None:
     parser.add_argument("--out")
     options = parser.parse_args()
     if options.summarize:
-        for path in options.summarize:
+        try:
+            reports = {path: read(path) for path in options.summarize}
+        except ValueError as error:
+            parser.exit(2, f"error: {error}\n")
+        for path, report in reports.items():
             print(f"\n{path}\n")
-            summarize(record.read(path))
+            summarize(report)
     elif options.data and options.out and (options.model or options.samples):
         if options.samples and len(options.samples) != len(options.seeds):
             parser.error(f"{len(options.samples)} --samples, but {len(options.seeds)} --seeds")

@@ -78,7 +78,7 @@ def brute(group: int, count: tuple[int, ...]) -> bool:
 
 
 def test_which_groups_can_have_a_composition_is_what_trying_finds():
-    """By both programmes: the one over classes of groups, and the one that masks the letters."""
+    """By both programs: the one over classes of groups, and the one that masks the letters."""
     rng = np.random.default_rng(1)
     counts = np.array([[1, 0, 0], [2, 0, 0], [3, 1, 1], [4, 2, 2], [0, 0, 0], *rng.integers(0, 5, (5, 3))], np.int32)
     groups, some = np.arange(1, 231), np.arange(1, 231, 5)

@@ -171,7 +171,7 @@ def test_mp_20_against_the_materials_project(mp_20, data_dir):
     assert share == pytest.approx(0.8821, abs=5e-4)
 
 
-def test_simplex_equals_highs_on_degenerate_programmes():
+def test_simplex_equals_highs_on_degenerate_programs():
     """Compositions that coincide with columns, columns of equal cost, duplicates: where pivots tie."""
     from scipy.optimize import linprog
 
@@ -190,7 +190,7 @@ def test_simplex_equals_highs_on_degenerate_programmes():
     np.testing.assert_allclose(least_energies(targets, columns, costs), expected, atol=1e-9)
 
 
-def test_programmes_that_do_not_end_go_to_highs(monkeypatch):
+def test_programs_that_do_not_end_go_to_highs(monkeypatch):
     asked = of("Fe3O4", "FeO3")
     expected, _ = hulls.hull_energy(asked, small_hull())
     monkeypatch.setattr("crysjax.physics.hull.simplex._MOST_STEPS", 1)

@@ -42,7 +42,7 @@ def _of_row(name: str, text: str, row: Row, more: list[str], parse: Callable[[st
 
 
 def read_npz(path: Path) -> Iterator[Lazy]:
-    """Arrays by crystal (`num_atoms`, `cell` or `lengths` and `angles`, properties) and by site, a split a prefix."""
+    """Arrays by crystal (`num_atoms`, `cell` or `lengths` and `angles`, properties), by site; one prefix per split."""
     arrays = archives.arrays(path)
     for split in sorted({name.rpartition("/")[0] for name in arrays}):
         part = {name.rpartition("/")[2]: a for name, a in arrays.items() if name.rpartition("/")[0] == split}
@@ -66,7 +66,7 @@ def _values(path: Path) -> np.ndarray:
 
 
 def read_mattergen(path: Path) -> Iterator[Lazy]:
-    """MatterGen's cache folder: an array a file, a property a JSON file."""
+    """MatterGen's cache folder: one file per array, one JSON file per property."""
     arrays = {file.stem: archives.array(file.name, reading.contents(file)) for file in sorted(path.glob("*.npy"))}
     arrays |= {file.stem: _values(file) for file in sorted(path.glob("*.json"))}
     yield from read_arrays(arrays if "pos" not in arrays else {"frac_coords": arrays.pop("pos")} | arrays, "")

@@ -87,7 +87,7 @@ def reward_hacking(judged: Judged) -> list[Finding]:
 
 
 def calibration_of(reference: Dataset, predict: Callable[[Dataset], dict]) -> list[Finding]:
-    """Predicted std against errors on the reference, a finding a property that it has values of."""
+    """Predicted std against errors on the reference, one finding per property that it has values of."""
     found = []
     for name, (value, std) in predict(reference).items():
         error = reference.properties.get(name, np.full(len(reference), np.nan)) - value

@@ -53,7 +53,7 @@ Progress = Callable[..., None]  # (done, total, what)
 
 
 class Descent(NamedTuple):
-    """How starts move. Lists have an entry a stage, and the last stage sees the pattern as it is."""
+    """How starts move. Tuples have one entry per stage, and the last stage sees the pattern as it is."""
 
     blur_degree: tuple[float, ...] = (2.0, 0.7, 0.2, 0.0)  # FWHM added to every peak
     damping_angstrom2: tuple[float, ...] = (4.0, 2.0, 0.5, 0.0)  # B that data and model are damped by

@@ -2,7 +2,7 @@
 
 The hull energy of a composition x is the least energy of any mixture of entries with that composition (Ong et al.
 2008): min e.w over w >= 0 with C w = x, where the columns of C are the atomic fractions of the entries of the chemical
-system and of all its sub-systems. Pure elements have energy 0 by definition. The linear programmes of many
+system and of all its sub-systems. Pure elements have energy 0 by definition. The linear programs of many
 compositions are solved together (`simplex`), those of one chemical system over the same, once gathered, entries.
 
 Energies compare only within one level of theory with one scheme of corrections, so both are named by a hull, asked of

@@ -1,6 +1,6 @@
-"""Many small linear programmes at once: the least energy of a mixture of given composition.
+"""Many small linear programs at once: the least energy of a mixture of given composition.
 
-The revised simplex method (Dantzig), every step of all programmes of one size in a handful of batched NumPy calls. The
+The revised simplex method (Dantzig), every step of all programs of one size in a handful of batched NumPy calls. The
 pure elements are the first basis, so there is no first phase; what ends is optimal by its own certificate (no column
 of negative reduced cost, no negative amount), and the rare program that does not end goes to SciPy's HiGHS.
 """
@@ -27,7 +27,7 @@ def least_energies(targets: list[np.ndarray], columns: list[np.ndarray], costs: 
         sizes[len(target), 1 << (len(cost) - 1).bit_length()].append(i)
     answer = np.empty(len(targets))
     for (_, width), rows in sizes.items():
-        step = max(1, 2_000_000 // (width * len(targets[rows[0]])))  # programmes that fit in the cache's neighborhood
+        step = max(1, 2_000_000 // (width * len(targets[rows[0]])))  # programs that fit in the cache's neighborhood
         for part in (rows[i : i + step] for i in range(0, len(rows), step)):
             answer[part] = _solve_batch(
                 np.stack([targets[i] for i in part]),

@@ -41,7 +41,7 @@ TIGHT = Relax(fmax_ev_angstrom=0.003)
 class Phonons(NamedTuple):
     """The harmonic lattice of a crystal; host arrays in double precision. Not `valid`: see `reason`, no modes."""
 
-    crystal: Entry  # the primitive, reduced, idealised cell that everything else refers to
+    crystal: Entry  # the primitive, reduced, idealized cell that everything else refers to
     cell: Supercell
     images: Images
     masses: np.ndarray  # (n,) amu
@@ -99,7 +99,7 @@ def _wrong(rows: np.ndarray, slope: np.ndarray, energy: float, limit: float) -> 
 
 
 def primitive(crystal: Entry, tolerance_angstrom: float) -> tuple[Entry, np.ndarray, np.ndarray]:
-    """The primitive, idealised, Niggli-reduced cell with its operations W (g, 3, 3) and w (g, 3)."""
+    """The primitive, idealized, Niggli-reduced cell with its operations W (g, 3, 3) and w (g, 3)."""
     given = as_entry(crystal)
     cell = given.lattice, given.frac, given.numbers
     cell, why = symmetry_finder.ask("standardize_cell", cell, tolerance_angstrom, to_primitive=True, no_idealize=False)
@@ -184,7 +184,7 @@ def _padded(leaf: np.ndarray, spare: int, fill: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _products(energy: Callable, together: int) -> Callable:
-    """(params, pack, graph, tangents) -> Hessian rows, slope, energy; one program a potential and shape."""
+    """(params, pack, graph, tangents) -> Hessian rows, slope, energy; one program per potential and shape."""
 
     def rows(params: Params, pack: Pack, graph: Graph, tangents: Array) -> tuple[Array, Array, Array]:
         back = inverse(pack.lattice[0])
