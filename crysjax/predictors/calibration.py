@@ -1,7 +1,7 @@
 """Whether predicted uncertainties are true, and the factors that make them so.
 
-Everything takes host arrays of held-out errors (truth - prediction) and predicted std, of one property, and leaves out
-entries of which either is not finite. Calibrate on one held-out part, report on another.
+Everything takes host arrays of held-out errors (prediction - truth) and predicted std, of one property, and leaves out
+entries whose error or std is not finite. Calibrate on one held-out part, report on another.
 
 What holds on held-out data need not hold where design goes: far from the training set (`by_group`, `by_distance`) and
 among candidates chosen for a good prediction (`under_selection`). Where the truth is not known there, `weights` carry
@@ -33,7 +33,7 @@ class Calibration(NamedTuple):
     coverage_2: float  # 0.954
     sharpness: float  # root mean square std
     rank_correlation: float  # Spearman, |error| against std: whether the uncertain ones are the wrong ones
-    bias: float  # mean error, truth - prediction
+    bias: float  # mean error, prediction - truth
     effective_count: float  # (sum w)² / sum w²; the count where nothing is weighted
 
 
@@ -154,7 +154,7 @@ def ence_of_perfect(count: float, bins: int = 10) -> float:
 
 
 def simulated_ence(std: np.ndarray, bins: int = 10, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """The ENCE of Gaussian errors of exactly these std (m,), so often drawn: (draws,)."""
+    """The ENCE of `draws` sets of Gaussian errors with exactly these std (m,): (draws,)."""
     rng, variance = np.random.default_rng(seed), np.sort(np.asarray(std, np.float64)) ** 2
     parts = np.array_split(variance, min(bins, len(variance)))
     ratios = [rng.standard_normal((draws, len(p)), np.float32) ** 2 @ (p / p.sum()) for p in parts]

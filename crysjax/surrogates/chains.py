@@ -2,7 +2,9 @@
 
 Split R-hat compares halves of chains with one another (Gelman et al., Bayesian Data Analysis, 3rd ed., section 11.4);
 the effective sample size divides the number of draws by their autocorrelation time, summed over Geyer's initial
-monotone sequence (section 11.5). Both are taken of the logarithms of positive parameters, the worst one counts.
+monotone sequence (section 11.5) of whole chains, which are not split. The time is bounded from below as in Stan, so
+that draws which alternate about the mean count for at most n log10(n) of n. Both are taken of the logarithms of
+positive parameters, the worst one counts.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 MOST_R_HAT = 1.05
@@ -88,7 +91,7 @@ def split_r_hat(x: Array) -> Array:
 
 
 def effective_sample_size(x: Array) -> Array:
-    """Of one parameter, (chains, draws) -> (); NaN where no chain moved."""
+    """Of one parameter, (chains, draws) -> (); at most n log10(n) of n draws; NaN where no chain moved."""
     chains, draws = x.shape
     within, total = _variances(x)
     wave = jnp.fft.rfft(x - x.mean(1, keepdims=True), 2 * draws, axis=1)
@@ -97,7 +100,8 @@ def effective_sample_size(x: Array) -> Array:
     even = draws // 2 * 2
     pairs = correlation[0:even:2] + correlation[1:even:2]
     later = jax.lax.associative_scan(jnp.minimum, jnp.maximum(pairs[1:], 0))  # positive and falling
-    return chains * draws / (2 * (pairs[0] + later.sum()) - 1)
+    time = 2 * (pairs[0] + later.sum()) - 1  # of antithetic draws near 0, and by noise below it
+    return chains * draws / jnp.maximum(time, 1 / np.log10(chains * draws))
 
 
 def _variances(x: Array) -> tuple[Array, Array]:

@@ -67,7 +67,7 @@ def calibrate(
     fits, report = [], {}
     for k, name in enumerate(heads.names):
         grown = np.exp(slope[k] * np.maximum(novelty - usual, 0))
-        error = (held_out.properties[name] - said.value[:, k]) / grown
+        error = (said.value[:, k] - held_out.properties[name]) / grown
         known = np.isfinite(error) & said.valid[:, k]
         parts = [(error[rows], said.std[rows, k]) for rows in (known & mine, known)]
         of_half, of_all = (_fitted(*part, many=many) for part in parts)
@@ -84,7 +84,7 @@ def calibrate(
 
 
 def _fitted(error: Any, spread: Any, *, many: bool) -> calibration.Spread:
-    """The std out of the spread; with too few labels the plain spread of many, or the std of one as it is."""
+    """The std out of the spread; with too few labels the spread (several members) or std (one head) as it is."""
     import numpy as np
 
     from crysjax.predictors import calibration

@@ -1,10 +1,11 @@
 """Are the property heads' uncertainties true where design uses them, and do they find more hits for the same budget?
 
-    python experiments/uncertainty/run.py --data data/mp_20_16k.npz
+    python experiments/uncertainty/run.py --data data/mp_20_full.npz
 
 The heads have not seen the rows reported. Calibration over all of them, by kind of compound, by distance to the
 training set and among the selected; calibration under shift as foreseen from the validation split by density-ratio
-weights; hits against budget with and without the uncertainty; and what the detectors say. Prints Markdown.
+weights; hits against budget with and without the uncertainty; and what the detectors say. Prints Markdown. Errors are
+prediction - truth.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Pool(NamedTuple):
 
     @property
     def error(self) -> np.ndarray:
-        return self.truth - self.mean
+        return self.mean - self.truth
 
 
 def rankings(pool: Pool) -> dict[str, np.ndarray]:

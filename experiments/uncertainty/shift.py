@@ -3,8 +3,10 @@
     python experiments/uncertainty/shift.py split --data data/mp_20_16k.npz --mpts ../shared/data/mpts_52
     crysjax train configs/mp_20_heads.yaml --out runs/shift --set data=data/shift.npz --set steps=5000
     python experiments/uncertainty/shift.py measure --model runs/shift/model.npz --data data/shift.npz --out shift.json
-    python experiments/uncertainty/shift.py judge --model mp_20_heads --inside data/mp_20.npz:test \
-        --others data/mpts_52.npz:test data/aflow.npz --out judge.json
+    python experiments/uncertainty/shift.py judge --model mp_20_heads --known data/mp_20_16k.npz:train \
+        --inside data/mp_20_test.npz --others data/mpts_new.npz data/aflow.npz --out judge.json
+
+README.md has the commands that make the two other sources; MPTS-52 loses every material that MP-20's parts have.
 
 One training set without three kinds of crystals: those that contain a held-out element, those of held-out prototypes,
 and those that were published late. Beside them `val` holds compositions that training has not seen, which are in
@@ -13,7 +15,11 @@ distribution otherwise. One model trained on the rest answers for all four.
 `measure` compares three standard deviations of the same predictions: a constant, the calibrated spread of the members,
 and the same growing with the novelty. The growth rates are fitted by likelihood to `val` and all shifts but one and
 judged on the one left out, where each held-out element is a shift of its own; those fitted to all are what
-`configs/mp_20_heads.yaml` takes for the shipped model.
+`configs/mp_20_heads.yaml` takes for the shipped model. The rates of `val` itself are those of all parts: `val` is in
+every fit, of the spread as well, so its row says how good a fit is and not how good a forecast.
+
+`judge` splits every source into crystals whose composition (reduced formula) is one of the training part and the rest.
+Errors are prediction - truth.
 """
 
 from __future__ import annotations
@@ -33,7 +39,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import mannwhitneyu, norm, spearmanr
 
 from crysjax.base import Estimate
-from crysjax.chemistry.elements import NUMBERS
+from crysjax.chemistry.elements import NUMBERS, formula
 from crysjax.data import batching, datasets, files
 from crysjax.data.readers.part import read_part
 from crysjax.models import registry
@@ -71,7 +77,7 @@ def split(data: Path, mpts: Path, out: Path, first_year: int) -> None:
 class Said(NamedTuple):
     """What a model says of one split."""
 
-    error: np.ndarray  # (m, k), NaN without a label
+    error: np.ndarray  # (m, k) prediction - truth, NaN without a label
     spread: np.ndarray  # (m, k) calibrated on `val`, without the novelty
     novelty: np.ndarray  # (m,)
     refused: int  # crystals without an answer, which are left out
@@ -87,7 +93,7 @@ def ask(model: registry.Model, part: datasets.Dataset) -> Said:
     novelty = batching.each_crystal(lambda pack: far(model.params, pack), part, shape)
     truth = np.stack([part.properties.get(name, np.full(len(part), np.nan)) for name in names], -1)
     valid = said.valid.all(-1)
-    return Said((truth - said.value)[valid], said.std[valid], novelty[valid], int((~valid).sum()))
+    return Said((said.value - truth)[valid], said.std[valid], novelty[valid], int((~valid).sum()))
 
 
 def fitted_slope(parts: list[Said], k: int, usual: float) -> float:
@@ -174,24 +180,35 @@ def measure(model: str, data: Path, out: Path) -> None:
     print(json.dumps(found, indent=1))
 
 
-def told(truth: np.ndarray, said: Estimate, k: int, inside: np.ndarray, valid: np.ndarray) -> dict[str, float]:
-    """One property of one source: how far off, how surely, beside a constant and beside the std of the own source."""
-    error = truth[valid] - said.value[valid, k]
-    return row(error, said.std[valid, k]) | {
-        "bias": float(-np.nanmean(error)),
-        "mae_of_a_constant": float(np.nanmean(np.abs(truth - np.nanmedian(truth)))),
-        "std_auroc": auroc(inside[:, k], said.std[valid, k]),
-    }
+def told(truth: np.ndarray, said: Estimate, k: int, inside: np.ndarray, seen: np.ndarray) -> dict:
+    """One property of one source: how far off, how surely, beside a constant and beside the std of the own source.
+
+    `seen` (m,): whether training has the composition; both kinds are told apart. Crystals without an answer do not
+    count.
+    """
+    valid = said.valid.all(-1)
+    error, std = (said.value[:, k] - truth)[valid], said.std[valid, k]
+    kinds = {"composition_in_training": seen[valid], "composition_not_in_training": ~seen[valid]}
+    return row(error, std) | {
+        "bias": float(np.nanmean(error)),
+        "mae_of_a_constant": float(np.nanmean(np.abs(truth[valid] - np.nanmedian(truth[valid])))),
+        "std_auroc": auroc(inside[:, k], std),
+    } | {kind: row(error[chosen], std[chosen]) for kind, chosen in kinds.items()}  # fmt: skip
 
 
-def judge(model: str, inside: str, others: list[str], out: Path) -> None:
+def compositions(part: datasets.Dataset) -> np.ndarray:
+    """Reduced formulas: (m,) str."""
+    return np.array([formula(entry.numbers) for entry in datasets.entries(part)])
+
+
+def judge(model: str, known: str, inside: str, others: list[str], out: Path) -> None:
     """Write and print how true a model's own std is on its own source and on others, which took no part in it."""
-    loaded = registry.load_model(model, "heads")
+    loaded, training = registry.load_model(model, "heads"), compositions(read_part(known))
     names, limit = loaded.build.names, loaded.config["settings"]["novelty.limit"]
     predict, far, found, first = jax.jit(loaded.build.predict), jax.jit(loaded.build.novelty), {}, None
     for path in (inside, *others):
         part = read_part(path)
-        shape = batching.capacity(part.num_atoms, 512)
+        shape, seen = batching.capacity(part.num_atoms, 512), np.isin(compositions(part), training)
         said = batching.each_crystal(lambda pack: predict(loaded.params, pack), part, shape)
         novelty = batching.each_crystal(lambda pack: far(loaded.params, pack), part, shape)
         valid = said.valid.all(-1)
@@ -199,8 +216,8 @@ def judge(model: str, inside: str, others: list[str], out: Path) -> None:
         labels = {name: part.properties[name] for name in names if name in part.properties}
         found[Path(path).name] = {
             "crystals": len(part), "refused": int((~valid).sum()), "outside": float((novelty[valid] > limit).mean()),
-            "novelty_auroc": auroc(first[1], novelty[valid]),
-            **{name: told(labels[name], said, names.index(name), first[0], valid) for name in labels},
+            "composition_in_training": int(seen.sum()), "novelty_auroc": auroc(first[1], novelty[valid]),
+            **{name: told(labels[name], said, names.index(name), first[0], seen) for name in labels},
         }  # fmt: skip
     files.write(out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
@@ -220,7 +237,8 @@ def main() -> None:
     two.add_argument("--out", type=Path, required=True)
     three = commands.add_parser("judge")
     three.add_argument("--model", default="mp_20_heads")
-    three.add_argument("--inside", default="data/mp_20.npz:test")
+    three.add_argument("--known", default="data/mp_20_16k.npz:train", help="what the model was trained on")
+    three.add_argument("--inside", default="data/mp_20_test.npz")
     three.add_argument("--others", nargs="*", default=[])
     three.add_argument("--out", type=Path, required=True)
     given = vars(parser.parse_args())

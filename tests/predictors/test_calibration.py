@@ -105,7 +105,7 @@ def close(found, exact, standard_error):
     assert abs(found - exact) < 4 * standard_error, (found, exact, standard_error)
 
 
-def test_bias_has_the_sign_of_truth_minus_prediction():
+def test_bias_is_the_mean_error():
     assert cal.summarize(np.array([1.0, 3.0]), np.ones(2)).bias == 2.0
     assert cal.summarize(np.array([1.0, 3.0]), np.ones(2)).effective_count == 2.0
 
@@ -120,18 +120,18 @@ def top_share(q):
 
 def test_winners_curse_of_an_unbiased_prediction():
     # truth N(0, τ²), prediction = truth + N(0, σ²), std σ: calibrated over all. Given the prediction p the error is
-    # N(-s p, τ² s) with s = σ² / (τ² + σ²), so that it is biased where p was selected.
+    # N(s p, τ² s) with s = σ² / (τ² + σ²), so that it is biased where p was selected.
     tau, sigma, q = 1.0, 0.8, 0.05
     truth = tau * RNG.normal(size=N)
     predicted = truth + sigma * RNG.normal(size=N)
-    error, std, share = truth - predicted, np.full(N, sigma), sigma**2 / (tau**2 + sigma**2)
+    error, std, share = predicted - truth, np.full(N, sigma), sigma**2 / (tau**2 + sigma**2)
     found = cal.under_selection(error, std, predicted, sizes=(int(q * N), N))
     close(found[N].bias, 0, sigma / np.sqrt(N))
     close(found[N].scale, 1, 1 / np.sqrt(2 * N))
     mean, square = top_share(q)
     spread, k = np.hypot(tau, sigma), int(q * N)
     variance = tau**2 * share + (share * spread) ** 2 * (square - mean**2)
-    close(found[k].bias, -share * spread * mean, np.sqrt(variance / k))
+    close(found[k].bias, share * spread * mean, np.sqrt(variance / k))
     exact = np.sqrt(tau**2 * share + (share * spread) ** 2 * square) / sigma
     close(found[k].scale, exact, exact * 2 / np.sqrt(2 * k))
     assert exact > 1.2  # the case is not an empty one
@@ -143,7 +143,7 @@ def test_a_posterior_mean_is_calibrated_among_the_selected_too():
     share = tau**2 / (tau**2 + sigma**2)
     predicted = share * (truth + sigma * RNG.normal(size=N))
     std = np.full(N, np.sqrt(tau**2 * (1 - share)))
-    for k, found in cal.under_selection(truth - predicted, std, -predicted, sizes=(400, 4000)).items():
+    for k, found in cal.under_selection(predicted - truth, std, -predicted, sizes=(400, 4000)).items():
         close(found.bias, 0, std[0] / np.sqrt(k))
         close(found.scale, 1, 1 / np.sqrt(2 * k))
         close(found.coverage_2, 0.9545, np.sqrt(0.9545 * 0.0455 / k))
