@@ -13,10 +13,11 @@ from crysjax.training.recalibrate import calibrate
 
 
 def test_the_bias_of_heads_that_are_too_high_is_positive():
-    """Heads that say 2 of crystals that have 0.5 or so: prediction - truth is 1.5, the std of one half fits the other."""
-    rows = [Entry(np.array([11, 17]), np.eye(3) * 4.0, np.zeros((2, 3)), {}, str(k)) for k in range(80)]
+    """Heads that say 2 of crystals that have about 0.5: prediction - truth is 1.5, and one half of them fits the other."""
+    places = np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]])
+    rows = [Entry(str(k), np.array([11, 17]), places, 4 * np.eye(3), {}) for k in range(80)]
     labels = 0.5 + 0.1 * np.random.default_rng(0).normal(size=len(rows))
-    held_out = replace(datasets.collect(rows), properties={"gap": labels})
+    held_out = replace(datasets.from_entries(rows), properties={"gap": labels})
 
     def predict(params, pack):
         value = jnp.full((len(pack.lattice), 1), 2.0)
