@@ -13,7 +13,7 @@ from crysjax.training.recalibrate import calibrate
 
 
 def test_the_bias_of_heads_that_are_too_high_is_positive():
-    """Heads that say 2 of crystals that have about 0.5: prediction - truth is 1.5, and one half of them fits the other."""
+    """Heads that say 2 where labels are about 0.5: prediction - truth is 1.5; one half of them fits the other half."""
     places = np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]])
     rows = [Entry(str(k), np.array([11, 17]), places, 4 * np.eye(3), {}) for k in range(80)]
     labels = 0.5 + 0.1 * np.random.default_rng(0).normal(size=len(rows))
