@@ -29,7 +29,7 @@ def previous(path: str | Path) -> Path:
 def save_state(path: str | Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Path:
     """One `.npz` of arrays with a JSON description (`plan`, `rounds` done, ...); the one before stays `previous`."""
     if Path(path).exists():
-        files.write(previous(path), Path(path).read_bytes())
+        files.write(previous(path), reading.read_bytes(path))
     text = json.dumps({"format": FORMAT, **meta}, sort_keys=True).encode()
     return files.write_npz(path, {"meta": np.frombuffer(text, np.uint8)} | {f"array/{k}": v for k, v in arrays.items()})
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crysjax.data import files
+from crysjax.data.readers import reading
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def _lines(value: Any) -> str:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    return json.loads(Path(path).read_text())
+    return reading.read_json(path)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
