@@ -82,7 +82,7 @@ def solve(
         None, min=0, max=20, help="Terms of a smooth background; left out: 6 if it has one."
     ),
     zero: float = typer.Option(
-        None, "--zero-shift", help="Degrees that angles are too high; left out: found by --cell."
+        None, "--zero-shift", help="How much too high angles are, degrees; left out: found by --cell."
     ),
     steps: int = typer.Option(100, min=1, help="Of each of four stages."),
     method: str = typer.Option("adam", help="adam, or langevin for sampling."),

@@ -109,7 +109,7 @@ def test_a_label_that_no_crystal_has_gives_no_metric(trained, tmp_path):
 
 
 def test_a_metric_that_is_no_number_is_an_error(trained, one_line, tmp_path, monkeypatch):
-    from crysjax.cli import train
+    from crysjax.training import train
 
     monkeypatch.setattr(train, "evaluate", lambda *_: {"loss": 1.0, f"mae/{GAP}": float("nan")})
     one_line(trained(crystals({})), rf"validation: mae/{GAP} is nan; no model was written, the checkpoint in", code=1)

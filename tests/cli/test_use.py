@@ -165,7 +165,7 @@ def test_evaluation_shows_floors_beside_the_match(crysjax, world, like_test, tmp
     assert answer.code == 0, answer.err
     lines = answer.out.splitlines()
     place = next(i for i, line in enumerate(lines) if line.split()[:1] == ["samples"])
-    assert lines[place - 1].split() == ["one", "try", "a", "row", "match", "RMSE", "offered"]
+    assert lines[place - 1].split() == ["one", "try", "per", "row", "match", "RMSE", "offered"]
     end = next(i for i, line in enumerate(lines) if "crystals, 0 could not be read" in line)  # the stages come after
     floors = [line.strip() for line in lines[place + 1 : end]]
     assert floors and all(line.startswith("floor: ") and "%" in line for line in floors)
