@@ -80,7 +80,7 @@ def test_pull_takes_only_the_right_file(crysjax, one_line, data_dir, folder, wor
     flipped = kept[:9000] + bytes([kept[9000] ^ 1]) + kept[9001:]
     (folder / "nequix-mp-1.nqx").write_bytes(flipped)
     for _ in range(2):  # the second time as if pulled before digests were kept: the published one is known
-        answer = crysjax(*uses(world, "potential", "nequix-mp-1"))
+        answer = crysjax(*uses(world, "potential", folder / "nequix-mp-1.nqx"))
         one_line(
             answer, r"nequix-mp-1\.nqx: the file is damaged: .*; get it again by `crysjax models pull nequix-mp-1`"
         )
