@@ -49,7 +49,7 @@ def sample(
     """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""
     from crysjax.data import datasets
     from crysjax.data.readers import io
-    from crysjax.sampling.options import Options
+    from crysjax.sampling.options import Options, beside_like
     from crysjax.sampling.sample import Request
     from crysjax.sampling.sample import sample as drawn_from
 
@@ -57,10 +57,13 @@ def sample(
         raise ValueError(f"--temperature {temperature}: expected a number above 0")
     config = registry.read_config(registry.model_path(model), "generator")
     names = [*config["properties"], "space_group"]
+    constraints = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group)
+    if like:
+        beside_like(constraints)  # before a long file is read
     request = Request(
         count=count, like=read_part(like) if like else None,
         templates=read_part(templates_from) if templates_from else None, max_atoms=max_atoms,
-        constraints=Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group),
+        constraints=constraints,
         properties=_asked(want, names), guidance=_weights(guidance, names, want) if guidance else None,
         steps=steps, temperature=temperature,
     )  # fmt: skip

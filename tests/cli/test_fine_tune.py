@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from crysjax.cli.models import _asked
 from crysjax.data import datasets
 from crysjax.data.readers import cif
 from crysjax.models import checkpoint, registry
+from crysjax.sampling.sample import wanted_properties
 from crysjax.training.train import parse
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def test_several_conditions_with_a_weight_each(walked, crysjax, tmp_path):
 
 
 def test_a_range_is_a_value_a_crystal():
-    asked = _asked(["b=2:4", "a=1"], ["a", "b", "space_group"], 4000, 7)
+    asked = wanted_properties({"b": (2, 4), "a": 1}, ["a", "b", "space_group"], 4000, 7)
     np.testing.assert_array_equal(asked[:, 0], 1)
     assert np.isnan(asked[:, 2]).all() and asked[:, 1].min() >= 2 and asked[:, 1].max() <= 4
     np.testing.assert_allclose(asked[:, 1].mean(), 3, atol=4 / np.sqrt(3 * 4000))  # four standard errors of U(2, 4)

@@ -63,8 +63,8 @@ def campaign(folder):
         **{name: np.random.default_rng(1).random((20, *getattr(memory.empty(2, 4), name).shape[1:]), np.float32)
            for name in memory.COLUMNS},
     )  # fmt: skip
-    memory.save(found._replace(rounds=1), folder, {"seed": 1})
-    return lambda: raises(lambda: memory.load(folder, {"seed": 1}))
+    memory.save(found._replace(rounds=1), folder, {"seed": 1}, {})
+    return lambda: raises(lambda: memory.load(folder, {"seed": 1}, {}, print))
 
 
 def of_ledger(folder):
