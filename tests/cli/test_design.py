@@ -332,10 +332,10 @@ def test_where_nothing_passes_the_report_says_so(crysjax, world, write, tmp_path
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["candidates"] == 0 and summary["stages"]["screened"]["passed"] == 0
     assert summary["stages"]["relaxed"]["entered"] == 0
-    assert summary["nothing"].startswith("No candidate was validated: of 48 sampled, ")
+    assert summary["nothing"].startswith("No candidate was validated: 48 were sampled, ")
     assert summary["nothing"] in answer.out and "0.0 (0 to 0) hits expected of 0 validations;" in answer.out
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "No candidate was validated: of 48 sampled, " in page and "Validated means" not in page
+    assert "No candidate was validated: 48 were sampled, " in page and "Validated means" not in page
     assert (tmp_path / "out" / "candidates.extxyz").read_text() == ""
     assert list((tmp_path / "out" / "candidates").iterdir()) == []
 
