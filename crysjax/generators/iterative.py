@@ -21,6 +21,7 @@ from crysjax.base import (
     Params,
     Prediction,
     Process,
+    SymmetricSites,
     is_known,
     mean_by_crystal,
     num_sites,
@@ -28,7 +29,6 @@ from crysjax.base import (
 from crysjax.constraints import constraint as constraints
 from crysjax.constraints import symmetric_sites
 from crysjax.constraints.constraint import Constraint, Given
-from crysjax.constraints.symmetric_sites import SymmetricSites
 from crysjax.generators import coordinates
 from crysjax.generators.classifier_free import Weights, check_weights, guided
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers, Scales
@@ -193,7 +193,7 @@ def _decode(model: Denoiser, params: Params, key: Array, noise: Fields, template
     scales, steps = model.settings.scales, model.settings.steps
     template = constraints.prepare(model.constraint, template)
     part, rules = constraints.given(model.constraint, template), model.constraint and model.constraint.species
-    orbits = symmetric_sites.of(condition.view)
+    orbits = condition.sites
     key_plan, key_rules, key_part = (jax.random.fold_in(key, k) for k in (1, 2, 3))
     known = is_known(template.occupancy)[:, None]
     allowed = template.occupancy > 0

@@ -26,6 +26,7 @@ from crysjax.base import (
     Pack,
     Params,
     Prediction,
+    Start,
     mean_by_crystal,
     num_sites,
     numbers,
@@ -39,16 +40,6 @@ from crysjax.geometry import torus
 
 BEFORE = 0.25
 """Share of a site's species row that says what the site was in the template; the rest says what it is."""
-
-
-class Start(NamedTuple):
-    """`k` retrieved candidates of every crystal of a pack, in the pack's order of sites; `Condition.view` by name."""
-
-    frac: Array  # (k, n, 3)
-    lattice: Array  # (k, b, 3, 3) in Å
-    was: Array  # (k, n) int32 atomic number of the template's site
-    found: Array  # (k, b) 1, or 0 where there is no such candidate
-    matched: Array  # (k, b) 1 where the candidate has the structure of the crystal; read in training alone
 
 
 class Retriever(NamedTuple):
@@ -85,8 +76,8 @@ def retrieval(
 ) -> Generator:
     """A flow from retrieved templates; species are those of the template that a sampler is given.
 
-    Without a view, the flow starts from the positions and the cell of the template itself. With one, every candidate
-    is judged and the likeliest is carried on.
+    Without `Condition.start` the flow starts from the positions and the cell of the template itself. With it, every
+    candidate is judged and the likeliest is carried on.
 
     Args:
         network: the backbone; it answers the way to go and, from its crystal features, the judge's logit.
@@ -165,7 +156,9 @@ def _geometry(scales: Scales, start: Start, pack: Pack) -> Geometry:
 
 def _loss(model: Retriever, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
     keys = jax.random.split(key, 4)
-    start = _candidate(condition.view, 0)
+    if condition.start is None:
+        raise ValueError("condition.start: missing; expected the candidates of every crystal (retrieval.start_view)")
+    start = jax.tree.map(lambda leaf: leaf[0], condition.start)
     crystals = pack.lattice.shape[0]
     # the judge sees the start alone, and every sampler passes there: half of the crystals
     at_start = jax.random.uniform(keys[0], (crystals,)) < 0.5
@@ -229,13 +222,13 @@ def _decode(model: Retriever, params: Params, key: Array, noise: Array, template
 
 def _chosen(model: Retriever, params: Params, template: Pack, condition: Condition) -> Start:
     """The likeliest candidate of each crystal; without any, the template itself."""
-    if condition.view == ():
+    if condition.start is None:
         return itself(template)
-    views = Start(**condition.view)
-    logits = jax.lax.map(lambda start: _judge(model, params, start, template, condition), views)
+    logits = jax.lax.map(lambda start: _judge(model, params, start, template, condition), condition.start)
     best = jnp.argmax(logits, 0)
     of_site = best[template.owner]
-    return Start(*(_pick(leaf, of_site if name in ("frac", "was") else best) for name, leaf in views._asdict().items()))
+    which = Start(frac=of_site, lattice=best, was=of_site, found=best, matched=best)
+    return jax.tree.map(_pick, condition.start, which)
 
 
 def itself(template: Pack) -> Start:
@@ -243,10 +236,6 @@ def itself(template: Pack) -> Start:
     crystals = template.lattice.shape[0]
     zero, one = (jnp.full(crystals, v, template.frac.dtype) for v in (0.0, 1.0))
     return Start(template.frac, template.lattice, numbers(template.occupancy), one, zero)
-
-
-def _candidate(view: dict, k: int) -> Start:
-    return Start(**{name: leaf[k] for name, leaf in view.items()})
 
 
 def _pick(leaf: Array, best: Array) -> Array:

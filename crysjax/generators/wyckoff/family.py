@@ -2,8 +2,8 @@
 
 What differs from CrystalFormer: an orbit is one token and its parts are read off it one after another; masks are exact
 (`generators.wyckoff.wyckoff_rules`), so that every crystal has the size, the composition and the group it was asked
-for; the group may be drawn too. The training crystals are described by `Condition.view` (`geometry.symmetry.Orbits`,
-made by `crystallography.wyckoff_view`). Cells are primitive, sites lie on their positions to rounding.
+for; the group may be drawn too. The training crystals are described by `Condition.orbits` (made by
+`crystallography.wyckoff_view`). Cells are primitive, sites lie on their positions to rounding.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.base import UNKNOWN, Condition, Generator, Pack, Params, site_mask
+from crysjax.base import UNKNOWN, Condition, Generator, Orbits, Pack, Params, site_mask
 from crysjax.generators import coordinates
 from crysjax.generators.coordinates import SPACE_GROUPS, Numbers, Scales
 from crysjax.generators.wyckoff import wyckoff_rules
 from crysjax.generators.wyckoff.wyckoff_network import orbit_network
 from crysjax.generators.wyckoff.wyckoff_orbits import CHOICES, Given, Law, Noise, Parts, law
 from crysjax.generators.wyckoff.wyckoff_sites import fill, kinds
-from crysjax.geometry.symmetry import Orbits
 
 
 class OrbitModel(NamedTuple):
@@ -150,7 +149,7 @@ def wyckoff(
 
     `noise` is standard normal numbers that pick letters, elements, components and the lattice; coordinates are von
     Mises draws of the key that `decode` takes. `log_prob(params, pack, condition, template=pack)` scores the orbits
-    of `condition.view` exactly as drawn for this template: masses of the choices, densities of the free fractions
+    of `condition.orbits` exactly as drawn for this template: masses of the choices, densities of the free fractions
     and of `wyckoff_sites.lattice_coordinates`; the group counts where `condition.space_group` does not give it.
 
     Args:
@@ -175,10 +174,10 @@ def wyckoff(
         free = UNKNOWN * site_mask(pack.occupancy)[:, None]
         template = pack._replace(occupancy=jnp.where(all_known[pack.owner][:, None], pack.occupancy, free))
         condition = coordinates.drop_condition(second, condition, drop_condition)
-        view = shortened(condition.view, max_sites)
-        view = view._replace(u=view.u.astype(pack.frac.dtype))
-        parts = model.bound(params, view, template, condition)
-        described = (view.group > 0) & kinds(template, max_sites, max_kinds).fits
+        orbits = _described(condition, max_sites)
+        orbits = orbits._replace(u=orbits.u.astype(pack.frac.dtype))
+        parts = model.bound(params, orbits, template, condition)
+        described = (orbits.group > 0) & kinds(template, max_sites, max_kinds).fits
         weight = described.astype(pack.frac.dtype)
         weight = weight / jnp.maximum(weight.sum(), 1)
         nats = Parts(*(-jnp.sum(jnp.where(described, part, 0) * weight) for part in parts))
@@ -192,14 +191,17 @@ def wyckoff(
         return decode(params, rest, model.noise(first, template), template, condition)
 
     def log_prob(params, pack: Pack, condition: Condition, template: Pack | None = None) -> Array:
-        if not isinstance(condition.view, Orbits):
-            raise ValueError(
-                "condition.view: log_prob scores the orbits of a crystal; expected symmetry.Orbits, got none"
-            )
-        view = shortened(condition.view, max_sites)
-        return model.log_prob(params, view, None, pack if template is None else template, condition)
+        orbits = _described(condition, max_sites)
+        return model.log_prob(params, orbits, None, pack if template is None else template, condition)
 
     return Generator(model.init, loss, model.noise, decode, sample, log_prob)
+
+
+def _described(condition: Condition, most: int) -> Orbits:
+    """The orbits of the crystals, as many as a model has room for."""
+    if condition.orbits is None:
+        raise ValueError("condition.orbits: missing; expected orbits (crystallography.wyckoff_view)")
+    return shortened(condition.orbits, most)
 
 
 def shortened(orbits: Orbits, most: int) -> Orbits:

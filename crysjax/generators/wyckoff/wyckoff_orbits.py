@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.stats import norm
 
-from crysjax.base import NUM_SPECIES, Params
+from crysjax.base import NUM_SPECIES, Orbits, Params
 from crysjax.generators.wyckoff import von_mises, wyckoff_rules
 from crysjax.generators.wyckoff.wyckoff_network import Mixture, OrbitNetwork
 from crysjax.generators.wyckoff.wyckoff_rules import State, States, integers
 from crysjax.generators.wyckoff.wyckoff_sites import lattice_coordinates, lattice_parameters
 from crysjax.geometry import torus
-from crysjax.geometry.symmetry import Orbits, table
+from crysjax.geometry.symmetry import table
 
 _NEVER = -1e30  # a logit whose probability is exactly zero, with a finite derivative
 CHOICES = 5  # an orbit: letter, element, a component of each coordinate
