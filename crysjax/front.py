@@ -135,7 +135,7 @@ def relax(
 
     Returns:
         One row per crystal: `crystals`, `energy` (eV), `fmax` (eV/Å), `steps`, `converged`, `valid`, and `reason`, why
-        a crystal is not valid.
+        a crystal is not valid, with its `code` (`data.reasons`), which also says "not_converged".
     """
     engine, params, _ = registry.load_potential(potential)
     given = read(crystals)

@@ -1,18 +1,18 @@
 """The rules that keep the house simple, checked on the source: who imports whom, how long things are."""
 
 import ast
-import importlib.util
 import statistics
 import subprocess
 import sys
 import time
+import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-spec = importlib.util.spec_from_file_location("lengths", Path(__file__).with_name("lengths.py"))
-lengths = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(lengths)
+from tests import lengths
+
 PACKAGE = lengths.PACKAGE
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVEL = {
@@ -175,6 +175,32 @@ def test_a_body_is_counted_without_signature_and_docstring(tmp_path):
     )
     (tmp_path / "f.py").write_text(source)
     assert lengths.bodies(tmp_path) == [(6, "f.py:1 f"), (1, "f.py:9 g")]
+
+
+def undocumented(part: type) -> list[str]:
+    """Fields of a NamedTuple that hold a function, but not of a documented protocol that says how it is called."""
+    faults = []
+    for name, hint in typing.get_type_hints(part).items():
+        for kind in typing.get_args(hint) or (hint,):
+            function = typing.get_origin(hint) is Callable or "__call__" in vars(kind)
+            if function and not (getattr(kind, "_is_protocol", False) and kind.__doc__):
+                faults.append(f"{part.__name__}.{name}: {hint}")
+    return faults
+
+
+def test_every_function_of_the_contract_has_a_protocol():
+    from crysjax.base import contract
+
+    parts = [part for part in vars(contract).values() if isinstance(part, type) and hasattr(part, "_fields")]
+    assert len(parts) == 7
+    assert [fault for part in parts for fault in undocumented(part)] == []
+    assert not [p.name for p in (PACKAGE / "base").glob("*.py") if "Callable[" in p.read_text()]
+
+    class Loose(typing.NamedTuple):
+        apply: Callable[[int], int]
+        name: str
+
+    assert undocumented(Loose)
 
 
 def test_import_is_quick_and_light():

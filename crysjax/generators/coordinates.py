@@ -76,9 +76,9 @@ def sampled(noise: Callable[..., PyTree], decode: Callable[..., Pack]) -> Callab
     return sample
 
 
-def stratified_times(key: Array, crystals: int, dtype=float) -> Array:
+def stratified_times(key: Array, crystals: int, dtype=None) -> Array:
     """A time in [0, 1) for each crystal, spread evenly over the slots: uniform draws of less variance: (b,)."""
-    return (jax.random.uniform(key, (), dtype) + jnp.arange(crystals, dtype=dtype) / crystals) % 1
+    return (jax.random.uniform(key, (), dtype or float) + jnp.arange(crystals, dtype=dtype) / crystals) % 1
 
 
 def encode(pack: Pack, lattice_center: Numbers, lattice_scale: Numbers) -> Fields:

@@ -206,8 +206,8 @@ def _write(writer: Writer, params: Params, start: Array, sites: Sites, noise: Ar
 
     cache, _ = jax.lax.scan(read, net.start(before + writer.length, start.dtype), (jnp.arange(before), start[:-1]))
     state = State(*(jnp.asarray(leaf) for leaf in rules.start))
-    steps = before + jnp.arange(writer.length), writer.slots, noise
-    return jax.lax.scan(step, (cache, state, start[-1]), steps)[1]
+    first = cache, state, start[-1]
+    return jax.lax.scan(step, first, (before + jnp.arange(writer.length), writer.slots, noise))[1]
 
 
 def _decode(writer: Writer, params: Params, key: Array, noise: Array, template: Pack, condition: Condition) -> Pack:
