@@ -124,7 +124,7 @@ def site_mask(occupancy: Array) -> Array:
     return (jax.lax.stop_gradient(occupancy).sum(-1) > 0).astype(occupancy.dtype)
 
 
-def one_hot(numbers: Array, dtype=jnp.float32) -> Array:
+def one_hot(numbers: Array, dtype: Any = jnp.float32) -> Array:
     """Occupancy rows of atomic numbers; 0 gives an empty slot: (...,) int -> (..., NUM_SPECIES)."""
     return jax.nn.one_hot(numbers - 1, NUM_SPECIES, dtype=dtype)
 

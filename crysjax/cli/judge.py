@@ -163,10 +163,11 @@ def _row(entry: Entry, answer: Answer, elements: dict | None) -> dict:
     import numpy as np
 
     from crysjax.chemistry.elements import formula
-    from crysjax.data.reasons import code
+    from crysjax.data.reasons import OTHER, code
 
     row = dict.fromkeys(COLUMNS, "") | {"id": entry.id, "formula": formula(entry.numbers), "reason": answer.reason}
-    row["code"] = code(answer.reason)
+    found = code(answer.reason)
+    row["code"] = "calculator_failed" if found == OTHER else found  # the words are the calculator's own
     row |= {"steps": answer.steps, "seconds": round(answer.seconds, 2)}
     if answer.single is None:
         return row
