@@ -183,6 +183,7 @@ def summarize(
         "seed": plan.seed,
         "stages": ledger.counts(rows),
         "reasons": ledger.reasons(rows),
+        "codes": ledger.codes(rows),
         "candidates": len(candidates),
         "nothing": "" if candidates else nothing(rows),
         "best": [

@@ -172,19 +172,21 @@ def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
 def _write_rows(out: Path | None, judged: Judged) -> None:
     """`NAME/structures.csv`: one row per structure with every answer, and the entries that could not be read."""
     from crysjax.data import files
+    from crysjax.data.reasons import code
 
     if out is None:
         return
     columns = _columns(judged)
     with files.whole(out / judged.name / "structures.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", *columns, "reason"])
+        writer.writerow(["id", *columns, "reason", "code"])
         failed = [
             next((v.reason[i] for v in judged.verdicts.values() if v.reason[i]), "") for i in range(len(judged.samples))
         ]
         for i, name in enumerate(judged.samples.ids):
-            writer.writerow([name, *(_plain(column[i]) for column in columns.values()), failed[i]])
-        writer.writerows([row["entry"] or row["file"], *[""] * len(columns), row["reason"]] for row in judged.skipped)
+            writer.writerow([name, *(_plain(column[i]) for column in columns.values()), failed[i], code(failed[i])])
+        unread = [[row["entry"] or row["file"], *[""] * len(columns), row["reason"]] for row in judged.skipped]
+        writer.writerows([*row, "not_read"] for row in unread)
 
 
 def _columns(judged: Judged) -> dict[str, np.ndarray]:

@@ -103,6 +103,7 @@ def test_the_summary_counts_what_the_ledger_holds(tmp_path):
     assert summary["stages"]["screened"] == {"entered": 6, "passed": 5}
     assert summary["stages"]["validated"] == {"entered": 5, "passed": 5}
     assert summary["reasons"]["screened"] == {"sites too close": 1}
+    assert summary["codes"]["screened"] == {"too_close": 1}
     assert summary["oracle_calls"]["potential"] == {"calls": 35, "seconds": 2.5}  # five rows of half a second
     assert summary["seconds"] == 1.73 and summary["plan"]["target"]["band_gap_ev"] == [1, 2]
     page = (tmp_path / "report.html").read_text()
@@ -181,6 +182,7 @@ def test_without_a_candidate_it_says_why(tmp_path):
     )
     assert summary["nothing"] == said and summary["best"] == [] and summary["candidates"] == 0
     assert summary["reasons"]["screened"] == {"sites too close": 3, ledger.TWIN: 2}
+    assert summary["codes"]["screened"] == {"too_close": 3, "repeated": 2}
     assert said.split(",")[0] in (tmp_path / "report.html").read_text()
     assert (tmp_path / "candidates.extxyz").read_text() == "" and not any((tmp_path / "candidates").iterdir())
 
