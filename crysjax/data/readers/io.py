@@ -35,7 +35,7 @@ from crysjax.data.readers.parquet_files import read_parquet
 from crysjax.data.readers.torch_files import read_torch
 
 _SUFFIXES = {
-    ".cif": "cif", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".cif": "cif", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".pt": "torch", ".pth": "torch", ".extxyz": "extxyz", ".xyz": "extxyz", ".poscar": "poscar", ".vasp": "poscar",
     ".xsf": "xsf", ".axsf": "xsf", ".db": "ase_db", ".zip": "zip", ".npz": "npz", ".parquet": "parquet",
 }  # fmt: skip
