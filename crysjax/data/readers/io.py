@@ -56,7 +56,10 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     """
     path = Path(path)
     if not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{clean(str(path))}: no such file or folder")
+        why = reading.other_kind(path)
+        raise ValueError(
+            f"{clean(str(path))}: {why + '; expected a file or folder' if why else 'no such file or folder'}"
+        )
     if format is not None and format not in FORMATS:
         raise ValueError(f"{path}: format {format!r} is unknown; expected one of {sorted(FORMATS)}")
     try:
@@ -205,7 +208,7 @@ def _read_folder(path: Path) -> Iterator[Lazy]:
     for file, format in chosen:
         try:
             if not file.is_file():
-                raise ValueError("a folder, a link to nowhere or a device, not a file")
+                raise ValueError(f"{reading.other_kind(file) or 'is a link to nowhere'}; expected a regular file")
             for name, split, parse in FORMATS[format](file):
                 yield f"{file.name}" if name in (_stem(file), path.name) else f"{file.name}: {name}", split, parse
         except Exception as error:  # one bad file is a reason, and no reason to leave the others
