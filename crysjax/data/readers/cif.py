@@ -14,6 +14,7 @@ import numpy as np
 
 from crysjax.chemistry.elements import NUMBERS, SYMBOLS, formula
 from crysjax.data.datasets import Entry
+from crysjax.data.lost import Lost
 from crysjax.data.readers import cif_sites, cif_symmetry, cif_syntax, limits
 from crysjax.data.readers.cif_syntax import blocks, has_sites
 
@@ -119,12 +120,12 @@ def parse(name: str, text: str, properties: dict[str, float] | None = None) -> E
     if len(found) > 1:
         raise ValueError(f"{len(found)} structures where one was expected")
     plain = parse_p1(found[0])
-    numbers, frac, lattice = plain[1:] if plain else _parse_any(found[0])
-    return Entry(name, numbers, frac, lattice, properties or {})
+    numbers, frac, lattice, isotopes = (*plain[1:], {}) if plain else _parse_any(found[0])
+    return Entry(name, numbers, frac, lattice, properties or {}, lost=isotopes)
 
 
-def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Atomic numbers, fractions and lattice of a block in any setting that can be told."""
+def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Lost]:
+    """Atomic numbers, fractions, lattice and isotopes of a block in any setting that can be told."""
     block = cif_syntax.parse(text)
     for part, why in _UNREAD.items():
         if any(part in name for name in block.columns):
@@ -141,7 +142,8 @@ def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             errors.append(error)
     if not crystals:
         raise errors[0]
-    return *_only(block, crystals, settings), lattice
+    numbers, frac, isotopes = _only(block, crystals, settings)
+    return numbers, frac, lattice, isotopes
 
 
 def _cell(block: cif_syntax.Block) -> np.ndarray:
@@ -167,11 +169,11 @@ def _no_symmetry(block: cif_syntax.Block, sites: cif_sites.Sites) -> cif_symmetr
     return cif_symmetry.Operations(np.eye(3)[None], np.zeros((1, 3)), "P1")
 
 
-def _expanded(block, sites, setting, lattice) -> tuple[np.ndarray, np.ndarray]:
-    numbers, frac = cif_sites.images(sites, setting, lattice)
+def _expanded(block, sites, setting, lattice) -> tuple[np.ndarray, np.ndarray, Lost]:
+    numbers, frac, isotopes = cif_sites.images(sites, setting, lattice)
     said, units = block.value("_chemical_formula_sum"), block.value("_cell_formula_units_z")
     cif_sites.refuse_contradiction(numbers, said, units)
-    return numbers, frac
+    return numbers, frac, isotopes
 
 
 def _only(block, crystals: list[tuple], settings: list) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +182,7 @@ def _only(block, crystals: list[tuple], settings: list) -> tuple[np.ndarray, np.
         crystals = [crystal for crystal in crystals if len(crystal[0]) == sum(map(int, column))] or crystals
     if len(crystals) > 1:
         names = " or ".join(setting.name for setting in settings)
-        counts = " or ".join(str(len(numbers)) for numbers, _ in crystals)
+        counts = " or ".join(str(len(numbers)) for numbers, *_ in crystals)
         raise ValueError(f"{names}? The origin is not said, and decides between {counts} sites")
     return crystals[0]
 

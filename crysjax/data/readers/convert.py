@@ -8,7 +8,7 @@ import numpy as np
 
 from crysjax.base import NUM_SPECIES, Crystal
 from crysjax.chemistry.elements import isotope_number
-from crysjax.data import frame_labels
+from crysjax.data import frame_labels, lost
 from crysjax.data.datasets import Entry, checked
 from crysjax.data.labels import IDS
 
@@ -69,7 +69,9 @@ def entry_of_structure(structure: Structure, name: str, properties: dict[str, fl
     if not all(structure.lattice.pbc):
         raise ValueError("not periodic in all three directions")
     numbers = np.array([isotope_number(site.specie.symbol) for site in structure])
-    return Entry(name, numbers, structure.frac_coords, structure.lattice.matrix, properties)
+    unkept = lost.isotopes(getattr(site.specie, "element", site.specie).name for site in structure)
+    unkept |= lost.of_site_properties(structure.site_properties)
+    return Entry(name, numbers, structure.frac_coords, structure.lattice.matrix, properties, lost=unkept)
 
 
 def entry_of_atoms(atoms: Atoms, name: str) -> Entry:
@@ -82,4 +84,4 @@ def entry_of_atoms(atoms: Atoms, name: str) -> Entry:
     name = str(next((atoms.info[k] for k in IDS if k in atoms.info), name))
     properties, of_sites, row = frame_labels.of_atoms(atoms)
     frac, cell = atoms.get_scaled_positions(wrap=False), np.asarray(atoms.cell)
-    return Entry(name, atoms.numbers, frac, cell, properties, of_sites, row)
+    return Entry(name, atoms.numbers, frac, cell, properties, of_sites, row, lost.of_atoms(atoms))

@@ -7,6 +7,7 @@ bounded (`limits.py`), nothing in it is executed, and nothing is written while i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from crysjax.base import Crystal
 from crysjax.data import files, labels, names
 from crysjax.data.datasets import Dataset, Entry, concatenate, entries, from_entries, load, save
 from crysjax.data.files import Damaged
+from crysjax.data.lost import NotKept
 from crysjax.data.readers import archives, ase_files, cif, json_files, layouts, limits, poscar, reading
 from crysjax.data.readers.ase_database import read_ase_database
 from crysjax.data.readers.convert import (  # noqa: F401 (the views of one crystal are handed on)
@@ -33,7 +35,7 @@ from crysjax.data.readers.parquet_files import read_parquet
 from crysjax.data.readers.torch_files import read_torch
 
 _SUFFIXES = {
-    ".cif": "cif", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".cif": "cif", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".pt": "torch", ".pth": "torch", ".extxyz": "extxyz", ".xyz": "extxyz", ".poscar": "poscar", ".vasp": "poscar",
     ".xsf": "xsf", ".axsf": "xsf", ".db": "ase_db", ".zip": "zip", ".npz": "npz", ".parquet": "parquet",
 }  # fmt: skip
@@ -49,11 +51,15 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     `split` names every entry; a file that carries its own splits keeps them, and naming another is an error.
     Entries that cannot be read are an error with the first reason and the count; with `skip_bad` they are left out
     and listed in `provenance["skipped"]` as file, entry, reason. A file that holds nothing readable is `Damaged`.
-    What became of every column of labels stands in `provenance["columns"]`, see `labels.settle`.
+    What became of every column of labels stands in `provenance["columns"]`, see `labels.settle`; what the file says of
+    atoms and a crystal does not keep stands there too, and is a warning (`lost.NotKept`).
     """
     path = Path(path)
     if not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{clean(str(path))}: no such file or folder")
+        why = reading.other_kind(path)
+        raise ValueError(
+            f"{clean(str(path))}: {why + '; expected a file or folder' if why else 'no such file or folder'}"
+        )
     if format is not None and format not in FORMATS:
         raise ValueError(f"{path}: format {format!r} is unknown; expected one of {sorted(FORMATS)}")
     try:
@@ -72,6 +78,8 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
         raise Damaged(path, f"no crystal in it, read as {format}")
     provenance = {"file": path.name, "format": format, "entries": len(kept), "skipped": skipped} | _digest(path)
     provenance |= {"columns": columns} if columns else {}
+    for line in labels.lost_lines(columns):
+        warnings.warn(f"{path.name}: {line}", NotKept, stacklevel=2)
     return from_entries(kept, split=splits, provenance=provenance)
 
 
@@ -200,7 +208,7 @@ def _read_folder(path: Path) -> Iterator[Lazy]:
     for file, format in chosen:
         try:
             if not file.is_file():
-                raise ValueError("a folder, a link to nowhere or a device, not a file")
+                raise ValueError(f"{reading.other_kind(file) or 'is a link to nowhere'}; expected a regular file")
             for name, split, parse in FORMATS[format](file):
                 yield f"{file.name}" if name in (_stem(file), path.name) else f"{file.name}: {name}", split, parse
         except Exception as error:  # one bad file is a reason, and no reason to leave the others
