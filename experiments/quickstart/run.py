@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def plan_of(arm: str, plan: Plan) -> Plan:
     """The plan of an arm; the generator's samples behind one candidate are `guidance_steps` where it resamples."""
     if arm.startswith("guided"):
         return plan
-    many = plan.guidance_steps if arm.endswith("as many samples") else 1
-    return plan._replace(guidance="none", candidates=plan.candidates * many)
+    many = plan.settings["guidance.steps"] if arm.endswith("as many samples") else 1
+    return replace(plan, guidance="none", candidates=plan.candidates * many)
 
 
 def at_random(propose: Callable[..., Proposal]) -> Callable[..., Proposal]:
@@ -182,7 +183,7 @@ def main() -> None:
         tools, about = assembled(arm, made, plan)
         for seed in range(a.seeds):
             folder = a.runs / arm.replace(", ", "_").replace(" ", "_") / str(seed)
-            rows.append(campaign(arm, plan._replace(seed=seed), tools, about, folder, ask))
+            rows.append(campaign(arm, replace(plan, seed=seed), tools, about, folder, ask))
             a.out.write_text(json.dumps({"plan": a.plan, "models": about["models"], "rows": rows}, indent=1) + "\n")
             print(f"{arm}, seed {seed}: {rows[-1]['expected_hits']:.2f} hits expected", flush=True)
     print(markdown(rows))
