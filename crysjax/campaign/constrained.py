@@ -7,15 +7,15 @@ is flagged (`flag`), since a relaxed crystal is judged by what it is.
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from crysjax.base import Generator, Params
+from crysjax.campaign.constraint_keys import as_keys, options_of
+from crysjax.campaign.plan import Plan
 from crysjax.chemistry.elements import SYMBOLS
 from crysjax.constraints import constraints as rules
 from crysjax.constraints import space_group as groups_of
@@ -23,13 +23,10 @@ from crysjax.constraints.constraints import Constraints
 from crysjax.crystallography.operations import has_group
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset, Entry, entries
-from crysjax.evaluation.metrics.symmetry import CRYSTAL_SYSTEMS, crystal_system
+from crysjax.evaluation.metrics.symmetry import crystal_system
 from crysjax.models import families, registry
 from crysjax.sampling import defaults, draws, options, space_groups
 from crysjax.terminal import say
-
-if TYPE_CHECKING:
-    from crysjax.campaign.plan import Plan
 
 LOOSE_ANGSTROM = 0.1  # by which a relaxed crystal may miss an operation of its space group
 
@@ -53,26 +50,6 @@ class Constrained(NamedTuple):
     flag: Callable[[Entry], str] | None = None  # relaxed crystal -> what it lost, in words
 
 
-def check(plan: Plan) -> None:
-    """An error for constraints that cannot hold together, by themselves; what could be asked instead is named."""
-    with _as_keys():
-        options.check(_options(plan, plan.space_group or (1 if plan.crystal_system else 0)))
-    system, known = plan.crystal_system, ", ".join(CRYSTAL_SYSTEMS)
-    if system and system not in CRYSTAL_SYSTEMS:
-        raise ValueError(f"crystal_system: {system!r}; expected one of {known}")
-    if system and plan.space_group:
-        raise ValueError(f"crystal_system: {system}; expected it or space_group, not both")
-    if not 0 <= plan.space_group <= 230:
-        raise ValueError(f"space_group: {plan.space_group}; expected 1 to 230, or 0 for any")
-    if not 0 <= plan.min_distance < 10:
-        raise ValueError(f"min_distance: {plan.min_distance:g}; expected 0 to 10 Å")
-    if plan.min_distance and plan.made("guidance").searches:
-        raise ValueError(
-            f"min_distance: {plan.min_distance:g}; the slope that guidance: {plan.guidance} follows ends where atoms "
-            "are pushed apart; expected guidance: none or resample beside it, or the gate apart in its place"
-        )
-
-
 def make(plan: Plan, allowed: Sequence[int]) -> Constrained:
     """The plan's generator, keeping its constraints; an error says what it cannot keep and what can be had instead.
 
@@ -91,8 +68,8 @@ def make(plan: Plan, allowed: Sequence[int]) -> Constrained:
     changed = defaults.defaults(path, plan.generator, False) | steps
     groups = _groups(plan)
     known = list(allowed)
-    with _as_keys():
-        limits = options.wanted(_options(plan, groups[0] if groups else 0), config["elements"])
+    with as_keys():
+        limits = options.wanted(options_of(plan, groups[0] if groups else 0), config["elements"])
         limits = limits._replace(allowed=tuple(known))
         if limits == Constraints(allowed=limits.allowed):
             loaded = registry.load_model(plan.generator, "generator", changed)
@@ -117,27 +94,6 @@ def _sizes_of_plan(plan: Plan, config: dict[str, Any]) -> dict[int, int]:
         known = sorted(map(int, config["sizes"]))
         raise ValueError(f"max_atoms: {plan.max_atoms}; the generator knows {known[0]} to {known[-1]} atoms")
     return sizes
-
-
-def _options(plan: Plan, group: int) -> options.Options:
-    def joined(symbols: Sequence[str]) -> str:
-        return ",".join(symbols)
-
-    number = plan.num_elements
-    text = ":".join(map(str, number)) if isinstance(number, tuple) else str(number or "")
-    return options.Options(
-        formula=plan.formula, forbid="", num_elements=text, neutral=plan.neutral, fix=plan.fix, fix_cell=plan.fix_cell,
-        min_distance=plan.min_distance, space_group=group, require=joined(plan.require),
-    )  # fmt: skip
-
-
-@contextmanager
-def _as_keys() -> Iterator[None]:
-    """Errors name keys of a plan where `crysjax sample` names its options."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(re.sub(r"--([a-z][a-z-]+)", lambda m: m[1].replace("-", "_"), str(error))) from None
 
 
 def _groups(plan: Plan) -> tuple[int, ...]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from crysjax.campaign.choices import nearest
 from crysjax.chemistry import elements as periodic
 from crysjax.chemistry.element_lists import LISTS, expanded
 from crysjax.data.readers import limits
+from crysjax.evaluation.metrics.symmetry import CRYSTAL_SYSTEMS
 from crysjax.sampling import options
 
 
-def constraint_keys(given: Mapping[str, Any]) -> dict[str, Any]:
+def unified(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of these keys in one spelling: symbols in the order of the periodic table, lists of elements first."""
     formula = options.formula_counts(given["formula"], None) if given["formula"] else {}
     of_formula = tuple(periodic.SYMBOLS[z - 1] for z in formula)
@@ -73,3 +76,46 @@ def _window(value: tuple[float | None, ...]) -> tuple[float | None, ...]:
     if len(value) != 2 or not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0:
         raise ValueError(f"density_g_cm3: {list(value)}; expected [low, high] in g/cm³; null leaves a side open")
     return value
+
+
+def check(plan: Any) -> None:
+    """An error for constraints that cannot hold together, by themselves; what could be asked instead is named."""
+    with as_keys():
+        options.check(options_of(plan, plan.space_group or (1 if plan.crystal_system else 0)))
+    system, known = plan.crystal_system, ", ".join(CRYSTAL_SYSTEMS)
+    if system and system not in CRYSTAL_SYSTEMS:
+        raise ValueError(f"crystal_system: {system!r}; expected one of {known}")
+    if system and plan.space_group:
+        raise ValueError(f"crystal_system: {system}; expected it or space_group, not both")
+    if not 0 <= plan.space_group <= 230:
+        raise ValueError(f"space_group: {plan.space_group}; expected 1 to 230, or 0 for any")
+    if not 0 <= plan.min_distance < 10:
+        raise ValueError(f"min_distance: {plan.min_distance:g}; expected 0 to 10 Å")
+    if plan.min_distance and plan.made("guidance").searches:
+        raise ValueError(
+            f"min_distance: {plan.min_distance:g}; the slope that guidance: {plan.guidance} follows ends where atoms "
+            "are pushed apart; expected guidance: none or resample beside it, or the gate apart in its place"
+        )
+
+
+def options_of(plan: Any, group: int) -> options.Options:
+    """What a plan asks for, as `crysjax sample` takes it; `group` is the space group."""
+
+    def joined(symbols: Sequence[str]) -> str:
+        return ",".join(symbols)
+
+    number = plan.num_elements
+    text = ":".join(map(str, number)) if isinstance(number, tuple) else str(number or "")
+    return options.Options(
+        formula=plan.formula, forbid="", num_elements=text, neutral=plan.neutral, fix=plan.fix, fix_cell=plan.fix_cell,
+        min_distance=plan.min_distance, space_group=group, require=joined(plan.require),
+    )  # fmt: skip
+
+
+@contextmanager
+def as_keys() -> Iterator[None]:
+    """Errors name keys of a plan where `crysjax sample` names its options."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(re.sub(r"--([a-z][a-z-]+)", lambda m: m[1].replace("-", "_"), str(error))) from None

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from crysjax.campaign import choices, constrained, measures
-from crysjax.campaign.constraint_keys import constraint_keys
+from crysjax.campaign import choices, constraint_keys, measures
 from crysjax.campaign.goals import Goal
 from crysjax.chemistry import elements as periodic
 from crysjax.chemistry.element_lists import expanded
@@ -118,14 +117,14 @@ class Plan:
         found = {k: tuple(v) if isinstance(v, list) else v for k, v in checked(Plan, given).items()}
         _check_numbers(self)
         found["target"] = _goals(self.target)
-        found |= constraint_keys(found)
+        found |= constraint_keys.unified(found)
         names = {key: found[key] for key in (*choices.CHOICES, *choices.SECTIONS)}
         found["settings"], _ = choices.filled(names, self.settings)
         for name, value in found.items():
             object.__setattr__(self, name, value)
         for key in names:
             self.made(key)
-        constrained.check(self)
+        constraint_keys.check(self)
         for name in self.measure:
             _require(name in measures.NAMES, "measure", name, choice(name, measures.NAMES))
         if self.acquisition == "window_probability" and all(g.kind != "window" for g in found["target"].values()):

@@ -12,6 +12,7 @@ from crysjax.chemistry.element_lists import LISTS, expanded
 from crysjax.chemistry.elements import NUMBERS
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
+from crysjax.models import registry
 from crysjax.sampling import draws
 
 ASKED = {"target": {"band_gap_ev": [1, 2]}, "elements": ["O", "Mg", "Ti", "Sr"], "max_atoms": 6}
@@ -80,11 +81,11 @@ def test_a_search_needs_a_noise_of_positions_and_lattice():
     constrained.check_search(plan, constrained.make(plan, plan.numbers))
 
 
-def drawn(plan: Plan, count: int = 12) -> tuple[constrained.Constrained, datasets.Dataset]:
-    made = constrained.make(plan, plan.numbers)
+def drawn(plan: Plan, count: int = 6) -> tuple[constrained.Constrained, datasets.Dataset]:
+    path, made = registry.model_path(plan.generator), constrained.make(plan, plan.numbers)
     sizes = np.sort(draws.draw_sizes(0, made.sizes, count))
     start = made.start(sizes, 3) if made.start else constrained.Start(None, None, np.zeros(count, int))
-    properties = np.full((count, 2), np.nan, np.float32)
+    properties = np.full((count, len(registry.read_config(path, "generator")["properties"])), np.nan, np.float32)
     return made, draws.sample(
         made.generator, made.params, jax.random.key(0), draws.blank(sizes, start.numbers), properties,
         elements=plan.numbers, space_group=start.group, view=start.view,
@@ -99,8 +100,8 @@ KEPT = {
 
 
 @pytest.mark.parametrize("case", KEPT)
-def test_what_is_drawn_keeps_the_constraints(case):
-    plan = Plan(**ASKED | {"sample_steps": 3} | KEPT[case])
+def test_what_is_drawn_keeps_the_constraints(case, light_compiles):
+    plan = Plan(**ASKED | {"sample_steps": 2} | KEPT[case])
     made, crystals = drawn(plan)
     assert made.broken(crystals).tolist() == [""] * len(crystals)
     for entry in datasets.entries(crystals):
