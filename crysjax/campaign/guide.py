@@ -66,7 +66,7 @@ def gradient(*, strength: float = 2.0, steps: int = 8, rate: float = 0.02) -> Gu
 
     Args:
         strength: inverse temperature; the sampled law is p(x) exp(-strength * objective).
-        steps: of the search.
+        steps: steps of the search; each costs a sample of the generator.
         rate: step size of the search.
     """
     _check(strength, steps, rate)
@@ -78,7 +78,7 @@ def sgld(*, strength: float = 2.0, steps: int = 8, rate: float = 0.02) -> Guidan
 
     Args:
         strength: inverse temperature; the sampled law is p(x) exp(-strength * objective).
-        steps: of the search.
+        steps: steps of the search; each costs a sample of the generator.
         rate: step size of the search.
     """
     _check(strength, steps, rate)
@@ -90,7 +90,7 @@ def psgld(*, strength: float = 2.0, steps: int = 8, rate: float = 0.02, alpha: f
 
     Args:
         strength: inverse temperature; the sampled law is p(x) exp(-strength * objective).
-        steps: of the search.
+        steps: steps of the search; each costs a sample of the generator.
         rate: step size of the search.
         alpha: weight of the past in the running mean of squared gradients.
     """

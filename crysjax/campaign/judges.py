@@ -64,7 +64,7 @@ def judging(
         fmax: largest force that ends its relaxation, eV/Å.
         references: JSON of its energies of the elements (`element_ev` by symbol, `std_ev_per_atom`), which turn its
             energies into formation energies; without it `references.json` beside its file, or none.
-        timeout_seconds: of one crystal, for a calculator in a process of its own.
+        timeout_seconds: time for one crystal by a calculator in a process of its own.
         options: settings of a calculator, by name.
     """
     for key, value in {"steps": steps, "fmax": fmax, "timeout_seconds": timeout_seconds}.items():

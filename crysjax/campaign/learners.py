@@ -25,14 +25,14 @@ def gp(
     """A Gaussian process with the heads' law as its prior: far from all outcomes it says what the heads say.
 
     Args:
-        kernel: of the process.
+        kernel: covariance of two crystals by the distance of their features.
         ard: one length scale for each feature.
-        inference: of its hyper-parameters: the most probable ones, a normal law, or NUTS.
-        steps: of the optimizer.
+        inference: how its hyper-parameters are found: the most probable ones, a normal law, or NUTS.
+        steps: steps of the optimizer.
         warmup: steps of NUTS before its draws.
         samples: draws of the hyper-parameters that are kept.
-        chains: of NUTS.
-        learning_rate: of the optimizer.
+        chains: chains of NUTS.
+        learning_rate: learning rate of the optimizer.
         noise_scale: median of the prior of the noise.
     """
     return processes.gp(
@@ -48,11 +48,11 @@ def deep_ensemble(
     """Small networks with learned noise; far from all outcomes they do not return to what the heads say.
 
     Args:
-        members: networks.
+        members: number of networks.
         hidden: widths of their layers.
-        steps: of training.
-        learning_rate: of training.
-        weight_decay: of training.
+        steps: steps of training.
+        learning_rate: learning rate of training.
+        weight_decay: weight decay of training.
         held_out: share of the outcomes that the standard deviation is calibrated on.
     """
     for name, value in {"members": members, "steps": steps}.items():

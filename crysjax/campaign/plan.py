@@ -47,15 +47,15 @@ class Plan:
         formula: composition of every crystal, in whole units, such as SrTiO3.
         num_elements: how many different ones: a number, or `[low, high]`.
         neutral: whether charges have to add up to zero, with one common oxidation state for each element.
-        space_group: number that every crystal drawn has; 0 = any.
-        crystal_system: the same for all groups of a system, such as cubic.
-        min_distance: of all atoms of a crystal as drawn, Å; 0 = none.
+        space_group: number of the space group that every crystal drawn has; 0 = any.
+        crystal_system: such as cubic: every crystal drawn has a space group of it.
+        min_distance: shortest distance of atoms in crystals as drawn, Å; 0 = none.
         fix: file of one crystal whose atoms every crystal drawn has.
         fix_cell: whether its cell is kept too.
-        density_g_cm3: `[low, high]` (null leaves a side open) of crystals as drawn and again after relaxation.
+        density_g_cm3: a window `[low, high]` (null leaves a side open) that is one more gate.
         gates: what crystals have to pass before they are predicted, and again after relaxation: apart, dense, neutral,
             synthesizable.
-        min_atoms, max_atoms: atoms in the cell.
+        min_atoms, max_atoms: fewest and most atoms in the cell.
         rounds: design rounds; each learns from the ones before.
         candidates: crystals drawn a round.
         validations: relaxations in all rounds together, spread evenly.
@@ -73,7 +73,7 @@ class Plan:
         judge: what has the last word on what the potential relaxed: another potential by name or file, or a calculator
             such as chgnet; none: the potential itself.
         measure: what else is asked about validated crystals, such as bulk_modulus_gpa (`campaign/measures`).
-        seed: of everything random.
+        seed: of everything random; the same one gives the same bits.
         settings: of what is chosen by name: `guidance.steps` and the like, in YAML one line each.
     """
 

@@ -37,10 +37,11 @@ def screens(
     """Which crystals are worth a prediction.
 
     Args:
-        min_volume_per_atom: of the gate dense, Å³.
-        max_volume_per_atom: of the gate dense, Å³.
-        least_score: of the gate synthesizable: probability-like score of resembling crystals that have been made.
-        scorer: of the gate synthesizable: a model of synthesizability, by name or path.
+        min_volume_per_atom: smallest volume that the gate dense lets pass, Å³ per atom.
+        max_volume_per_atom: largest volume that the gate dense lets pass, Å³ per atom.
+        least_score: smallest score that the gate synthesizable lets pass: probability-like, of resembling crystals
+            that have been made.
+        scorer: model of synthesizability that the gate synthesizable asks, by name or path.
     """
     for name in names:
         if name not in NAMES:
