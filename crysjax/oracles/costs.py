@@ -1,6 +1,7 @@
 """What oracles of several fidelities cost, what was spent on each, and which of their energies compare.
 
-A campaign keeps one `Ledger` in its state and summary: plain numbers, never changed in place, to and from JSON. `FIDELITIES` says by order of magnitude what one crystal costs.
+A campaign keeps one `Ledger` in its state and summary: plain numbers, never changed in place, to and from JSON.
+`FIDELITIES` says by order of magnitude what one crystal costs.
 """
 
 from __future__ import annotations
