@@ -21,7 +21,7 @@ from crysjax.base import Condition, Pack, PyTree
 from crysjax.campaign import goals as targets
 from crysjax.campaign import outputs, propose, round
 from crysjax.campaign.assemble import assemble
-from crysjax.campaign.plan import Plan, plan, plan_of, read_plan
+from crysjax.campaign.plan import Plan, plan_of, read_plan
 from crysjax.config import read_yaml
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset
@@ -216,7 +216,7 @@ def objective(
     """
     loaded = registry.load_model(model, "generator", {"generator.steps": steps})
     predictor, _ = registry.load_predictor(heads)
-    goals = targets.goals(plan(target=dict(target), elements=["O"]).target, predictor.names, predictor.scale)
+    goals = targets.goals(Plan(target=dict(target), elements=("O",)).target, predictor.names, predictor.scale)
     counts = formula_counts(formula, loaded.config["elements"])
     numbers = np.tile(np.repeat(list(counts), list(counts.values())), n)
     atoms = len(numbers) // n

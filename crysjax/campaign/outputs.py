@@ -200,6 +200,7 @@ def summarize(
             for c in candidates[:5]
         ],
         "oracle_calls": calls,
+        "oracles": {name: spent._asdict() for name, spent in outcomes.spent},
         "seconds": round(sum(outcomes.seconds.values()), 2),
         "seconds_by_part": {k: round(v, 2) for k, v in outcomes.seconds.items()},
         "models": models,

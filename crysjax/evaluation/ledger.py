@@ -27,6 +27,10 @@ TWIN = "equals another candidate"
 """What reasons "equals ID" count as."""
 
 
+COST = "cost_seconds"
+"""What a ledger calls `Row.cost`."""
+
+
 class Row(NamedTuple):
     """What one stage said of one candidate."""
 
@@ -49,7 +53,14 @@ class Row(NamedTuple):
 
 def line(row: Row) -> str:
     """The JSON line of a row; what is not finite becomes null."""
-    return json.dumps({name: _plain(value) for name, value in row._asdict().items()}, allow_nan=False) + "\n"
+    said = {COST if name == "cost" else name: _plain(value) for name, value in row._asdict().items()}
+    return json.dumps(said, allow_nan=False) + "\n"
+
+
+def _row(text: bytes) -> Row:
+    """The row of a line; older ledgers name the cost without its unit."""
+    found = reading.parse_json(text)
+    return Row(**{"cost" if name == COST else name: value for name, value in found.items()})
 
 
 def _plain(value):
@@ -105,8 +116,8 @@ def read(path: str | Path) -> list[Row]:
     rows = []
     for number, text in enumerate(complete, start=1):
         try:
-            rows.append(Row(**reading.parse_json(text)))
-        except (ValueError, TypeError) as error:
+            rows.append(_row(text))
+        except (AttributeError, ValueError, TypeError) as error:
             raise ValueError(f"{path}: line {number} is not a row of a ledger ({error})") from None
     return rows
 
@@ -133,10 +144,14 @@ def check(path: str | Path, rounds: int, sealed: dict | None) -> None:
 
 
 def keep_rounds(path: str | Path, rounds: int) -> list[Row]:
-    """Leave out the rows of rounds that did not finish, `rounds` and later; a crash leaves the old file whole."""
-    rows = [row for row in read(path) if row.round < rounds]
-    files.write(path, "".join(map(line, rows)))
-    return rows
+    """Leave out the rows of rounds that did not finish, `rounds` and later; a crash leaves the old file whole.
+
+    Lines stay as they were written, by whatever version: the state knows their digest.
+    """
+    rows, written = read(path), reading.read_bytes(path) if Path(path).exists() else b""
+    lines = [text for text, row in zip(written.split(b"\n"), rows) if row.round < rounds]
+    files.write(path, b"".join(text + b"\n" for text in lines))
+    return [row for row in rows if row.round < rounds]
 
 
 def counts(rows: Iterable[Row]) -> dict[str, dict[str, int]]:

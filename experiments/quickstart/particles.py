@@ -42,7 +42,7 @@ def drawn_energies(plan: Plan, packs: int, particles: int) -> dict[int, np.ndarr
     goals = targets.goals(plan.target, tools.predictor.names, tools.predictor.scale)
     sizes = np.sort(sampling.draw_sizes(plan.seed, tools.sizes, plan.candidates))
     batch = batching.pack_dataset(sampling.blank(sizes), pack_shape(tools.sizes, plan.candidates))
-    templates, slots = sampling.restrict(batch.pack, plan.elements), batch.index.shape[1]
+    templates, slots = sampling.restrict(batch.pack, plan.numbers), batch.index.shape[1]
     asked = Condition(
         jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1)), jnp.zeros(slots, jnp.int32)
     )
@@ -101,11 +101,11 @@ def main() -> None:
     pools = {n: e for n, e in drawn_energies(plan, a.packs, a.particles).items() if len(e) >= 4 * a.particles}
     toy = {"toy": -np.random.default_rng(0).normal(size=4000)}
     result = record.about(a) | {
-        "plan": a.plan, "guidance_strength": plan.guidance_strength, "heads": plan.heads,
+        "plan": a.plan, "guidance_strength": plan.settings["guidance.strength"], "heads": plan.heads,
         "pool": {n: len(e) for n, e in pools.items()},
         "objective": {"mean": float(np.mean(np.concatenate([*pools.values()]))),
                       "std": float(np.std(np.concatenate([*pools.values()])))},
-        "quickstart": table(pools, plan.guidance_strength), "toy": table(toy, 1.0),
+        "quickstart": table(pools, plan.settings["guidance.strength"]), "toy": table(toy, 1.0),
     }  # fmt: skip
     record.write(a.out, result)
     for name in ("quickstart", "toy"):

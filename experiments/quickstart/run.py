@@ -29,6 +29,7 @@ import csv
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def plan_of(arm: str, plan: Plan) -> Plan:
     """The plan of an arm; the generator's samples behind one candidate are `guidance_steps` where it resamples."""
     if arm.startswith("guided"):
         return plan
-    many = plan.guidance_steps if arm.endswith("as many samples") else 1
-    return plan._replace(guidance="none", candidates=plan.candidates * many)
+    many = plan.settings["guidance.steps"] if arm.endswith("as many samples") else 1
+    return replace(plan, guidance="none", candidates=plan.candidates * many)
 
 
 def at_random(propose: Callable[..., Proposal]) -> Callable[..., Proposal]:
@@ -228,7 +229,7 @@ def main() -> None:
         tools, about = assembled(arm, made, plan)
         for seed in range(a.seeds):
             folder = a.runs / arm.replace(", ", "_").replace(" ", "_") / str(seed)
-            row = campaign(arm, plan._replace(seed=seed), tools, about, folder, ask)
+            row = campaign(arm, replace(plan, seed=seed), tools, about, folder, ask)
             known[arm, seed] = row | {"commit": about_run["commit"], "day": about_run["day"]}
             rows = sorted(known.values(), key=lambda row: (ARMS.index(row["arm"]), row["seed"]))
             record.write(a.out, about_run | {"plan": a.plan, "models": about["models"], "rows": rows})

@@ -22,7 +22,7 @@ from crysjax.evaluation.ledger import Row
 
 GOALS = targets.goals({"band_gap_ev": Goal("window", 1.0, 2.0), "energy_ev": Goal("minimise")},
                       ("energy_ev", "band_gap_ev"), (0.5, 2.0))  # fmt: skip
-PLAN = plans.plan(target={"band_gap_ev": [1, 2], "energy_ev": "minimise"}, elements=["O", "Mg", "Ca", "Sr"])
+PLAN = plans.Plan(target={"band_gap_ev": [1, 2], "energy_ev": "minimise"}, elements=["O", "Mg", "Ca", "Sr"])
 MODELS = {"generator": "g", "heads": "h", "potential": "p"}
 ROCK_SALT = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
 
