@@ -39,7 +39,7 @@ def goal_chart(title: str, marks: Sequence[Mark], window: tuple[float, float]) -
         parts.append(_pair(x, scale, mark))
         if place % every == 0:
             turned = f'transform="translate({x + 4:.1f} {below}) rotate(-40)" text-anchor="end"'
-            parts.append(f"<text {turned}>{html.escape(mark.label[:16])} {place + 1}</text>")
+            parts.append(f"<text {turned}>{place + 1} {html.escape(mark.label[:16])}</text>")
     picture = svg("".join(parts), HEIGHT + NAMES, f"{title} of each candidate by rank, predicted and validated")
     return f"<figure><figcaption>{html.escape(title)}, by rank</figcaption>{picture}</figure>"
 

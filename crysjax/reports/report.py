@@ -90,7 +90,7 @@ def render(
         "facts": "".join(facts(i, s, d, wanted) for i, (s, d) in enumerate(zip(candidates, drawn))),
         "pictures": "".join(picture(i, shown) for i, shown in enumerate(candidates)),
         "ranking": ranking(candidates, drawn, list(windows)),
-        "hits": table(["", "number", ""], hits.lines(summary["hits"]), left=(0, 2), wrap=(2,), label="Hits"),
+        "hits": hit_table(summary["hits"]),
         "funnel": page.funnel(counts, STAGES),
         "resampling": resampling(summary["resampling"]),
         "reasons": reasons(rows),
@@ -108,15 +108,24 @@ def render(
 
 def tiles(counts: dict[str, int], candidates: Sequence[Shown], summary: dict[str, Any]) -> str:
     """The few numbers that matter most."""
-    best = candidates[0].formula if candidates else "none"
+    best = page.formula(candidates[0].formula) if candidates else "none"
+    flags = html.escape(candidates[0].flags) if candidates else ""
     items = [
-        (page.formula(best), "best candidate"),
+        (best, f"best candidate, flagged: {flags}" if flags else "best candidate"),
         (hits.told(summary["hits"]["found"]), f"hits expected of {summary['hits']['validations']} validations"),
         (str(counts["sampled"]), "crystals sampled"),
         (str(counts["relaxed"]), "relaxed"),
         (f"{summary['seconds']:.0f} s", "wall time"),
     ]
     return "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in items)
+
+
+def hit_table(said: dict[str, Any]) -> str:
+    """Hits beside what chance gives, and who judged each property."""
+    rows = [[what.replace(f"judge of {name}", f"judge of the {quantity(name)[0]}"), *rest]
+            for what, *rest in hits.lines(said)
+            for name in [what.removeprefix("judge of ")]]  # fmt: skip
+    return table(["", "number", ""], rows, left=(0, 2), wrap=(2,), label="Hits")
 
 
 def resampling(said: dict[str, float] | None) -> str:
