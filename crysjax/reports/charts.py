@@ -40,7 +40,8 @@ def goal_chart(title: str, marks: Sequence[Mark], window: tuple[float, float]) -
         if place % every == 0:
             turned = f'transform="translate({x + 4:.1f} {below}) rotate(-40)" text-anchor="end"'
             parts.append(f"<text {turned}>{place + 1} {html.escape(mark.label[:16])}</text>")
-    picture = svg("".join(parts), HEIGHT + NAMES, f"{title} of each candidate by rank, predicted and validated")
+    said = f"{title} of each candidate by rank, predicted and validated; as numbers in the ranking"
+    picture = svg("".join(parts), HEIGHT + NAMES, said)
     return f"<figure><figcaption>{html.escape(title)}, by rank</figcaption>{picture}</figure>"
 
 

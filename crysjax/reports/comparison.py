@@ -102,7 +102,7 @@ def render(lines: Sequence[Line], curves: Mapping[str, Mapping], *, command: str
 def _html_table(rows: Sequence[Line]) -> str:
     columns = list(dict.fromkeys(name for line in rows for name in (*line.metrics, *line.facts)))
     body = [[line.name, line.family, *(_cell(line, name) for name in columns)] for line in rows]
-    return table(["model", "family", *columns], body, left=2)
+    return table(["model", "family", *columns], body, left=2, sortable=True, label="Models")
 
 
 def steps_chart(

@@ -15,11 +15,13 @@ from crysjax.evaluation.failures.detectors import Finding
 
 HERE = Path(__file__).parent
 UNITS = {"_ev_per_atom": "eV/atom", "_ev": "eV", "_gpa": "GPa", "_per_cm": "cm⁻¹", "_k": "K"}
-SHARED = {"style": "report.css", "viewer": "viewer.js", "painter": "painter.js", "stage": "stage.html"}
+SHARED = {
+    "style": "report.css", "shared": "page.js", "viewer": "viewer.js", "painter": "painter.js", "stage": "stage.html",
+}  # fmt: skip
 
 
 def filled(page: str, values: dict[str, str]) -> str:
-    """A page of this folder with its `[[name]]`s filled in; style, viewer and its markup go in by themselves."""
+    """A page of this folder with its `[[name]]`s filled in; what is in `SHARED` goes in by itself."""
     values = values | {name: (HERE / file).read_text(encoding="utf-8") for name, file in SHARED.items()}
     before, *pieces = (HERE / page).read_text(encoding="utf-8").split("[[")
     named = [piece.split("]]", 1) for piece in pieces]
@@ -78,7 +80,8 @@ def funnel(stages: Mapping[str, int], told: Mapping[str, str]) -> str:
             f'<tr><th scope="row">{html.escape(name)}</th><td class="bars"><i style="width:{100 * count / most:.1f}%">'
             f"</i></td><td>{count}{share}</td><td class=said>{html.escape(told.get(name, ''))}</td></tr>"
         )
-    return f'<table class="funnel"><tbody>{"".join(rows)}</tbody></table>'
+    label = 'aria-label="Candidates that passed each stage"'
+    return f'<table class="funnel" {label}><tbody>{"".join(rows)}</tbody></table>'
 
 
 def quantity(name: str) -> tuple[str, str]:
