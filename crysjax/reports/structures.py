@@ -15,7 +15,7 @@ import numpy as np
 from crysjax.chemistry.element_properties import cell_masses_amu
 from crysjax.chemistry.elements import SYMBOLS
 from crysjax.crystallography import bonds as bonding
-from crysjax.crystallography import symmetry_finder
+from crysjax.crystallography import structure_types, symmetry_finder
 from crysjax.crystallography.bonds import Bonds
 from crysjax.crystallography.contacts import radii_angstrom
 from crysjax.crystallography.standard_cells import Conventional, conventional
@@ -160,11 +160,14 @@ def _neighbors(cell: Conventional, near: list) -> str:
 
 
 def cell_facts(found: Structure) -> dict[str, str]:
-    """Lengths, angles, volume, density and contents of the conventional cell, in words."""
+    """Structure type where symmetry decides it, Pearson symbol, cell, density and contents, in words."""
     cell = found.cell
     lengths, angles = parameters(cell.lattice)
     volume = abs(float(np.linalg.det(cell.lattice)))
+    name = structure_types.type_name(cell)
     return {
+        **({"structure type": name} if name else {}),
+        "Pearson symbol": structure_types.pearson(cell),
         "a, b, c": ", ".join(f"{x:.3f}" for x in lengths) + " Å",
         "α, β, γ": ", ".join(f"{x:.2f}" for x in angles) + "°",
         "volume": f"{volume:.2f} Å³, {len(cell.numbers)} atoms",

@@ -87,6 +87,7 @@ def test_facts_beside_the_drawing():
     """Rock salt: 4 NaCl of 58.44 u in 5.64³ Å³."""
     facts = structures.cell_facts(ROCK_SALT)
     assert facts["a, b, c"] == "5.640, 5.640, 5.640 Å" and facts["α, β, γ"] == "90.00, 90.00, 90.00°"
+    assert (facts["structure type"], facts["Pearson symbol"]) == ("rock salt", "cF8")
     assert facts["volume"] == "179.41 Å³, 8 atoms"
     assert structures.density_g_cm3(ROCK_SALT) == pytest.approx(4 * 58.44277 * 1.66053907 / 5.64**3, rel=1e-5)
     assert {(s.symbol, s.wyckoff, s.around) for s in structures.sites(PEROVSKITE)} == {
