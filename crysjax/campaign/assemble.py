@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     from crysjax.data.datasets import entries
     from crysjax.evaluation.chemistry import coordination_flag, oxidation_flag
     from crysjax.evaluation.gates import gates
+    from crysjax.potentials.label import label
     from crysjax.surrogates.gp import gp
 
     with _naming("generator"):
@@ -79,7 +81,29 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         "models": names,
         "judges": judges,
         "opinions": opinions(plan, goals.names, reference is not None),
+        "label": partial(label, potential=potential, params=params),
+        "level": level_of(plan, tools.files[f"{path.name} of the potential"]),
+        "known": known,
+        "above_hull": hull_judge(plan, predictor, shape, reference),
     }
+
+
+def level_of(plan: Plan, digest: str) -> str:
+    """The level of theory of energies and forces that come with the candidates."""
+    return f"{plan.potential}, a machine-learned potential, no DFT (SHA-256 {digest})"
+
+
+def hull_judge(plan: Plan, predictor: Any, shape: Any, reference: Any) -> Any:
+    """What judges the distance to the plan's hull, where the target does not speak of it."""
+    from crysjax.campaign import goals as targets
+    from crysjax.campaign.hull_distance import ABOVE_HULL
+    from crysjax.campaign.plan import Goal
+    from crysjax.campaign.validate import judge
+
+    if not plan.hull or ABOVE_HULL in plan.target:
+        return None
+    goals = targets.goals({ABOVE_HULL: Goal("minimise")}, predictor.names, predictor.scale)
+    return judge(goals, predictor, shape, reference)
 
 
 def digests_of(plan: Plan) -> dict[str, str]:

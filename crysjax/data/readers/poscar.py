@@ -10,9 +10,10 @@ from functools import partial
 
 import numpy as np
 
-from crysjax.chemistry.elements import isotope_number
+from crysjax.chemistry.elements import SYMBOLS, isotope_number
 from crysjax.data.datasets import Entry
 from crysjax.data.readers import limits
+from crysjax.data.readers.cif import right_handed
 from crysjax.data.readers.lazy import Lazy
 
 _MOST = 1e9  # of any length or fraction
@@ -47,6 +48,23 @@ def parse(name: str, text: str) -> Entry:
     if cartesian and abs(np.linalg.det(vectors)) > 0:
         places = np.linalg.solve((vectors * scale).T, (places * scale).T).T
     return Entry(name, np.array(numbers), places, vectors * scale, {})
+
+
+def format_poscar(title: str, entry: Entry) -> str:
+    """One POSCAR of VASP 5 and later, fractional positions, the sites of an element together; forces are not kept."""
+    numbers = np.asarray(entry.numbers)
+    kinds = list(dict.fromkeys(numbers.tolist()))
+    order = np.concatenate([np.flatnonzero(numbers == z) for z in kinds])
+    frac, lattice = right_handed(entry.frac, entry.lattice)  # VASP refuses a left-handed cell
+
+    def rows(values: np.ndarray) -> list[str]:
+        return ["  ".join(f"{x:14.9f}" for x in row) for row in np.asarray(values, float).tolist()]
+
+    return "\n".join([
+        "".join(c if c.isprintable() else "?" for c in title)[:200], "1.0", *rows(lattice),
+        "  ".join(SYMBOLS[z - 1] for z in kinds), "  ".join(str(int((numbers == z).sum())) for z in kinds),
+        "Direct", *rows(np.asarray(frac)[order]),
+    ]) + "\n"  # fmt: skip
 
 
 def _floats(line: str, count: int, where: str) -> list[float]:
