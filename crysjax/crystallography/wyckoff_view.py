@@ -6,9 +6,7 @@ trained on the view sees crystals that have their groups exactly.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 
@@ -95,22 +93,10 @@ def _symmetry(cell: tuple, tolerance: float):
     for k in range(5):
         found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance / 2**k)
         if found is not None:
-            hall = _settings()[found.number]
+            hall = symmetry_finder.standard_settings()[found.number]
             found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance / 2**k, hall_number=hall)
             return found
     return None
-
-
-@lru_cache(maxsize=1)
-def _settings() -> dict[int, int]:
-    """Space group number -> spglib's number of its standard setting: origin choice 2 where there are two."""
-    import spglib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # spglib is changing how it reports errors
-        kinds = {hall: spglib.get_spacegroup_type(hall) for hall in range(530, 0, -1)}
-    first = {kind.number: hall for hall, kind in kinds.items()}
-    return first | {kind.number: hall for hall, kind in kinds.items() if kind.choice == "2"}
 
 
 def _parameters(lattice: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from crysjax.data.lost import Lost
 from crysjax.data.readers import cif_sites, cif_symmetry, cif_syntax, limits
 from crysjax.data.readers.cif_syntax import blocks, has_sites
 
-_CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 _COLUMNS = ("type_symbol", "label", "symmetry_multiplicity", "fract_x", "fract_y", "fract_z", "occupancy")
 _SITES = "loop_\n" + "".join(f" _atom_site_{name}\n" for name in _COLUMNS)
 _IDENTITY = re.compile(r"_symmetry_equiv_pos_as_xyz\n\s+1\s+'x, y, z'\nloop_\n")
@@ -87,7 +87,7 @@ def parse_p1(block: str) -> P1 | None:
     if not found or "_symmetry_space_group_name_H-M   'P 1'" not in head or not _IDENTITY.search(head + "loop_\n"):
         return None
     try:
-        cell = [float(re.search(rf"_cell_{name} +(\S+)\n", head)[1]) for name in _CELL]
+        cell = [float(re.search(rf"_cell_{name} +(\S+)\n", head)[1]) for name in CELL]
         rows = [line.split() for line in sites.splitlines() if line.strip()]
         numbers = np.array([NUMBERS[row[0]] for row in rows])
         frac = np.array([[float(x) for x in row[3:6]] for row in rows])
@@ -148,7 +148,7 @@ def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Lost]:
 
 def _cell(block: cif_syntax.Block) -> np.ndarray:
     """The lattice; an angle that is not given is a right one, as the dictionary has it."""
-    given = [block.value(f"_cell_{name}") for name in _CELL]
+    given = [block.value(f"_cell_{name}") for name in CELL]
     if None in given[:3]:
         raise ValueError("cut short or malformed: no _cell_length_a, _b and _c")
     values = np.array([cif_syntax.number(text) if text else 90.0 for text in given])
@@ -187,6 +187,11 @@ def _only(block, crystals: list[tuple], settings: list) -> tuple[np.ndarray, np.
     return crystals[0]
 
 
+def block_name(name: str) -> str:
+    """The name of a data block for an id: no blanks, nothing that means something to CIF."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name) or "crystal"
+
+
 def format_p1(name: str, numbers: np.ndarray, frac: np.ndarray, lattice: np.ndarray) -> str:
     """One CIF block in P1 with all sites written out; pymatgen, ASE and `parse_p1` read it.
 
@@ -194,10 +199,10 @@ def format_p1(name: str, numbers: np.ndarray, frac: np.ndarray, lattice: np.ndar
     """
     frac, lattice = right_handed(frac, lattice)
     lengths, angles = parameters(lattice)
-    values = zip(_CELL, [*lengths, *angles])
+    values = zip(CELL, [*lengths, *angles])
     volume = abs(np.linalg.det(np.asarray(lattice, float)))
     composition = " ".join(f"{SYMBOLS[z - 1]}{c}" for z, c in zip(*np.unique(np.asarray(numbers), return_counts=True)))
-    lines = [f"data_{re.sub(r'[^A-Za-z0-9_.+-]', '_', name) or 'crystal'}", "_symmetry_space_group_name_H-M   'P 1'"]
+    lines = [f"data_{block_name(name)}", "_symmetry_space_group_name_H-M   'P 1'"]
     lines += [f"_cell_{key}   {value:.8f}" for key, value in values]
     lines += ["_symmetry_Int_Tables_number   1", f"_chemical_formula_structural   {formula(numbers)}"]
     lines += [f"_chemical_formula_sum   '{composition}'", f"_cell_volume   {volume:.8f}"]

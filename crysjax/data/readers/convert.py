@@ -9,7 +9,7 @@ import numpy as np
 from crysjax.base import NUM_SPECIES, Crystal
 from crysjax.chemistry.elements import isotope_number
 from crysjax.data import frame_labels, lost
-from crysjax.data.datasets import Entry, checked
+from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, checked
 from crysjax.data.labels import IDS
 
 if TYPE_CHECKING:
@@ -31,6 +31,21 @@ def to_atoms(material: Crystal | Entry) -> Atoms:
 
     numbers, frac, lattice = _host(material)
     return Atoms(numbers, scaled_positions=frac, cell=lattice, pbc=True)
+
+
+def with_results(entry: Entry) -> Atoms:
+    """ASE atoms whose `SinglePointCalculator` has energy (eV), forces (eV/Å) and stress of the entry, where finite."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms = to_atoms(entry)
+    values = {
+        "energy": np.float64(entry.properties.get(ENERGY, np.nan)) * len(atoms),
+        "forces": np.asarray(entry.site_properties.get(FORCES, np.nan), float),
+        "stress": np.array([entry.properties.get(name, np.nan) for name in STRESS]),
+    }
+    if found := {name: value for name, value in values.items() if np.isfinite(value).all()}:
+        atoms.calc = SinglePointCalculator(atoms, **found)
+    return atoms
 
 
 def from_structure(structure: Structure) -> Crystal:

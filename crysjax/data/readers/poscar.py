@@ -11,10 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from crysjax.chemistry.elements import isotope_number
+from crysjax.chemistry.elements import SYMBOLS, isotope_number
 from crysjax.data import lost
 from crysjax.data.datasets import Entry
 from crysjax.data.readers import limits
+from crysjax.data.readers.cif import right_handed
 from crysjax.data.readers.lazy import Lazy
 
 _MOST = 1e9  # of any length or fraction
@@ -73,6 +74,23 @@ def _is_not_zero(word: str) -> bool:
         return float(word) != 0
     except ValueError:
         return False
+
+
+def format_poscar(title: str, entry: Entry) -> str:
+    """One POSCAR of VASP 5 and later, fractional positions, the sites of an element together; forces are not kept."""
+    numbers = np.asarray(entry.numbers)
+    kinds = list(dict.fromkeys(numbers.tolist()))
+    order = np.concatenate([np.flatnonzero(numbers == z) for z in kinds])
+    frac, lattice = right_handed(entry.frac, entry.lattice)  # VASP refuses a left-handed cell
+
+    def rows(values: np.ndarray) -> list[str]:
+        return ["  ".join(f"{x:14.9f}" for x in row) for row in np.asarray(values, float).tolist()]
+
+    return "\n".join([
+        "".join(c if c.isprintable() else "?" for c in title)[:200], "1.0", *rows(lattice),
+        "  ".join(SYMBOLS[z - 1] for z in kinds), "  ".join(str(int((numbers == z).sum())) for z in kinds),
+        "Direct", *rows(np.asarray(frac)[order]),
+    ]) + "\n"  # fmt: skip
 
 
 def _floats(line: str, count: int, where: str) -> list[float]:
