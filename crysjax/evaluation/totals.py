@@ -111,8 +111,8 @@ def _counted(reasons: np.ndarray, most: int = 6) -> dict[str, int]:
 def _kind(reason: str) -> str:
     if reason.startswith("equals ") and "crystal of" not in reason:
         return "equals another sample"
-    if reason.startswith(contacts.TOO_CLOSE):
-        return contacts.TOO_CLOSE
+    if reason.startswith((contacts.TOO_CLOSE, stages.OUT_OF_RANGE)):
+        return reason.partition(":")[0]
     if reason.startswith("cannot tell") and "probability" in reason:
         return "cannot tell: the error of the energy exceeds the margin"
     if reason.endswith("above the hull"):
