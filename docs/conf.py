@@ -25,7 +25,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 project, author = "crysjax", "the crysjax authors"
 version = release = crysjax.__version__
-copyright = f"{author}, Apache-2.0"  # noqa: A001 (Sphinx's name)
+copyright = f"{author}, Apache-2.0"
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -88,7 +88,7 @@ def fields_of(app: Any, what: str, name: str, made: Any, options: Any, lines: li
             said[field] = rest.partition("#")[2].strip()
     lines += ["", "Fields:", ""]
     for field, hint in made.__annotations__.items():
-        text = f"``{str(getattr(hint, '__forward_arg__', getattr(hint, '__name__', hint)))}``"
+        text = f"``{getattr(hint, '__forward_arg__', getattr(hint, '__name__', hint))!s}``"
         lines += [f"* **{field}**: {text}{'. ' + literal(said[field]) if said.get(field) else ''}"]
 
 

@@ -165,9 +165,9 @@ def _default(value: Any) -> str:
 
 def config_keys() -> Iterator[str]:
     """Every key of plans, trainings and comparisons, from the signatures that check them."""
-    yield "# Configuration keys\n\nMade from the signatures that check a config when this site was built. A config is flat"
-    yield " YAML: `network: dense` names a factory, `network.width: 256` is a setting of it. An unknown key, a wrong type"
-    yield " or an impossible value is one line that names the key, the value and what was expected.\n\n"
+    yield "# Configuration keys\n\nMade from the signatures that check a config when this site was built. A config is\n"
+    yield "flat YAML: `network: dense` names a factory, `network.width: 256` is a setting of it. An unknown key, a\n"
+    yield "wrong type or an impossible value is one line that names the key, the value and what was expected.\n\n"
     for title, said, factories in schemas():
         yield f"## {title}\n\n{said}\n\n"
         for heading, factory in factories:
