@@ -237,7 +237,14 @@ def meanings(factory: Callable) -> dict[str, str]:
     _, _, after = (inspect.getdoc(factory) or "").partition("Args:\n")
     block = re.split(r"\n(?=\S)", after)[0]
     found = re.findall(r"^    ([\w, *]+): (.*(?:\n        .*)*)", block, re.MULTILINE)
-    return {name.strip(" *"): " ".join(text.split()) for names, text in found for name in names.split(",")}
+    text = {name.strip(" *"): " ".join(said.split()) for names, said in found for name in names.split(",")}
+    return {name: re.sub(r"`([A-Z_]+)`", lambda found: _values(factory, found), said) for name, said in text.items()}
+
+
+def _values(factory: Callable, found: re.Match) -> str:
+    """The values of a table of names that a docstring refers to."""
+    value = factory.__globals__.get(found[1])
+    return ", ".join(f"`{one}`" for one in value) if isinstance(value, tuple | list | dict) else found[0]
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
