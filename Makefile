@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 
 help:
 	@echo "make quickstart   set up, then design crystals by configs/quickstart.yaml into runs/quickstart"
-	@echo "make test         set up, then ruff and all tests"
+	@echo "make test         set up, then ruff, mypy and all tests"
 	@echo "make setup        only set up: $(VENV) with the exact versions of requirements/lock.txt"
 
 setup: $(READY)
@@ -32,6 +32,7 @@ quickstart: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m mypy
 
 test: lint
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile

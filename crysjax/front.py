@@ -21,7 +21,7 @@ from crysjax.base import Condition, Pack, PyTree
 from crysjax.campaign import goals as targets
 from crysjax.campaign import outputs, propose, round
 from crysjax.campaign.assemble import assemble
-from crysjax.campaign.plan import Plan, plan, plan_of, read_plan
+from crysjax.campaign.plan import Plan, plan_of, read_plan
 from crysjax.config import read_yaml
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset
@@ -135,7 +135,7 @@ def relax(
 
     Returns:
         One row per crystal: `crystals`, `energy` (eV), `fmax` (eV/Å), `steps`, `converged`, `valid`, and `reason`, why
-        a crystal is not valid.
+        a crystal is not valid, with its `code` (`data.reasons`), which also says "not_converged".
     """
     engine, params, _ = registry.load_potential(potential)
     given = read(crystals)
@@ -183,9 +183,10 @@ def design(config: Plan | str | PathLike | Mapping[str, Any], out: str | PathLik
     Returns:
         What `summary.json` holds: counts per stage, hits beside what chance gives, calls, the best candidates.
     """
-    checked = (
-        config if isinstance(config, Plan) else plan_of(config) if isinstance(config, Mapping) else read_plan(config)
-    )
+    if isinstance(config, Plan):
+        checked = config
+    else:
+        checked = plan_of(config) if isinstance(config, Mapping) else read_plan(Path(config))
     tools, about = assemble(checked)
     outcomes = round.run(checked, tools, Path(out), resume=resume, progress=lambda *_: None)
     return outputs.write(Path(out), checked, tools.goals, outcomes, **about)
@@ -215,7 +216,7 @@ def objective(
     """
     loaded = registry.load_model(model, "generator", {"generator.steps": steps})
     predictor, _ = registry.load_predictor(heads)
-    goals = targets.goals(plan(target=dict(target), elements=["O"]).target, predictor.names, predictor.scale)
+    goals = targets.goals(Plan(target=dict(target), elements=("O",)).target, predictor.names, predictor.scale)
     counts = formula_counts(formula, loaded.config["elements"])
     numbers = np.tile(np.repeat(list(counts), list(counts.values())), n)
     atoms = len(numbers) // n

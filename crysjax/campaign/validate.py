@@ -19,7 +19,7 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
 from crysjax.physics.hull.hull import FORMATION_ENERGY
 from crysjax.potentials.mlip import Potential
-from crysjax.potentials.relax_dataset import relax_dataset
+from crysjax.potentials.relax_dataset import AS_USUAL, relax_dataset
 from crysjax.predictors.predictor import Predictor
 
 
@@ -31,10 +31,18 @@ class Relaxed(NamedTuple):
     max_force: np.ndarray  # (m,) eV/Å
     evaluations: np.ndarray  # (m,) of energy, forces and stress
     reason: np.ndarray  # (m,) str, "" where it worked
+    judged: np.ndarray | tuple[()] = ()  # (m,) evaluations by a judge; (): there is none
+    judge_seconds: float = 0.0  # wall time of the judge
 
 
-def relaxer(potential: Potential, params: Params, *, steps: int) -> Callable[[Dataset, Callable], Relaxed]:
-    """`(crystals, progress) -> Relaxed`: positions and cells, at most `steps` evaluations per crystal."""
+def relaxer(
+    potential: Potential, params: Params, *, steps: int, fmax: float = AS_USUAL.fmax_ev_angstrom, what: str = "relax"
+) -> Callable[[Dataset, Callable], Relaxed]:
+    """`(crystals, progress) -> Relaxed`: positions and cells, at most `steps` evaluations per crystal.
+
+    `fmax` is the largest force that counts as relaxed, in eV/Å; `what` is how progress is told.
+    """
+    settings = AS_USUAL._replace(fmax_ev_angstrom=fmax)
 
     def relax(crystals: Dataset, progress: Callable[[str, int, int], None]) -> Relaxed:
         if not len(crystals):
@@ -42,8 +50,8 @@ def relaxer(potential: Potential, params: Params, *, steps: int) -> Callable[[Da
             return Relaxed(crystals, none, none, np.zeros(0, int), np.zeros(0, "<U80"))
         found = relax_dataset(
             potential.energy_forces_stress, params, crystals, cutoff_angstrom=potential.cutoff_angstrom,
-            known=potential.numbers,
-            max_steps=steps, progress=lambda done, total: progress("relax", done, total),
+            known=potential.numbers, settings=settings,
+            max_steps=steps, progress=lambda done, total: progress(what, done, total),
         )  # fmt: skip
         wrapped = replace(found.crystals, frac=datasets.wrap(found.crystals.frac))
         return Relaxed(wrapped, found.energy / crystals.num_atoms, found.fmax, found.steps, found.reason)
@@ -111,8 +119,8 @@ def element_energy(crystals: Dataset, reference: Reference) -> np.ndarray:
     return np.array([reference.element_ev[entry.numbers - 1].mean() for entry in entries(crystals)], np.float32)
 
 
-def read_reference(path: Path) -> Reference | None:
-    """Element energies that turn the potential's energies into formation energies, if they were fitted."""
+def read_reference(file: Path) -> Reference | None:
+    """Element energies that turn a potential's energies into formation energies, if there is such a file."""
     import numpy as np
 
     from crysjax.base import NUM_SPECIES
@@ -120,7 +128,6 @@ def read_reference(path: Path) -> Reference | None:
     from crysjax.chemistry.elements import NUMBERS
     from crysjax.data.readers import reading
 
-    file = path.parent / "references.json"
     if not file.exists():
         return None
     energies = np.full(NUM_SPECIES, np.nan, np.float32)

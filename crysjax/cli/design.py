@@ -10,12 +10,23 @@ import typer
 from crysjax.terminal import Stopped, bar, printable, say
 
 
+def _keys(asked: bool) -> None:
+    if asked:
+        from crysjax.campaign import keys
+
+        say(keys.table())
+        raise typer.Exit
+
+
 def design(
     config: Path = typer.Argument(help="The plan, such as configs/quickstart.yaml."),
     out: Path = typer.Option(..., help="Folder for everything that comes out."),
     seed: int | None = typer.Option(None, help="Overrides the plan's."),
     resume: bool = typer.Option(
         True, help="Go on where an interrupted run in --out stopped; --no-resume begins again."
+    ),
+    keys: bool = typer.Option(
+        False, "--keys", callback=_keys, is_eager=True, help="Show all keys of a plan with default, type and meaning."
     ),
 ) -> None:
     """Design crystals: rounds of sample, guide, screen, score, select, relax, validate, feed back."""

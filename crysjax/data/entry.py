@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crysjax.chemistry.elements import SYMBOLS
+from crysjax.data.lost import Lost
 from crysjax.data.readers import limits
 
 ENERGY, FORCES = "energy_ev_per_atom", "forces_ev_per_a"
@@ -37,6 +38,7 @@ class Entry(NamedTuple):
     properties: dict[str, float]  # missing = NaN or left out
     site_properties: dict[str, np.ndarray] = {}  # noqa: RUF012 (never changed)  # name -> (n, ...)
     row: Row | None = None  # what a reader found beside the crystal and has not settled
+    lost: Lost = {}  # noqa: RUF012 (never changed)  # what the file says of atoms and a crystal does not keep
 
 
 def checked(entry: Entry) -> Entry:

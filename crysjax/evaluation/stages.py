@@ -18,6 +18,7 @@ from crysjax.chemistry.elements import formula
 from crysjax.crystallography import contacts, matching
 from crysjax.crystallography.contacts import MIN_CLOSENESS, TOO_CLOSE
 from crysjax.crystallography.equivalence import CDVAE, Tolerance
+from crysjax.data import reasons
 from crysjax.data.datasets import Dataset, entries, take
 from crysjax.evaluation import stability
 from crysjax.evaluation.metrics import distributions
@@ -42,6 +43,11 @@ class Verdict(NamedTuple):
     columns: dict[str, np.ndarray]  # further numbers, (m,) each; names carry units
     level: str  # how it was measured: method, tolerances, data
     asked: np.ndarray  # (m,) bool: which crystals the stage looked at; the others neither passed nor failed
+
+    @property
+    def code(self) -> np.ndarray:
+        """The codes of the reasons, see `data.reasons`: (m,) str, "" where passed."""
+        return reasons.codes(self.reason)
 
 
 def verdict(

@@ -147,6 +147,10 @@ def model_path(name: str) -> Path:
             return path
     if Path(name).is_file():
         return Path(name)
+    from crysjax.data.readers import reading
+
+    if name and (kind := reading.other_kind(name)):
+        raise ValueError(f"{name}: {kind}; expected a model's file or name")
     others = f" or {choice(name, installed())}" if installed() else "; no model is here by name"
     raise ValueError(f"{name!r} is neither a file nor a model; expected a path{others}")
 

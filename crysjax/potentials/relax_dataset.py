@@ -17,6 +17,7 @@ from crysjax.base import Params
 from crysjax.data import batching
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
+from crysjax.data.reasons import codes
 from crysjax.geometry.neighbors import needed_images
 from crysjax.potentials.pool import MOST_IMAGES, SPARE, Pool
 from crysjax.potentials.relax import AS_USUAL, ForceField, Relax, Relaxation, checked, relax
@@ -45,6 +46,11 @@ class Relaxed(NamedTuple):
     converged: np.ndarray  # (m,) bool
     valid: np.ndarray  # (m,) bool
     reason: np.ndarray  # (m,) str: why not valid, "" where it is
+
+    @property
+    def code(self) -> np.ndarray:
+        """The codes of the reasons (`data.reasons`), "not_converged" where the steps were used up: (m,) str."""
+        return np.where(self.valid & ~self.converged, "not_converged", codes(self.reason))
 
 
 def relax_dataset(

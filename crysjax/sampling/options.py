@@ -31,6 +31,7 @@ class Options(NamedTuple):
     fix_cell: bool = False
     min_distance: float = 0.0
     space_group: int = 0
+    require: str = ""
 
     def asked(self) -> list[str]:
         """The options that were given, as they are written."""
@@ -42,10 +43,7 @@ def wanted(options: Options, known: list[int]) -> Constraints:
     from crysjax.chemistry.oxidation import common_states
     from crysjax.constraints.constraints import Constraints
 
-    if options.fix_cell and not options.fix:
-        raise ValueError("--fix-cell: expected --fix FILE beside it")
-    if options.space_group:
-        _beside_group(options)
+    check(options)
     return Constraints(
         formula=formula_counts(options.formula, known),
         allowed=symbols("--elements", options.elements, known),
@@ -54,14 +52,23 @@ def wanted(options: Options, known: list[int]) -> Constraints:
         states=common_states() if options.neutral else None,
         fixed=_fixed(options.fix, options.fix_cell),
         min_distance_angstrom=options.min_distance,
+        required=symbols("--require", options.require, known),
         space_group=options.space_group,
     )
+
+
+def check(options: Options) -> None:
+    """An error for options that cannot hold together, whatever the model."""
+    if options.fix_cell and not options.fix:
+        raise ValueError("--fix-cell: expected --fix FILE beside it")
+    if options.space_group:
+        _beside_group(options)
 
 
 def _beside_group(options: Options) -> None:
     """An error for what cannot be kept together with a space group."""
     with_formula = bool(options.formula)
-    against = {"--num-elements", "--neutral"} if not with_formula else set()
+    against = {"--num-elements", "--neutral", "--require"} if not with_formula else set()
     wrong = [name for name in options.asked() if name in against | {"--fix", "--min-distance"}]
     if wrong:
         more = ", unless a --formula says the composition" if wrong[0] in against else ""
@@ -85,12 +92,13 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
     unit = sum(limits.formula.values()) or 1
     if limits.space_group:
         return _sizes_of_group(limits, of_model)
-    fixed, elements = 0 if limits.fixed is None else len(limits.fixed.numbers), (limits.num_elements or (0,))[0]
+    fixed = 0 if limits.fixed is None else len(limits.fixed.numbers)
+    elements = max((limits.num_elements or (0,))[0], len(limits.required))
     fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= max(fixed, elements)}
     if not fit:
         what = f"units of {unit} atoms" if limits.formula else f"at least {max(fixed, elements)} atoms"
         raise ValueError(f"expected {what}; the model knows {min(of_model)} to {max(of_model)} atoms per crystal")
-    if limits.formula or (limits.num_elements is None and limits.states is None):
+    if limits.formula or (limits.num_elements is None and limits.states is None and not limits.required):
         return fit
     possible = possible_sizes(limits, list(fit), known=known)
     return {n: fit[n] for n in possible} or fit
@@ -185,7 +193,7 @@ def symbols(option: str, text: str, known: list[int] | None) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-def formula_counts(text: str, known: list[int]) -> dict[int, int]:
+def formula_counts(text: str, known: list[int] | None) -> dict[int, int]:
     """Atomic number -> how many, of a formula such as LiFePO4; elements have to be among those that are known."""
     if not re.fullmatch(r"([A-Z][a-z]?[0-9]*)*", text):
         raise ValueError(f"--formula {text}: expected symbols and whole numbers, such as LiFePO4")

@@ -221,7 +221,7 @@ READS = re.compile(
 )
 ELSEWHERE = {
     "data/readers/reading.py": 2, "data/files.py": 1, "crystallography/symmetry_finder.py": 1, "config.py": 1,
-    "data/readers/tables.py": 2, "data/readers/powder.py": 1,  # rows of a text that was read
+    "data/readers/tables.py": 3, "data/readers/powder.py": 1,  # rows of a text that was read
     "data/readers/cif_symmetry.py": 1,  # spglib's table of settings, by number
     "oracles/calculators.py": 2,  # what our own process prints
     "cli/judge.py": 2, "training/train.py": 1,  # our own settings, and an argument

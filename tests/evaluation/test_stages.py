@@ -102,11 +102,16 @@ def test_the_ledger_falls_and_totals_are_shares_with_intervals(tmp_path):
         ("parsed", 8, 7), ("valid", 7, 3), ("unique", 3, 2), ("novel", 2, 1)
     ]  # fmt: skip
     assert rows[0]["reasons"] == {"cut short": 1} and rows[2]["reasons"] == {"equals another sample": 1}
+    assert (
+        rows[0]["codes"] == {"not_read": 1} and rows[2]["codes"] == {"repeated": 1} and rows[3]["codes"] == {"known": 1}
+    )
     metrics = totals.metrics(judged)
     assert metrics["validity"].value == pytest.approx(3 / 7)
     assert metrics["validity"].low < 3 / 7 < metrics["validity"].high
     assert metrics["data augmentation"].value == pytest.approx((3 / 7) ** 3)  # insane cells are not compared
-    assert totals.worst(judged)["novel"] == [{"id": "c", "index": 2, "reason": "equals a crystal of train"}]
+    assert totals.worst(judged)["novel"] == [
+        {"id": "c", "index": 2, "reason": "equals a crystal of train", "code": "known"}
+    ]
     missing = totals.totals(judged)["not_measured"]
     assert {
         "stability",
