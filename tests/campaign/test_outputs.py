@@ -201,7 +201,7 @@ def test_hits_are_probabilities_beside_what_chance_gives(tmp_path):
     assert summary["resampling"] == {"effective_particles": 3.0, "lowest_tenth": 3.0}
     assert {best["flags"] for best in summary["best"]} == {"Zr(II)"}
     page = (tmp_path / "report.html").read_text()
-    assert page.count("Zr(II)") == 4
+    assert page.count("Zr(II)") == 4 + 4 + 1  # the ranking, the facts beside each structure, the tile of the best
     for words in (
         "2.5 (2 to 3) of 5",
         "1.0 (0 to 3) of 5",
