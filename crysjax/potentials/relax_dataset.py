@@ -45,6 +45,7 @@ class Relaxed(NamedTuple):
     converged: np.ndarray  # (m,) bool
     valid: np.ndarray  # (m,) bool
     reason: np.ndarray  # (m,) str: why not valid, "" where it is
+    energy_std: np.ndarray | None = None  # (m,) eV, by an ensemble: how far its members are apart
 
 
 def relax_dataset(
