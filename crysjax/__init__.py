@@ -1,7 +1,8 @@
 """crysjax: differentiable inverse design of inorganic materials in JAX.
 
 The verbs of `crysjax.front` are here, loaded when they are first used: `import crysjax as cx`, then `cx.read`,
-`cx.load`, `cx.sample`, `cx.relax`, `cx.predict`, `cx.train`, `cx.design`, `cx.objective`.
+`cx.load`, `cx.sample`, `cx.relax`, `cx.predict`, `cx.evaluate`, `cx.phonons`, `cx.elasticity`, `cx.diffraction`,
+`cx.train`, `cx.design`, `cx.objective`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crysjax.campaign.plan import Plan
     from crysjax.data.datasets import Dataset
-    from crysjax.front import design, load, objective, predict, read, relax, sample, train
+    from crysjax.data.readers.source import read
+    from crysjax.front.judging import evaluate
+    from crysjax.front.physics import at_minimum, diffraction, elasticity, pair_distribution, phonons, relax
+    from crysjax.front.verbs import design, load, objective, predict, sample, train
 
 __version__ = "0.1.0"
-__all__ = ["Dataset", "Plan", "design", "load", "objective", "predict", "read", "relax", "sample", "train"]
-_TYPES = {"Dataset": "crysjax.data.datasets", "Plan": "crysjax.campaign.plan"}
+__all__ = [
+    "Dataset", "Plan", "at_minimum", "design", "diffraction", "elasticity", "evaluate", "load", "objective",
+    "pair_distribution", "phonons", "predict", "read", "relax", "sample", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -23,7 +29,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'crysjax' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_TYPES.get(name, "crysjax.front")), name)
+    return getattr(import_module("crysjax.front"), name)
 
 
 def __dir__() -> list[str]:

@@ -13,6 +13,7 @@ from pymatgen.core import Lattice, Structure
 
 import crysjax as cx
 from crysjax.data import datasets
+from crysjax.potentials.mlip import mlip, save_potential
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,78 @@ def test_crystals_are_relaxed_and_predicted(salt):
     assert said.said.value.shape == said.said.std.shape == (1, len(said.names)) and said.novelty[0] < said.limit
     # the Materials Project has -2.1 eV/atom and 5.0 eV
     assert abs(said.said.value[0, energy] + 2.1) < 0.2 and abs(said.said.value[0, gap] - 5.0) < 1.0
+
+
+@pytest.fixture(scope="module")
+def argon(tmp_path_factory) -> dict:
+    """Two potentials of argon that differ by their depth, and a crystal of it, slightly stretched."""
+    folder = tmp_path_factory.mktemp("argon")
+    lj = mlip(network="lennard_jones", numbers=(18,), epsilon_ev=0.0104, sigma_angstrom=3.4, cutoff_angstrom=7.0)
+    params = lj.init(jax.random.key(0))
+    deeper = params | {"epsilon_ev": 1.4 * params["epsilon_ev"]}
+    paths = [str(save_potential(folder / f"{k}.npz", lj, p)) for k, p in enumerate((params, deeper))]
+    return {"paths": paths, "crystal": bulk("Ar", "fcc", 5.3)}
+
+
+def test_several_potentials_tell_how_far_they_are_apart(argon, tmp_path):
+    """Both have one minimum, with energies 1 to 1.4: their deviation is 0.4 / sqrt(2) of the first, 1.2 their mean."""
+    found = cx.relax(argon["crystal"], argon["paths"], fmax=1e-3, out=tmp_path / "r.npz", trajectory=tmp_path / "steps")
+    assert found.converged.all()
+    np.testing.assert_allclose(found.energy_std, abs(found.energy) / 1.2 * 0.4 / np.sqrt(2), rtol=1e-4)
+    written = cx.read(tmp_path / "r.npz")
+    np.testing.assert_allclose(written.properties["potential_std_ev_per_atom"], found.energy_std, rtol=1e-6)
+    assert len(cx.read(tmp_path / "steps" / "crystal-0.extxyz")) >= 2
+    assert cx.relax(argon["crystal"], argon["paths"][0]).energy_std is None
+    with pytest.raises(ValueError, match="an ensemble has potentials of one kind"):
+        cx.relax(argon["crystal"], [argon["paths"][0], "student"])
+
+
+def test_a_minimum_knows_how_it_moves(argon):
+    """All lengths of a Lennard-Jones crystal are proportional to sigma, but for its cutoff: d ln V / d ln sigma = 3."""
+    found = cx.at_minimum(argon["crystal"], argon["paths"][0], fmax=1e-4)
+    volume = lambda params: jnp.abs(jnp.linalg.det(found.crystals(params, found.occupancy).lattice))[0]  # noqa: E731
+    value, slope = jax.value_and_grad(volume)(found.params)
+    sigma = found.params["sigma_angstrom"]
+    assert float(slope["sigma_angstrom"] * sigma / value) == pytest.approx(3, rel=0.03)
+    assert abs(float(slope["epsilon_ev"] * found.params["epsilon_ev"] / value)) < 1e-3
+    with pytest.raises(ValueError, match="crystal-0: not relaxed"):
+        cx.at_minimum(argon["crystal"], argon["paths"][0], steps=1)
+
+
+def test_phonons_and_elasticity_are_calls_and_write_when_asked(argon, tmp_path):
+    said = cx.phonons(argon["crystal"], argon["paths"][0], length_angstrom=6, mesh_per_angstrom=0.1,
+                      temperatures_k=[20.0], out=tmp_path / "phonons")  # fmt: skip
+    assert said.bands.shape[1] == 3 and said.phonons.frequencies.min() > -0.1 and said.thermal.entropy.shape == (1,)
+    assert {p.name for p in (tmp_path / "phonons").iterdir()} >= {"bands.csv", "summary.json", "phonons.svg"}
+    with pytest.raises(ValueError, match="2 crystals; expected one"):
+        cx.phonons([argon["crystal"]] * 2, argon["paths"][0])
+    found = cx.elasticity(argon["crystal"], argon["paths"][0], eos=False, out=tmp_path / "c.csv")
+    c = found.elastic.tensor_gpa[0]
+    assert found.rows[0]["born_stable"] and c[0, 1] == pytest.approx(c[3, 3], rel=0.02)  # Cauchy: pair forces
+    assert (tmp_path / "c.csv").read_text().startswith("id,") and found.curves is None and found.written == 0
+
+
+def test_diffraction_and_pair_distributions(salt, tmp_path):
+    said = cx.diffraction(salt, profile=True, out=tmp_path / "p.csv")
+    peak = said.peaks[0]
+    assert peak.hkl[peak.intensity.argmax()].tolist() == [2, 0, 0]  # of the cube that was given
+    spacing = 1.54184 / 2 / np.sin(np.radians(peak.two_theta[peak.intensity.argmax()] / 2))
+    assert spacing == pytest.approx(2.82, abs=1e-3) and said.profile.shape == (1, len(said.two_theta))
+    apart = cx.pair_distribution(salt, 5.0, out=tmp_path / "g.csv")
+    assert apart.reason == [""] and apart.r_angstrom[np.nanargmax(apart.value[0])] == pytest.approx(2.82, abs=0.05)
+    assert (tmp_path / "g.csv").read_text().startswith("id,r_angstrom,g_per_angstrom2")
+
+
+def test_sets_are_judged_by_one_call(salt, tmp_path):
+    other = Structure.from_spacegroup(
+        "Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5] * 3, [0.5, 0.5, 0]]
+    )
+    found = cx.evaluate({"mine": [salt, salt, other]}, train=[salt], ceiling=False, processes=1, out=tmp_path / "out")
+    stages = {row["stage"]: row["passed"] for row in found.totals["mine"]["ledger"]}
+    assert stages["valid"] == 3 and stages["unique"] == 2 and stages["novel"] == 1
+    assert (tmp_path / "out" / "report.html").exists() and found.match == {}
+    with pytest.raises(ValueError, match="evaluate: nothing to do"):
+        cx.evaluate()
 
 
 def test_a_target_is_differentiable_back_to_the_noise():

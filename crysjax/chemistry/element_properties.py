@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from crysjax.base import NUM_SPECIES
 from crysjax.chemistry.elements import NUMBERS, SYMBOLS
-
-STATES = tuple(range(-5, 9))
-"""Oxidation states that occur in the ICSD."""
 
 
 @lru_cache(maxsize=1)
@@ -45,25 +40,3 @@ def ionic_radii_angstrom() -> np.ndarray:
 
     radii = [list(Element(symbol).ionic_radii.values()) for symbol in SYMBOLS]
     return np.array([float(np.mean(row)) if row else np.nan for row in radii])
-
-
-@lru_cache(maxsize=1)
-def electronegativities() -> np.ndarray:
-    """On Pauling's scale, SMACT's table; NaN = none: (NUM_SPECIES,)."""
-    import smact
-
-    found = [smact.Element(symbol).pauling_eneg for symbol in SYMBOLS]
-    return np.array([np.nan if value is None else float(value) for value in found])
-
-
-@lru_cache(maxsize=1)
-def oxidation_counts() -> np.ndarray:
-    """How often the ICSD of 2024 has an element in each of `STATES`, as SMACT counts: (NUM_SPECIES, len(STATES))."""
-    import smact
-
-    counts = np.zeros((NUM_SPECIES, len(STATES)))
-    rows = json.loads((Path(smact.data_directory) / "oxidation_states_icsd24_counts.json").read_text())
-    for row in rows:
-        if row["element"] in NUMBERS and row["oxidation_state"] in STATES:
-            counts[NUMBERS[row["element"]] - 1, STATES.index(row["oxidation_state"])] = row["results_count"]
-    return counts

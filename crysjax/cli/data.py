@@ -219,6 +219,23 @@ def label(
         say(f"crysjax: {why}", err=True)
 
 
+@app.command()
+def fetch(
+    elements: str = typer.Argument(help="The chemical system, such as Li,Fe,O; its sub-systems come along."),
+    out: Path = typer.Option(..., help="JSON table of entries to write, for --hull of `evaluate` and of a plan."),
+    level: str = typer.Option("GGA_GGA+U", help="GGA_GGA+U, R2SCAN or GGA_GGA+U_R2SCAN; one file holds one."),
+    url: str = typer.Option("", help="Of the interface, where it is not that of the Materials Project itself."),
+) -> None:
+    """Get formation energies of a chemical system from the Materials Project; the key is in MP_API_KEY."""
+    from crysjax.data.readers import materials_project
+
+    if out.suffix != ".json":
+        raise ValueError(f"--out {out}: expected a name that ends in .json")
+    symbols = [symbol for symbol in elements.replace(",", " ").split()]
+    count = materials_project.pull(symbols, out, thermo_type=level, url=url or materials_project.URL)
+    say(f"{out}: {count} entries of {level}")
+
+
 def _fractions(text: str) -> dict[str, float]:
     try:
         return {name: float(share) for name, share in (part.split("=") for part in text.split(","))}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,10 +12,6 @@ from crysjax.cli import pull
 from crysjax.data.readers.part import read_part
 from crysjax.models import published, registry
 from crysjax.terminal import bar, printable, say
-
-if TYPE_CHECKING:
-    import numpy as np
-
 
 app = typer.Typer(help="List the models that are here, and get more.", no_args_is_help=True)
 app.command("pull")(pull.pull)
@@ -47,7 +41,6 @@ def sample(
     novelty: str = typer.Option("", help="Heads, such as mp_20_heads: how far each sample is from their data."),
 ) -> None:
     """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""
-    from crysjax.data import datasets
     from crysjax.data.readers import io
     from crysjax.sampling.options import Options, beside_like
     from crysjax.sampling.sample import Request
@@ -73,7 +66,7 @@ def sample(
         from crysjax.models.answers import with_novelty
 
         drawn = with_novelty(drawn, novelty)
-    datasets.save(drawn, out) if out.suffix == ".npz" else io.write_crystals(drawn, out)
+    io.write(drawn, out)
     say(f"{out}: {len(drawn)} crystals")
 
 
@@ -120,7 +113,7 @@ def _number(text: str, expected: str, least: float = -math.inf) -> float:
 def relax(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
     out: Path = typer.Option(..., help="Relaxed crystals: .npz, .extxyz, .cif, or a folder of CIFs."),
-    potential: str = typer.Option("student", help="A potential: name of a model that is here, or a path."),
+    potential: list[str] = typer.Option(["student"], help="Name or path; of several, their mean, and their spread."),
     steps: int = typer.Option(200, min=1, help="Most steps per crystal."),
     fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),
     pressure_gpa: float = typer.Option(0.0, help="Outer pressure, GPa."),
@@ -129,43 +122,23 @@ def relax(
     keep_symmetry: float = typer.Option(0.0, min=0, help="Keep the operations found within this distance, Å."),
     trajectory: Path = typer.Option(None, help="Folder for NAME.extxyz of all steps of each crystal."),
 ) -> None:
-    """Relax positions and cells by a machine-learned potential, many crystals at once."""
-    import numpy as np
+    """Relax positions and cells by a machine-learned potential, many crystals at once.
 
-    from crysjax.data import datasets, names
-    from crysjax.data.readers import io
-    from crysjax.potentials.relax import Relax
-    from crysjax.potentials.relax_dataset import relax_dataset
+    With --potential several times, for potentials that differ by the seed of their training, their mean relaxes and
+    `potential_std_ev_per_atom` is how far they are apart at the end.
+    """
+    from crysjax.front import physics
 
-    engine, params, _ = registry.load_potential(potential)
     dataset = read_part(crystals)
-    settings = Relax(method=method, fmax_ev_angstrom=fmax, pressure_gpa=pressure_gpa, move_cell=cell)
-    frames: dict[int, list] = {}
-
-    def record(rows: np.ndarray, energy: np.ndarray, now: datasets.Dataset) -> None:
-        for row, value, entry in zip(rows.tolist(), energy.tolist(), datasets.entries(now)):
-            frames.setdefault(row, []).append(entry._replace(properties={"potential_ev": value}))
-
     with bar("relax") as advance:
-        found = relax_dataset(
-            engine.energy_forces_stress, params, dataset, cutoff_angstrom=engine.cutoff_angstrom,
-            known=engine.numbers, settings=settings,
-            max_steps=steps, keep_symmetry_angstrom=keep_symmetry or None, progress=advance,
-            **({} if trajectory is None else {"record": record, "chunk": 1}),
+        found = physics.relax(
+            dataset, potential, steps=steps, fmax=fmax, pressure_gpa=pressure_gpa, cell=cell, method=method,
+            keep_symmetry=keep_symmetry or None, out=out, trajectory=trajectory, progress=advance,
         )  # fmt: skip
-    answers = {"potential_ev_per_atom": found.energy / dataset.num_atoms, "fmax_ev_per_angstrom": found.fmax}
-    answers |= {"converged": found.converged.astype(np.float32), "valid": found.valid.astype(np.float32)}
-    relaxed = replace(
-        found.crystals, frac=datasets.wrap(found.crystals.frac), properties=found.crystals.properties | answers
-    )
-    datasets.save(relaxed, out) if out.suffix == ".npz" else io.write_crystals(relaxed, out)
     say(f"{out}: {len(dataset)} crystals, {found.converged.sum()} converged, {(~found.valid).sum()} failed")
     kept = {**found.crystals.properties, **found.crystals.site_properties}
     if old := sorted({**dataset.properties, **dataset.site_properties}.keys() - kept.keys()):
         say(f"not kept, for they belong to the unrelaxed crystals: {', '.join(old)}", err=True)
-    named = names.of_all(dataset.ids)
-    for row, steps_of_row in frames.items():  # after the crystals, which are what was asked for
-        io.write_crystals(datasets.from_entries(steps_of_row), trajectory / f"{named[row]}.extxyz")
     for name, reason in zip(dataset.ids[~found.valid], found.reason[~found.valid]):
         say(f"{printable(name)}: {reason}", err=True)
 

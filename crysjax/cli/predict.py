@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from crysjax.data.readers.part import read_part
-from crysjax.models import registry
-from crysjax.models.answers import Answers, ask, warn_of_strangers
+from crysjax.models.answers import Answers, table, warn_of_strangers
 from crysjax.terminal import say
-
-if TYPE_CHECKING:
-    pass
 
 
 def tell(answers: Answers, what: str) -> None:
@@ -40,28 +35,13 @@ def predict(
     `novelty` is how far a crystal lies from the training data: 1 % of held-out crystals are beyond the model's limit,
     and `outside` is 1 there.
     """
-    import numpy as np
+    from crysjax.front import verbs
 
-    from crysjax.data import files
-
-    loaded, dataset = registry.load_scorer(model), read_part(crystals)
-    if loaded.config.get("elements"):
-        warn_of_strangers(crystals, dataset, loaded.config["elements"], "predictions", counted=True)
-    answers = ask(loaded, dataset)
-    head = ["id", *(f"{name}{end}" for name in loaded.config["properties"] for end in ("", "_std"))]
-    columns = np.stack([answers.said.value, answers.said.std], -1).reshape(len(dataset), -1)
-    if np.isfinite(answers.limit):
-        head += ["novelty", "outside"]
-        columns = np.column_stack([columns, answers.novelty, answers.outside])
-    meaning = loaded.config.get("meaning")
-    note = [meaning] if meaning and out else []  # a file keeps it beside every score
-    cells = [["" if np.isnan(v) else f"{v:.5g}" for v in row] for row in columns]
-    table = files.csv_text(head + ["meaning"] * len(note), [[i, *row, *note] for i, row in zip(dataset.ids, cells)])
-    if meaning:
-        say(f"crysjax: {loaded.config['properties'][0]}: {meaning}", err=True)
+    dataset = read_part(crystals)
+    answers = verbs.predict(dataset, model, out=out)
+    if answers.elements:
+        warn_of_strangers(crystals, dataset, answers.elements, "predictions", counted=True)
+    if answers.meaning:
+        say(f"crysjax: {answers.names[0]}: {answers.meaning}", err=True)
     tell(answers, "crystals")
-    if out is None:
-        say(table.rstrip("\n"))
-    else:
-        files.write(out, table)
-        say(f"{out}: {len(dataset)} crystals")
+    say(table(dataset.ids, answers).rstrip("\n") if out is None else f"{out}: {len(dataset)} crystals")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,8 @@ class Answers(NamedTuple):
     novelty: np.ndarray  # (m,) distance from the training data, see `predictors.novelty`
     limit: float  # of the novelty, beyond which a crystal is outside of them; infinite where the model does not know
     names: tuple[str, ...]  # the k properties
+    meaning: str = ""  # of a score that is no property
+    elements: tuple[int, ...] = ()  # atomic numbers that the model was trained on, where it knows
 
     @property
     def outside(self) -> np.ndarray:
@@ -47,8 +50,32 @@ def ask(loaded: registry.Model, dataset: Dataset) -> Answers:
     value, std = (np.where(there[:, None], leaf, np.nan) for leaf in (said.value, said.std))
     limit = float(loaded.config["settings"].get("novelty.limit", np.inf))
     return Answers(
-        said._replace(value=value, std=std), np.where(there, novelty, np.nan), limit, tuple(loaded.config["properties"])
+        said._replace(value=value, std=std),
+        np.where(there, novelty, np.nan),
+        limit,
+        tuple(loaded.config["properties"]),
+        loaded.config.get("meaning") or "",
+        tuple(loaded.config.get("elements") or ()),
     )
+
+
+def table(ids: np.ndarray, answers: Answers, *, with_meaning: bool = False) -> str:
+    """CSV of values, deviations, novelty and whether a crystal is outside; an empty cell is no answer.
+
+    `with_meaning`: what a score means beside every one of them, for a file that is read elsewhere.
+    """
+    import numpy as np
+
+    from crysjax.data import files
+
+    head = ["id", *(f"{name}{end}" for name in answers.names for end in ("", "_std"))]
+    columns = np.stack([answers.said.value, answers.said.std], -1).reshape(len(ids), -1)
+    if np.isfinite(answers.limit):
+        head += ["novelty", "outside"]
+        columns = np.column_stack([columns, answers.novelty, answers.outside])
+    note = [answers.meaning] if answers.meaning and with_meaning else []
+    cells = [["" if np.isnan(v) else f"{v:.5g}" for v in row] for row in columns]
+    return files.csv_text(head + ["meaning"] * len(note), [[i, *row, *note] for i, row in zip(ids, cells)])
 
 
 def with_novelty(drawn: Dataset, heads: str) -> Dataset:
@@ -87,7 +114,7 @@ def _far(novelty: np.ndarray, limit: float, heads: str) -> str:
     )
 
 
-def warn_of_strangers(what: str, given: Dataset, known: list[int], answers: str, counted: bool = False) -> None:
+def warn_of_strangers(what: str, given: Dataset, known: Sequence[int], answers: str, counted: bool = False) -> None:
     """A line on standard error if crystals have elements that a model was not trained on; `counted`: how many do."""
     import numpy as np
 

@@ -6,7 +6,7 @@ dot is that factory's keyword-only signature.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -238,6 +238,17 @@ def load_potential(name: str) -> tuple[Any, Any, Path]:
     published.check(path)
     read_config(path, "potential")
     return *mlip.load_potential(path), path
+
+
+def load_ensemble(names: Sequence[str]) -> tuple[Any, Any]:
+    """Several potentials of one kind as one, which knows how far they are apart, and their parameters."""
+    from crysjax.potentials.ensemble import ensemble, stack
+
+    members = [load_potential(name) for name in names]
+    for name, (other, _, _) in zip(names, members):
+        if other.config != members[0][0].config:
+            raise ValueError(f"{name}: not of the settings of {names[0]}; an ensemble has potentials of one kind")
+    return ensemble(members[0][0], members=len(names)), stack([params for _, params, _ in members])
 
 
 def load_predictor(name: str) -> tuple[Any, dict[str, Any]]:

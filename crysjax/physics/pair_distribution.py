@@ -18,11 +18,14 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Crystal, Estimate, site_mask
+from crysjax.chemistry.scattering import Scattering, of_species
 from crysjax.data.batching import pack_one
+from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry.neighbors import crystal_edges, edge_vectors, needed_images, radius_graph
 
 KINDS = ("R", "g", "G")
+MOST_IMAGES = 32  # along one axis; a cell that needs more is no crystal, or the distances are too long
 TAILS = 5.0  # widths beyond the grid whose pairs still count: what is left out is below 1e-5 of a peak
 
 
@@ -34,6 +37,8 @@ def capacity(
     frac, lattice = np.asarray(frac, float), np.asarray(lattice, float)
     if not (np.isfinite(frac).all() and np.isfinite(lattice).all()) or abs(np.linalg.det(lattice)) < 1e-3:
         raise ValueError("capacity: positions or cell are not finite, or the cell has no volume")
+    if (needed_images(lattice, cutoff) > MOST_IMAGES).any():
+        raise ValueError(f"capacity: the cell needs more than {MOST_IMAGES} images along an axis")
     pairs = len(crystal_edges(frac, lattice, cutoff)[0])
     return 2 * math.ceil(pairs * spare + 1), tuple(int(k) for k in needed_images(lattice, cutoff * math.cbrt(spare)))
 
@@ -116,3 +121,27 @@ def coordination(value: Array, r_angstrom: Array, low: float, high: float) -> Ar
     """Atoms between two distances: the integral of R(r) by the trapezoidal rule over the grid points between them."""
     inside = value * ((r_angstrom >= low) & (r_angstrom <= high)).astype(value.dtype)
     return (jnp.diff(r_angstrom) * (inside[1:] + inside[:-1]) / 2).sum()
+
+
+def of_dataset(
+    crystals: Dataset, r_angstrom: np.ndarray, *, table: Scattering | None = None, **settings
+) -> tuple[np.ndarray, list[str]]:
+    """The function of every crystal on one grid, (m, k), NaN with a reason; `settings` are of `pair_distribution`.
+
+    `table` weighs the elements as a radiation sees them: by atomic number or scattering length, constant over angles.
+    """
+    rows = [_of_entry(entry, r_angstrom, table, settings) for entry in entries(crystals)]
+    return np.array([value for value, _ in rows]), [reason for _, reason in rows]
+
+
+def _of_entry(entry: Entry, r: np.ndarray, table: Scattering | None, settings: dict) -> tuple[np.ndarray, str]:
+    nothing = np.full(len(r), np.nan)
+    species, index = np.unique(entry.numbers, return_inverse=True)
+    weights = None if table is None else of_species(table, species).constant
+    try:
+        edges, images = capacity(entry.frac, entry.lattice, r_max_angstrom=float(r[-1]))
+    except ValueError as error:
+        return nothing, str(error).removeprefix("capacity: ")
+    crystal = Crystal(jnp.asarray(np.eye(len(species))[index]), *map(jnp.asarray, (entry.frac, entry.lattice)))
+    found = pair_distribution(crystal, r, max_edges=edges, max_images=images, weights=weights, **settings)
+    return (np.asarray(found.value), "") if bool(found.valid) else (nothing, "no weights, or too many pairs")

@@ -7,16 +7,18 @@ potentials. The mean is a potential itself: it relaxes crystals, runs in ASE and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from crysjax.base import Estimate, Pack, Params, num_sites, site_mask
+from crysjax.data.datasets import ENERGY, Dataset
 from crysjax.geometry.neighbors import Graph
-from crysjax.potentials.mlip import Potential, mlip, read_leaves, write_leaves
+from crysjax.potentials.label import label
+from crysjax.potentials.mlip import Potential
 
 
 class Spread(NamedTuple):
@@ -36,7 +38,6 @@ class Ensemble(NamedTuple):
     spread: Callable[[Params, Pack, Graph], Spread]
     cutoff_angstrom: float
     numbers: tuple[int, ...]
-    config: dict[str, Any]  # {"potential": of a member, "ensemble": the settings below}
 
 
 def ensemble(
@@ -58,9 +59,8 @@ def ensemble(
     if len(spread_factors) != 3 or not all(f > 0 for f in spread_factors):
         raise ValueError(f"ensemble: spread_factors is {list(spread_factors)}; expected three positive numbers")
     at_once = together if together > 1 else None
-    settings = {"members": members, "together": together, "spread_factors": list(spread_factors)}
 
-    def each(said: Callable, params: Params, pack: Pack, graph: Graph) -> Any:
+    def each(said: Callable, params: Params, pack: Pack, graph: Graph) -> Array | tuple[Array, ...]:
         if {len(leaf) for leaf in jax.tree.leaves(params)} != {members}:
             raise ValueError(f"ensemble: parameters are not stacked; expected {members} of each")
         return jax.lax.map(lambda p: said(p, pack, graph), params, batch_size=at_once)
@@ -84,8 +84,7 @@ def ensemble(
     def init(key: Array) -> Params:
         return jax.vmap(potential.init)(jax.random.split(key, members))
 
-    config = {"potential": potential.config, "ensemble": settings}
-    return Ensemble(init, energy, energy_forces_stress, spread, potential.cutoff_angstrom, potential.numbers, config)
+    return Ensemble(init, energy, energy_forces_stress, spread, potential.cutoff_angstrom, potential.numbers)
 
 
 def stack(params: Sequence[Params]) -> Params:
@@ -105,11 +104,15 @@ def _deviation(values: Array) -> Array:
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, variance, 1)), 0)
 
 
-def save_ensemble(path: str | Path, ensemble: Ensemble, params: Params, *, card: dict | None = None) -> Path:
-    """One `.npz` as `save_potential` writes it, with all members in each leaf; matrices in half precision."""
-    return write_leaves(path, ensemble.config, params, card, stacked=1)
+def apart(crystals: Dataset, many: Ensemble, params: Params) -> np.ndarray:
+    """How far the members are apart on every crystal of a data set: standard deviations (m,), eV per atom, NaN = none.
 
+    `label` asks whatever answers as a potential does; what is asked here is the deviation of the energies.
+    """
 
-def load_ensemble(path: str | Path) -> tuple[Ensemble, Params]:
-    """Read what `save_ensemble` wrote."""
-    return read_leaves(path, "an ensemble", lambda c: ensemble(mlip(**c["potential"]), **c["ensemble"]))
+    def deviation(params: Params, pack: Pack, graph: Graph) -> tuple[Array, Array, Array]:
+        said = many.spread(params, pack, graph)
+        total = jnp.where(said.energy.valid, said.energy.std * num_sites(pack), jnp.nan)
+        return total, jnp.zeros_like(pack.frac), jnp.zeros_like(pack.lattice)
+
+    return label(crystals, many._replace(energy_forces_stress=deviation), params).properties[ENERGY]

@@ -223,18 +223,15 @@ def save_potential(path: str | Path, potential: Potential, params: Params, *, ca
 def load_potential(path: str | Path) -> tuple[Potential, Params]:
     """Read what `save_potential` wrote, or a Nequix file (`*.nqx`)."""
 
-    def rebuilt(config: dict) -> Potential:
-        if "ensemble" in config:
-            raise ValueError("it is an ensemble of them: potentials.ensemble.load_ensemble reads it")
-        return mlip(**config["potential"])
-
-    return load_nequix(path) if Path(path).suffix == ".nqx" else read_leaves(path, "a potential", rebuilt)
+    if Path(path).suffix == ".nqx":
+        return load_nequix(path)
+    return read_leaves(path, "a potential", lambda config: mlip(**config["potential"]))
 
 
-def write_leaves(path: str | Path, described: dict, params: Params, card: dict | None, *, stacked: int = 0) -> Path:
-    """A file of settings and leaves, of which the first `stacked` axes count members."""
+def write_leaves(path: str | Path, described: dict, params: Params, card: dict | None) -> Path:
+    """A file of settings and leaves."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    half = [x.ndim > 1 + stacked for x in leaves]
+    half = [x.ndim > 1 for x in leaves]
     with np.errstate(over="ignore"):  # told below
         arrays = {
             f"leaf_{i:03d}": x.astype(np.float16 if h else np.float32) for i, (x, h) in enumerate(zip(leaves, half))

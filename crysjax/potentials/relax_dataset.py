@@ -46,6 +46,7 @@ class Relaxed(NamedTuple):
     converged: np.ndarray  # (m,) bool
     valid: np.ndarray  # (m,) bool
     reason: np.ndarray  # (m,) str: why not valid, "" where it is
+    energy_std: np.ndarray | None = None  # (m,) eV, by an ensemble: how far its members are apart
 
     @property
     def code(self) -> np.ndarray:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import selection
 
 from crysjax.base import Estimate
 from crysjax.chemistry.elements import NUMBERS
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset
-from crysjax.evaluation import selection
 from crysjax.evaluation.failures import detector_inputs, detectors
 from crysjax.models import registry
 from crysjax.predictors import calibration

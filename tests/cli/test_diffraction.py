@@ -12,6 +12,7 @@ from crysjax.chemistry.scattering import scattering
 from crysjax.cli import diffraction as commands
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
+from crysjax.physics.diffraction import measured
 from crysjax.physics.diffraction.pattern import Shape
 from crysjax.physics.diffraction.peaks import peaks
 
@@ -61,13 +62,13 @@ def test_a_profile_is_read_back_and_peaks_are_broadened(crystals, tmp_path):
     one = datasets.save(datasets.from_entries([SALT]), tmp_path / "one.npz")
     assert run("diffraction", one, "--out", smooth, "--profile", "--fwhm", 0.4).exit_code == 0
     assert run("diffraction", one, "--out", sharp).exit_code == 0
-    x, y = commands._read(smooth, Shape(w=0.16))
+    x, y = measured.read(smooth, Shape(w=0.16))
     assert len(x) == len(rows(smooth)) == 1801
-    grid, broad = commands._read(sharp, Shape(w=0.16))
+    grid, broad = measured.read(sharp, Shape(w=0.16))
     np.testing.assert_allclose(np.interp(grid, x, y)[grid < 89], broad[grid < 89], atol=0.01 * y.max())
     bare = tmp_path / "bare.xy"
     bare.write_text("# measured\n10 1\n10.5 2\n11 5\n11.5 1\n")
-    np.testing.assert_allclose(commands._read(bare, Shape()), [[10, 10.5, 11, 11.5], [1, 2, 5, 1]])
+    np.testing.assert_allclose(measured.read(bare, Shape()), [[10, 10.5, 11, 11.5], [1, 2, 5, 1]])
 
 
 def test_one_bad_row_does_not_take_the_others_with_it(tmp_path):
@@ -143,7 +144,7 @@ def test_mistakes_in_files_and_angles(crystals, tmp_path):
     words.write_text("two_theta_degree,intensity\nten,one\n")
     for path, message in ((both, "several crystals"), (words, "expected rows of 2θ")):
         with pytest.raises(ValueError, match=message):
-            commands._read(path, Shape())
+            measured.read(path, Shape())
     for angles in ("90:0", "5", "0:200", "a:b"):
         error = run("diffraction", crystals, "--out", both, "--angles", angles).exception
         assert isinstance(error, ValueError) and f"--angles {angles}" in str(error)

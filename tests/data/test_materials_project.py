@@ -8,8 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
+from crysjax.cli.app import main
 from crysjax.data.readers import materials_project
 from crysjax.physics.hull import hull
+from crysjax.physics.hull.read_hull import read_hull
 
 KEY = "a-secret-key"
 
@@ -100,7 +102,8 @@ def server(monkeypatch):
 
 def test_a_system_becomes_a_hull(server, tmp_path):
     """Two entries a page; the sub-systems are asked for, other systems and levels are not."""
-    path = materials_project.pull(("O", "Fe"), tmp_path / "fe_o.json", url=server.url, page=2)
+    path = tmp_path / "fe_o.json"
+    assert materials_project.pull(("O", "Fe"), path, url=server.url, page=2) == 5
     assert [query["_skip"] for query in server.asked] == ["0", "2", "4"]
     assert server.asked[0]["chemsys"] == "Fe,O,Fe-O" and server.asked[0]["thermo_types"] == "GGA_GGA+U"
     counts, energies, names = hull.read_entries(path)
@@ -112,6 +115,18 @@ def test_a_system_becomes_a_hull(server, tmp_path):
     np.testing.assert_allclose(above, 0, atol=1e-12)  # all five are stable: -1.65 * 7 / 8 > -1.5, and so on
     with pytest.raises(ValueError, match=r"of the energies, .* of the hull"):
         hull.energy_above_hull(counts, energies, known, level=hull.MATERIALS_PROJECT_2021)
+
+
+def test_the_command_writes_what_a_hull_is_read_from(server, tmp_path, capsys):
+    path = tmp_path / "fe_o.json"
+    with pytest.raises(SystemExit) as left:
+        main(["data", "fetch", "Fe,O", "--out", str(path), "--url", server.url])
+    assert left.value.code == 0 and f"{path}: 5 entries of GGA_GGA+U" in capsys.readouterr().out
+    found = read_hull([str(path)])
+    assert found.level.corrections == "MaterialsProject2020Compatibility" and "mp-3" in found.names
+    with pytest.raises(SystemExit) as left:
+        main(["data", "fetch", "Fe,O", "--out", str(tmp_path / "a.csv"), "--url", server.url])
+    assert left.value.code == 2 and "a.csv: expected a name that ends in .json" in capsys.readouterr().err
 
 
 def test_other_level(server):

@@ -18,7 +18,7 @@ from crysjax.chemistry.scattering import scattering
 from crysjax.geometry import lattice as lattices
 from crysjax.oracles import by_potential
 from crysjax.oracles.traced import traced
-from crysjax.physics import charge, density
+from crysjax.physics import density
 from crysjax.physics.diffraction import pattern
 from crysjax.physics.hull import traced as hull
 from crysjax.physics.pair_distribution import pair_distribution
@@ -61,10 +61,6 @@ def above_hull() -> Callable[[Crystal], Estimate]:
         return Estimate(value, jnp.zeros_like(value), value > -10)
 
     return hull.above_hull(energy, table)
-
-
-def charges(**options) -> Callable[[Crystal], Estimate]:
-    return charge.charge_balance_log_likelihood(tables.oxidation_counts(), tables.STATES, **options)
 
 
 def spaced(rng: np.random.Generator) -> Crystal:
@@ -115,11 +111,6 @@ ORACLES = {
     "density_g_cm3": Row(lambda: density.density_g_cm3(tables.masses_amu())),
     "volume_per_atom_angstrom3": Row(lambda: density.volume_per_atom_angstrom3, any_element=True),
     "packing_fraction": Row(lambda: density.packing_fraction(tables.covalent_radii_angstrom())),
-    "electronegativity_difference": Row(
-        lambda: charge.electronegativity_difference(tables.electronegativities()), moves=("occupancy",)
-    ),
-    "charge_balance_best": Row(charges, moves=("occupancy",)),
-    "charge_balance_all": Row(lambda: charges(all_together=True), moves=("occupancy",)),
     "energy_above_hull_ev_per_atom": Row(above_hull, tolerance=1e-6),  # 1e-11 of the hull over the step
     "energy_ev_per_atom": Row(lambda: by_morse(by_potential.energy_ev_per_atom), spaced, ALL, tolerance=1e-6),
     "pressure_gpa": Row(lambda: by_morse(by_potential.pressure_gpa), spaced, ALL, tolerance=1e-5),

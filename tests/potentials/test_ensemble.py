@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crysjax.data import datasets
 from crysjax.data.batching import Capacity
-from crysjax.potentials.ensemble import ensemble, load_ensemble, member, save_ensemble, stack
+from crysjax.data.datasets import Entry
+from crysjax.potentials.ensemble import apart, ensemble, member, stack
+from crysjax.potentials.label import label
 from crysjax.potentials.mlip import mlip
 from crysjax.potentials.relax import Relax, relax, start
 
@@ -121,21 +124,17 @@ def test_it_relaxes_as_the_potential_that_it_is(toys):
     assert np.linalg.norm(deep[1], axis=1).max() < 1e-3 * 14 / 12 * 1.01
 
 
-def test_a_saved_ensemble_comes_back(toys, tmp_path):
-    """Matrices of a member in half precision, its vectors in single, as a potential's own file does."""
-    one, params = toys.potentials["cluster"]
-    many, stacked = ensemble(one, members=2, spread_factors=(1.1, 1.2, 1.3)), stack([params, params])
-    path = save_ensemble(tmp_path / "e.npz", many, stacked, card={"data": "none"})
-    again, back = load_ensemble(path)
-    assert again.config == many.config and again.cutoff_angstrom == one.cutoff_angstrom
-    assert jax.tree.structure(back) == jax.tree.structure(stacked)
-    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(stacked)):
-        np.testing.assert_allclose(a, b, rtol=2**-11 if b.ndim > 2 else 0, atol=2**-25 if b.ndim > 2 else 0)
-    with pytest.raises(ValueError, match=r"e\.npz: a parameter is not a finite number"):
-        save_ensemble(tmp_path / "e.npz", many, stacked | {"embed": stacked["embed"] * 1e6})
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"e\.npz: not an ensemble of crysjax"):
-        load_ensemble(path)
+def test_the_spread_of_a_data_set_is_that_of_its_members(toys):
+    """Two depths of argon: energies are proportional to them, so their deviation is known. Krypton has no answer."""
+    many = ensemble(toys.argon, members=2)
+    params = stack([{"epsilon_ev": jnp.float32(e), "sigma_angstrom": jnp.float32(3.4)} for e in (0.010, 0.014)])
+    cube = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    rows = [Entry("a", np.full(4, z), cube, 5.3 * np.eye(3), {}) for z in (18, 36)]
+    given = datasets.from_entries(rows)
+    energy = label(given, toys.argon, member(params, 0)).properties["energy_ev_per_atom"]
+    found = apart(given, many, params)
+    np.testing.assert_allclose(found[0], abs(energy[0]) * 0.4 / np.sqrt(2), rtol=1e-5)
+    assert np.isnan(found[1])
 
 
 def test_settings_that_make_no_ensemble_are_named(committee, packs):

@@ -269,6 +269,11 @@ def write_crystals(
     return [files.write(place, text) for place, text in zip(places, texts)]
 
 
+def write(dataset: Dataset, path: str | Path) -> None:
+    """A data set as `.npz`, which keeps all of it, or as `write_crystals` has it."""
+    save(dataset, path) if Path(path).suffix == ".npz" else write_crystals(dataset, path)
+
+
 def _in_a_comment(name: str) -> str:
     """An id in the comment line of extxyz, where ASE escapes neither line ends nor backslashes: they become `%0a`."""
     return "".join(c if c.isprintable() and c != "\\" else f"%{ord(c):02x}" for c in name)

@@ -1,6 +1,6 @@
 """Hull references from the Materials Project: the entries of a chemical system and of all its sub-systems.
 
-    crysjax.data.readers.materials_project.pull(("Li", "Fe", "O"), "li_fe_o.json")   # the key is in MP_API_KEY
+    crysjax data fetch Li,Fe,O --out li_fe_o.json   # the key is in MP_API_KEY
 
 One query of the documented REST interface (`/materials/thermo/`, JSON, header `X-API-KEY`), page by page. What is
 written is a table of entries with the level of theory of each, as `physics.hull.hull.read_entries` and `read_level`
@@ -45,10 +45,11 @@ _WHY = {
 }
 
 
-def pull(elements: Sequence[str], path: str | Path, *, thermo_type: str = "GGA_GGA+U", **options: Any) -> Path:
-    """Write the entries of `entries_of` to a JSON file, whole or not at all."""
+def pull(elements: Sequence[str], path: str | Path, *, thermo_type: str = "GGA_GGA+U", **options: Any) -> int:
+    """Write the entries of `entries_of` to a JSON file, whole or not at all; how many they are."""
     rows = entries_of(elements, thermo_type=thermo_type, **options)
-    return files.write(path, json.dumps(rows, indent=1) + "\n")
+    files.write(path, json.dumps(rows, indent=1) + "\n")
+    return len(rows)
 
 
 def entries_of(

@@ -1,13 +1,8 @@
-"""The front door: the verbs that `import crysjax as cx` offers. Each takes names, paths or objects, and is one call.
-
-Crystals are a `Dataset` everywhere (`cx.read` makes one), models are names of shipped or pulled ones, or paths. Beneath
-stand pure functions over packs, `cx.load(name).build`, which compose with `jit`, `vmap` and `grad`.
-"""
+"""Verbs of models: load, sample, predict, train, design, and objectives of one's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,15 +18,12 @@ from crysjax.campaign import outputs, propose, round
 from crysjax.campaign.assemble import assemble
 from crysjax.campaign.plan import Plan, plan_of, read_plan
 from crysjax.config import read_yaml
-from crysjax.data import batching, datasets
+from crysjax.data import batching, files
 from crysjax.data.datasets import Dataset
-from crysjax.data.readers.convert import entry_of_atoms, entry_of_structure
-from crysjax.data.readers.part import read_part
+from crysjax.data.readers.source import read
 from crysjax.models import answers, registry
 from crysjax.models.answers import Answers
 from crysjax.models.registry import Model
-from crysjax.potentials.relax import Relax
-from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
 from crysjax.sampling import draws
 from crysjax.sampling import sample as sampling
 from crysjax.sampling.options import Options, formula_counts
@@ -39,33 +31,6 @@ from crysjax.training import train as training
 
 Windows = Mapping[str, Any]
 """Property -> `[low, high]` (None leaves a side open), "minimize" or "maximize", as in a plan's `target`."""
-
-
-def read(source: Any) -> Dataset:
-    """Crystals from a path, from ASE atoms or pymatgen structures, or from a list of them.
-
-    Args:
-        source: `PATH` or `PATH:SPLIT` of any format that `crysjax data prepare` reads: CIF, POSCAR, extxyz, CSV, JSON,
-            Parquet, npz, ASE databases, zips, folders of them; or objects of ASE or pymatgen, whose positions and cells
-            are taken as they are.
-
-    A file that cannot be read is a `ValueError` that names the file, the entry and the reason.
-    """
-    if isinstance(source, Dataset):
-        return source
-    if isinstance(source, str | PathLike):
-        return read_part(str(source))
-    many = source if isinstance(source, Sequence) and not hasattr(source, "lattice") else [source]
-    rows = [_entry(one)._replace(id=f"crystal-{k}") for k, one in enumerate(many)]
-    return datasets.from_entries(rows)
-
-
-def _entry(one: Any) -> datasets.Entry:
-    if hasattr(one, "get_scaled_positions"):
-        return entry_of_atoms(one, "")
-    if hasattr(one, "frac_coords"):
-        return entry_of_structure(one, "", {})
-    raise ValueError(f"{type(one).__name__}: expected a path, ASE atoms or a pymatgen structure")
 
 
 def load(name: str, **settings: Any) -> Model:
@@ -117,48 +82,23 @@ def _listed(symbols: str | Sequence[str]) -> str:
     return symbols if isinstance(symbols, str) else ",".join(symbols)
 
 
-def relax(
-    crystals: Any, potential: str = "student", *, steps: int = 200, fmax: float = 0.05, pressure_gpa: float = 0.0,
-    cell: bool = True, method: str = "lbfgs", keep_symmetry: float | None = None,
-) -> Relaxed:  # fmt: skip
-    """Positions and cells at the nearest minimum of a potential, many crystals at once.
-
-    Args:
-        crystals: as `read` takes them.
-        potential: "student", a pulled one such as "nequix-mp-1", or a path.
-        steps: most evaluations of energy, forces and stress per crystal.
-        fmax: largest force that counts as relaxed, eV/Å.
-        pressure_gpa: outer pressure, GPa.
-        cell: whether the cell moves.
-        method: "lbfgs", or "fire": slower, calmer.
-        keep_symmetry: keep the operations found within this distance, Å.
-
-    Returns:
-        One row per crystal: `crystals`, `energy` (eV), `fmax` (eV/Å), `steps`, `converged`, `valid`, and `reason`, why
-        a crystal is not valid, with its `code` (`data.reasons`), which also says "not_converged".
-    """
-    engine, params, _ = registry.load_potential(potential)
-    given = read(crystals)
-    settings = Relax(method=method, fmax_ev_angstrom=fmax, pressure_gpa=pressure_gpa, move_cell=cell)
-    found = relax_dataset(
-        engine.energy_forces_stress, params, given, cutoff_angstrom=engine.cutoff_angstrom, known=engine.numbers,
-        settings=settings, max_steps=steps, keep_symmetry_angstrom=keep_symmetry,
-    )  # fmt: skip
-    return found._replace(crystals=replace(found.crystals, frac=datasets.wrap(found.crystals.frac)))
-
-
-def predict(crystals: Any, model: str = "mp_20_heads") -> Answers:
+def predict(crystals: Any, model: str = "mp_20_heads", *, out: str | PathLike | None = None) -> Answers:
     """Properties with a standard deviation, and how far each crystal lies from the training data.
 
     Args:
         crystals: as `read` takes them.
         model: property heads or a model of synthesizability, by name or path.
+        out: a CSV, one row per crystal.
 
     Returns:
         `names` of the k properties; `said.value`, `said.std` (m, k), NaN where the model has no answer; `novelty` (m,),
         and `limit`, beyond which a crystal is outside the training data.
     """
-    return answers.ask(registry.load_scorer(model), read(crystals))
+    given = read(crystals)
+    said = answers.ask(registry.load_scorer(model), given)
+    if out is not None:
+        files.write(out, answers.table(given.ids, said, with_meaning=True))
+    return said
 
 
 def train(settings: str | PathLike | Mapping[str, Any], out: str | PathLike) -> Path:
