@@ -15,7 +15,20 @@ from typing import Any
 import typer
 
 from crysjax import __version__
-from crysjax.cli import compare, data, design, diffraction, elasticity, evaluate, judge, models, phonons, predict, train
+from crysjax.cli import (
+    compare,
+    data,
+    design,
+    diffraction,
+    elasticity,
+    evaluate,
+    inputs,
+    judge,
+    models,
+    phonons,
+    predict,
+    train,
+)
 from crysjax.cli.arguments import alone, no_empty_paths
 from crysjax.cli.signals import EXIT_CODES, terminable
 from crysjax.terminal import Stopped, printable, say
@@ -35,6 +48,7 @@ app.command("elasticity")(elasticity.elasticity)
 app.command("diffraction")(diffraction.diffraction)
 app.command("solve")(alone(diffraction.solve, crystals=True))
 app.command("judge")(alone(judge.judge))
+app.command("inputs")(alone(inputs.inputs))
 app.command("phonons")(alone(phonons.phonons))
 app.command("design")(alone(design.design))
 app.command("evaluate")(alone(evaluate.evaluate))
