@@ -1,7 +1,7 @@
 """crysjax: differentiable inverse design of inorganic materials in JAX.
 
 The verbs of `crysjax.front` are here, loaded when they are first used: `import crysjax as cx`, then `cx.read`,
-`cx.load`, `cx.sample`, `cx.relax`, `cx.predict`, `cx.train`, `cx.design`, `cx.objective`.
+`cx.load`, `cx.sample`, `cx.relax`, `cx.predict`, `cx.train`, `cx.design`, `cx.polymorphs`, `cx.objective`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crysjax.campaign.plan import Plan
     from crysjax.data.datasets import Dataset
-    from crysjax.front import design, load, objective, predict, read, relax, sample, train
+    from crysjax.front import design, load, objective, polymorphs, predict, read, relax, sample, train
 
 __version__ = "0.1.0"
-__all__ = ["Dataset", "Plan", "design", "load", "objective", "predict", "read", "relax", "sample", "train"]
+__all__ = [
+    "Dataset",
+    "Plan",
+    "design",
+    "load",
+    "objective",
+    "polymorphs",
+    "predict",
+    "read",
+    "relax",
+    "sample",
+    "train",
+]
 _TYPES = {"Dataset": "crysjax.data.datasets", "Plan": "crysjax.campaign.plan"}
 
 

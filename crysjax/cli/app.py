@@ -26,6 +26,7 @@ from crysjax.cli import (
     judge,
     models,
     phonons,
+    polymorphs,
     predict,
     train,
 )
@@ -48,6 +49,7 @@ app.command("elasticity")(elasticity.elasticity)
 app.command("diffraction")(diffraction.diffraction)
 app.command("solve")(alone(diffraction.solve, crystals=True))
 app.command("judge")(alone(judge.judge))
+app.command("polymorphs")(alone(polymorphs.polymorphs))
 app.command("inputs")(alone(inputs.inputs))
 app.command("phonons")(alone(phonons.phonons))
 app.command("design")(alone(design.design))
