@@ -16,7 +16,7 @@ from crysjax.data.readers.part import read_part, with_split
 from crysjax.models import registry
 from crysjax.sampling import defaults
 
-BESIDE = {"generator": ("sampling.json",), "potential": ("references.json",)}
+BESIDE = {"generator": ("sampling.json",), "potential": ("references.json", "{}.references.json")}
 """Files beside a model's own that a campaign reads as well."""
 
 
@@ -113,7 +113,7 @@ def digests_of(plan: Plan) -> dict[str, str]:
     found = {}
     for role in ("generator", "heads", "potential"):
         path = registry.model_path(getattr(plan, role))
-        beside = (path.with_name(name) for name in BESIDE.get(role, ()))
+        beside = (path.with_name(name.format(path.stem)) for name in BESIDE.get(role, ()))
         found |= {f"{file.name} of the {role}": reading.digest(file) for file in (path, *beside) if file.is_file()}
     named = {"novel_to": [plan.novel_to] if plan.novel_to else [], "hull": plan.hull}
     return found | {f"{text} of {key}": digest_of(text) for key, texts in named.items() for text in texts}

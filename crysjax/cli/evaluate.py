@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from crysjax.cli.asked import did_they_get_it
 from crysjax.data.readers.part import read_part
 from crysjax.terminal import Stopped, say
 
@@ -38,6 +39,8 @@ def evaluate(
     level: str = typer.Option("", help="Level of theory of --dft, where it is not the hull's; they may not differ."),
     margin: float = typer.Option(0.1, min=0, help="Of stability, eV/atom above the hull."),
     target: Path | None = typer.Option(None, help="A plan of `design`: are its windows met, by its heads?"),
+    heads: str = typer.Option("", help="Heads, such as of your own column: did samples get what they were asked for?"),
+    within: float | None = typer.Option(None, min=0, help="With --heads: how far from what was asked is a success."),
     synthesizability: str = typer.Option("", help="A model of kind synthesizability."),
     floors: bool = typer.Option(True, help="Compute the no-learning floors of --match from --train."),
     match_only: bool = typer.Option(False, "--match-only", help="Only the match rate of --match, with its floors."),
@@ -57,6 +60,7 @@ def evaluate(
     given = {part: read_part(text) if text else None for part, text in parts}
     with TemporaryDirectory() as spare:  # without --out nothing is kept
         sets = {name: oracles.read_samples(path) for name, path in _names(samples or []).items()}
+        did_they_get_it({name: crystals for name, (crystals, _) in sets.items()}, heads, within, out)
         try:
             if given["match"] is not None:
                 found = {name: crystals for name, (crystals, _) in sets.items()}

@@ -30,6 +30,10 @@ def chart(volumes: np.ndarray, energies: np.ndarray, said: Sequence[str]) -> str
 
 def page(title: str, words: Sequence[str], drawing: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The page as text."""
+    return plain_page(title, words, f'{drawing}<div class="scroll">{table(head, rows, left=(1, 2))}</div>')
+
+
+def plain_page(title: str, words: Sequence[str], body: str) -> str:
+    """A page of a title, paragraphs and a body in HTML, in the style of the reports."""
     said = "".join(f"<p>{html.escape(line)}</p>" for line in words)
-    body = f'{said}{drawing}<div class="scroll">{table(head, rows, left=(1, 2))}</div>'
-    return filled("energy_volume.html", {"title": html.escape(title), "body": body})
+    return filled("plain.html", {"title": html.escape(title), "body": said + body})

@@ -89,10 +89,18 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
 
     everyone = np.arange(len(blank))
     drawn = space_groups.in_exact_group(draw, resize, everyone, group) if group else draw(everyone, 0)
-    drawn = options.kept(limits, drawn)
+    drawn = options.kept(limits, _with_request(drawn, asked, names, group))
     if request.like is None:
         defaults.warn_of_crowds(drawn)
     return drawn
+
+
+def _with_request(drawn: Dataset, asked: np.ndarray, names: Sequence[str], group: int) -> Dataset:
+    """The samples with what each was asked for, (m, names), as `asked_NAME`: `evaluate --heads` compares."""
+    columns = {f"asked_{name}": asked[:, k] for k, name in enumerate(names) if np.isfinite(asked[:, k]).any()}
+    if group:
+        columns[f"asked_{SPACE_GROUP}"] = np.full(len(drawn), group, np.float32)
+    return replace(drawn, properties=drawn.properties | columns)
 
 
 def _check_templates(model: str, config: Mapping[str, Any], request: Request) -> None:
