@@ -14,19 +14,8 @@ if TYPE_CHECKING:
     from crysjax.front import design, load, objective, polymorphs, predict, read, relax, sample, train
 
 __version__ = "0.1.0"
-__all__ = [
-    "Dataset",
-    "Plan",
-    "design",
-    "load",
-    "objective",
-    "polymorphs",
-    "predict",
-    "read",
-    "relax",
-    "sample",
-    "train",
-]
+__all__ = ["Dataset", "Plan"]
+__all__ += ["design", "load", "objective", "polymorphs", "predict", "read", "relax", "sample", "train"]
 _TYPES = {"Dataset": "crysjax.data.datasets", "Plan": "crysjax.campaign.plan"}
 
 
