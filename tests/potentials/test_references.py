@@ -78,7 +78,7 @@ def test_the_command_writes_what_the_campaign_reads(spheres, crystals, tmp_path,
     found = references.read_reference(model)
     assert found.element_ev[7] == pytest.approx(-4, abs=1e-3) and found.std_ev_per_atom < 1e-3
     save_potential(model, mlip(network="soft_sphere", numbers=(8, 12, 20), stiffness_ev=5.0), spheres[1])
-    with pytest.raises(ValueError, match=r"not of this spheres\.npz; make them anew"):
+    with pytest.raises(ValueError, match=r"of another potential than spheres\.npz; make them anew"):
         references.read_reference(model)
 
 
