@@ -44,7 +44,7 @@ Draw = Callable[["np.ndarray", int], "Dataset"]
 
 
 def in_exact_group(
-    draw: Draw, resize: Draw, rows: np.ndarray, group: int, broken: Callable[[Dataset], np.ndarray]
+    draw: Draw, resize: Draw, rows: np.ndarray, group: int, broken: Callable[[Dataset], np.ndarray] | None = None
 ) -> Dataset:
     """Samples `draw(rows, again)` of a group; those of a larger one are drawn again, at last in other sizes.
 
@@ -62,7 +62,8 @@ def in_exact_group(
         first_size = drawn.num_atoms if first_size is None else first_size
         now = datasets.take(drawn, left)
         larger = grouped.space_groups(now) != group
-        left, larger = left[larger | broken(now)], larger[larger | broken(now)]
+        again_too = larger | broken(now) if broken is not None else larger
+        left, larger = left[again_too], larger[again_too]
         if not len(left):
             break
     resized = int((drawn.num_atoms != first_size).sum())
