@@ -23,7 +23,7 @@ def did_they_get_it(sets: dict[str, Dataset], heads: str, within: float | None, 
         raise ValueError("--heads: no sample carries what it was asked for; `crysjax sample --property` writes it")
     model = registry.load_scorer(heads) if heads else None
     for name, properties in wanted.items():
-        known = [p for p in properties if model is not None and p in model.config["properties"]]
+        known = [p for p in properties if model is not None and p in model.config.get("properties", ())]
         if unknown := [p for p in properties if p not in known and p != "space_group"]:
             by = f"not predicted by {heads}" if heads else "give --heads to see whether they have it"
             say(f"{name}: asked for {', '.join(unknown)}; {by}", err=True)
