@@ -16,7 +16,7 @@ from crysjax.campaign.validate import read_reference
 from crysjax.data.readers.part import read_part, with_split
 from crysjax.models import registry
 
-BESIDE = {"generator": ("sampling.json",), "potential": ("references.json",)}
+BESIDE = {"generator": ("sampling.json",), "potential": ("references.json", "{}.references.json")}
 """Files beside a model's own that a campaign reads as well."""
 
 
@@ -127,7 +127,7 @@ def digests_of(plan: Plan) -> dict[str, str]:
     found = {}
     for role in ("generator", "heads", "potential"):
         path = registry.model_path(getattr(plan, role))
-        beside = (path.with_name(name) for name in BESIDE.get(role, ()))
+        beside = (path.with_name(name.format(path.stem)) for name in BESIDE.get(role, ()))
         found |= {f"{file.name} of the {role}": reading.digest(file) for file in (path, *beside) if file.is_file()}
     if scorer := plan.made("gates").scorer:
         found[f"{Path(scorer).name} of the gates"] = reading.digest(registry.model_path(scorer))

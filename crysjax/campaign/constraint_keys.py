@@ -82,6 +82,7 @@ def check(plan: Any) -> None:
     """An error for constraints that cannot hold together, by themselves; what could be asked instead is named."""
     with as_keys():
         options.check(options_of(plan, plan.space_group or (1 if plan.crystal_system else 0)))
+    _check_group(plan)
     system, known = plan.crystal_system, ", ".join(CRYSTAL_SYSTEMS)
     if system and system not in CRYSTAL_SYSTEMS:
         raise ValueError(f"crystal_system: {system!r}; expected one of {known}")
@@ -96,6 +97,17 @@ def check(plan: Any) -> None:
             f"min_distance: {plan.min_distance:g}; the slope that guidance: {plan.guidance} follows ends where atoms "
             "are pushed apart; expected guidance: none or resample beside it, or the gate apart in its place"
         )
+
+
+def _check_group(plan: Any) -> None:
+    """An error for what a campaign cannot keep together with a space group; `crysjax sample` draws again instead."""
+    if not (plan.space_group or plan.crystal_system):
+        return
+    of_composition = () if plan.formula else ("num_elements", "neutral")
+    if wrong := [key for key in (*of_composition, "min_distance") if getattr(plan, key)]:
+        more = ", unless a formula says the composition" if wrong[0] in of_composition else ""
+        key = "space_group" if plan.space_group else "crystal_system"
+        raise ValueError(f"{key}: expected no {', '.join(wrong)} beside it{more}")
 
 
 def options_of(plan: Any, group: int) -> options.Options:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,9 @@ from crysjax.campaign.goals import Goals, in_range
 from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
-from crysjax.data.datasets import Dataset, entries
+from crysjax.data.datasets import Dataset
+from crysjax.models import references
+from crysjax.models.references import Reference, read_reference  # noqa: F401 (handed on to those who validate)
 from crysjax.physics.hull.hull import FORMATION_ENERGY
 from crysjax.potentials.mlip import Potential
 from crysjax.potentials.relax_dataset import AS_USUAL, relax_dataset
@@ -68,13 +69,6 @@ class Judged(NamedTuple):
     novelty: np.ndarray | None = None  # (m,) how far from the heads' training data; None: they do not know
 
 
-class Reference(NamedTuple):
-    """What turns a potential's energy into a formation energy: fitted energies of the elements, and the error left."""
-
-    element_ev: np.ndarray  # (s,) eV per atom; NaN where unknown
-    std_ev_per_atom: float  # root mean square error on held-out crystals
-
-
 def judge_error(goals: Goals, reference: Reference | None) -> tuple[float, ...]:
     """Std of the error of what validates each target property in the heads' place; 0 where the heads do it."""
     error = 0.0 if reference is None else reference.std_ev_per_atom
@@ -116,25 +110,4 @@ def judge(
 
 def element_energy(crystals: Dataset, reference: Reference) -> np.ndarray:
     """Mean energy of the elements of each crystal, eV/atom: (m,)."""
-    return np.array([reference.element_ev[entry.numbers - 1].mean() for entry in entries(crystals)], np.float32)
-
-
-def read_reference(file: Path) -> Reference | None:
-    """Element energies that turn a potential's energies into formation energies, if there is such a file."""
-    import numpy as np
-
-    from crysjax.base import NUM_SPECIES
-    from crysjax.campaign.validate import Reference
-    from crysjax.chemistry.elements import NUMBERS
-    from crysjax.data.readers import reading
-
-    if not file.exists():
-        return None
-    energies = np.full(NUM_SPECIES, np.nan, np.float32)
-    try:
-        found = reading.read_json(file)
-        for symbol, value in found["element_ev"].items():
-            energies[NUMBERS[symbol] - 1] = value
-        return Reference(energies, float(found["std_ev_per_atom"]))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: expected element_ev (symbol: eV) and std_ev_per_atom ({error})") from None
+    return references.element_energy(crystals, reference.element_ev)

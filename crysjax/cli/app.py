@@ -16,7 +16,21 @@ from typing import Any
 import typer
 
 from crysjax import __version__
-from crysjax.cli import compare, data, design, diffraction, elasticity, evaluate, judge, models, phonons, predict, train
+from crysjax.cli import (
+    compare,
+    data,
+    design,
+    diffraction,
+    elasticity,
+    evaluate,
+    inputs,
+    judge,
+    models,
+    phonons,
+    polymorphs,
+    predict,
+    train,
+)
 from crysjax.cli.arguments import alone, no_empty_paths
 from crysjax.cli.signals import EXIT_CODES, terminable
 from crysjax.terminal import Stopped, printable, say
@@ -36,6 +50,8 @@ app.command("elasticity")(elasticity.elasticity)
 app.command("diffraction")(diffraction.diffraction)
 app.command("solve")(alone(diffraction.solve, crystals=True))
 app.command("judge")(alone(judge.judge))
+app.command("polymorphs")(alone(polymorphs.polymorphs))
+app.command("inputs")(alone(inputs.inputs))
 app.command("phonons")(alone(phonons.phonons))
 app.command("design")(alone(design.design))
 app.command("evaluate")(alone(evaluate.evaluate))

@@ -22,6 +22,8 @@ def evaluate(
     level: str = typer.Option("", help="Level of theory of --dft, where it is not the hull's; they may not differ."),
     margin: float = typer.Option(0.1, min=0, help="Of stability, eV/atom above the hull."),
     target: Path | None = typer.Option(None, help="A plan of `design`: are its windows met, by its heads?"),
+    heads: str = typer.Option("", help="Heads, such as of your own column: did samples get what they were asked for?"),
+    within: float | None = typer.Option(None, min=0, help="With --heads: how far from what was asked is a success."),
     synthesizability: str = typer.Option("", help="A model of kind synthesizability."),
     floors: bool = typer.Option(True, help="Compute the no-learning floors of --match from --train."),
     match_only: bool = typer.Option(False, "--match-only", help="Only the match rate of --match, with its floors."),
@@ -38,15 +40,27 @@ def evaluate(
             samples or None, match=match or None, train=train or None, reference=reference or None, known=known,
             hull=hull, potential=potential, dft=dft, level=level, margin=margin, target=target,
             synthesizability=synthesizability, floors=floors, match_only=match_only, ceiling=ceiling, seed=seed,
-            processes=processes, out=out, progress=_progress, command=" ".join(["crysjax", *sys.argv[1:]]),
+            processes=processes, heads=heads, within=within, out=out,
+            progress=_progress, command=" ".join(["crysjax", *sys.argv[1:]]),
         )  # fmt: skip
     except KeyboardInterrupt:
         raise Stopped(f"finished stages are kept in {out}; the same command goes on" if out else "") from None
+    for name, requests in found.asked.items():
+        _show_asked(name, requests, out)
     if found.match:
         _show_match(found.match, no_floors=bool(samples) and not (floors and train))
     _show(found.totals, found.findings)
     if out is not None and found.totals:
         say(f"{out / 'report.html'}: side by side, with the reasons")
+
+
+def _show_asked(name: str, found: list, out: Path | None) -> None:
+    from crysjax.evaluation import requests
+
+    for one in found:
+        say(f"{name}: {requests.told(one)}")
+    if out is not None:
+        say(f"{out / name / 'asked.html'}: what was asked and what came")
 
 
 def _progress(text: str) -> None:

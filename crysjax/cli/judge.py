@@ -87,15 +87,20 @@ def _setting(text: str) -> tuple[str, Any]:
 def read_references(path: Path) -> dict[int, float]:
     """Energies of the elements, eV per atom, by atomic number.
 
-    JSON, gzipped or not: {"Si": energy per atom}, or pymatgen's computed entries by element, corrections included.
+    JSON, gzipped or not: {"Si": energy per atom}, pymatgen's computed entries by element, corrections included, or
+    what `crysjax models references` writes.
     """
     from crysjax.chemistry.elements import atomic_number
     from crysjax.data.readers import reading
 
     try:
-        return {atomic_number(symbol): _of_element(entry) for symbol, entry in reading.read_json(path).items()}
+        return {atomic_number(symbol): _of_element(entry) for symbol, entry in _elements(reading.read_json(path))}
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"--references {path}: expected JSON of an energy or entry by element ({error})") from None
+
+
+def _elements(found: dict) -> Any:
+    return found.get("element_ev", found).items()
 
 
 def _of_element(entry: float | dict) -> float:

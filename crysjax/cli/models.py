@@ -8,13 +8,14 @@ from pathlib import Path
 
 import typer
 
-from crysjax.cli import pull
+from crysjax.cli import pull, references
 from crysjax.data.readers.part import read_part
 from crysjax.models import published, registry
 from crysjax.terminal import bar, printable, say
 
 app = typer.Typer(help="List the models that are here, and get more.", no_args_is_help=True)
 app.command("pull")(pull.pull)
+app.command("references")(references.references)
 
 
 def sample(
@@ -68,6 +69,11 @@ def sample(
         drawn = with_novelty(drawn, novelty)
     io.write(drawn, out)
     say(f"{out}: {len(drawn)} crystals")
+    if drawn.properties and out.suffix not in (".npz", ".extxyz", ".xyz"):
+        say(
+            f"not kept, a CIF has no place for it: {', '.join(sorted(drawn.properties))}; .npz and .extxyz have",
+            err=True,
+        )
 
 
 def _asked(texts: list[str], names: list[str]) -> dict[str, float | tuple[float, float]]:

@@ -67,12 +67,35 @@ def check(options: Options) -> None:
 
 def _beside_group(options: Options) -> None:
     """An error for what cannot be kept together with a space group."""
-    with_formula = bool(options.formula)
-    against = {"--num-elements", "--neutral", "--require"} if not with_formula else set()
-    wrong = [name for name in options.asked() if name in against | {"--fix", "--min-distance"}]
-    if wrong:
-        more = ", unless a --formula says the composition" if wrong[0] in against else ""
-        raise ValueError(f"--space-group: expected no {', '.join(wrong)} beside it{more}")
+    if options.fix:
+        raise ValueError(
+            "--space-group: expected no --fix beside it, for the operations would move the fixed atoms; leave out "
+            "--fix, or draw with --fix alone and keep those of the group (`crysjax data space-groups`)"
+        )
+    if options.require and not options.formula:
+        raise ValueError("--space-group: expected no --require beside it, unless a --formula says the composition")
+
+
+def by_rejection(limits: Constraints) -> Constraints:
+    """What is kept of a space group's samples by drawing those again that break it: nothing else is built in.
+
+    Distances would be kept by moving atoms, which breaks the group; the number of elements and neutrality belong to
+    compositions, which orbits decide where no formula does.
+    """
+    from crysjax.constraints.constraints import Constraints
+
+    if not limits.space_group:
+        return Constraints()
+    composition = {} if limits.formula else {"num_elements": limits.num_elements, "states": limits.states}
+    return Constraints(min_distance_angstrom=limits.min_distance_angstrom, **composition)
+
+
+def drawn_by(limits: Constraints) -> Constraints:
+    """The constraints without those that are kept by rejection."""
+    rejected = by_rejection(limits)
+    gone = {name: getattr(type(limits)(), name) for name in ("min_distance_angstrom", "num_elements", "states")
+            if getattr(rejected, name)}  # fmt: skip
+    return limits._replace(**gone)
 
 
 def beside_like(options: Options) -> None:
@@ -158,6 +181,15 @@ def ready(model: str, changed: dict[str, Any], limits: Constraints, templates: D
         distance = limits.min_distance_angstrom
         build = constrain(loaded.build, constraint, min_distance_angstrom=distance, native=native)
     return Ready(build or loaded.build, loaded.params, lambda rows, again: (datasets.take(templates, rows), None))
+
+
+def broken(limits: Constraints, drawn: Dataset) -> np.ndarray:
+    """Which samples break the constraints: (m,) bool."""
+    import numpy as np
+
+    from crysjax.constraints.constraints import Constraints, violations
+
+    return np.zeros(len(drawn), bool) if limits == Constraints() else np.any([*violations(limits, drawn).values()], 0)
 
 
 def kept(limits: Constraints, drawn: Dataset) -> Dataset:
