@@ -64,6 +64,17 @@ class Rules(NamedTuple):
     rounds: int
 
 
+class Step(NamedTuple):
+    """What one draw starts from."""
+
+    logits: Array  # (n, s) of the network, `IMPOSSIBLE` for elements that are not allowed
+    held: Array  # (n, s) one-hot rows of settled sites, zero rows of free ones
+    used: Array  # (b, s) bool: the elements of settled sites
+    chance: Array  # (b, s) log of the mean probability over the free sites
+    plan: Plan
+    template: Pack
+
+
 def species_rules(
     *,
     allowed: np.ndarray,
@@ -100,42 +111,41 @@ def _start(witness: Witness, key: Array, template: Pack) -> Plan:
 
 def _draw(rules: Rules, key: Array, logits: Array, held: Array, plan: Plan, template: Pack) -> tuple[Array, Plan]:
     logits = jnp.where(jnp.asarray(rules.allowed)[None], jax.lax.stop_gradient(logits), IMPOSSIBLE)
-    propose = partial(_proposal, rules, logits, held, plan, template)
+    used = _used(held, template)
+    step = Step(logits, held, used, _mean_chance(logits, held, template), plan, template)
     if rules.charges is None:
         key, key_rows = jax.random.split(key)
-        chosen, charge, rows = propose(key)
+        chosen, charge, rows = _proposal(rules, step, key)
         found = jax.random.categorical(key_rows, rows)
     else:
         key_last, key_rows, key_loop = jax.random.split(key, 3)
-        last = plan.elements, plan.charge, _rows_of(rules, key_last, plan.elements, logits, held, template)
-        chosen, charge, rows = _settled(rules, rules.charges, key_loop, last, propose, template)
+        last = plan.elements, plan.charge, _rows_of(rules, step, key_last, plan.elements)
+        chosen, charge, rows = _settled(rules, rules.charges, key_loop, last, step)
         found = neutrality.neutral(key_rows, charge, rows, rules.charges, template)
     drawn = one_hot(found + 1, logits.dtype) * site_mask(template.occupancy)[:, None]
     return drawn, Plan(plan.count, chosen, charge)
 
 
-def _proposal(
-    rules: Rules, logits: Array, held: Array, plan: Plan, template: Pack, key: Array
-) -> tuple[Array, Array, Array]:
+def _proposal(rules: Rules, step: Step, key: Array) -> tuple[Array, Array, Array]:
     """(1) and the states of (2): elements (b, s), charges (b, s) and log-rows (n, s)."""
-    keys, used = jax.random.split(key, 4), _used(held, template)
-    chance = _mean_chance(logits, held, template)
+    keys, used = jax.random.split(key, 4), step.used
     if rules.counted:
-        chosen = _filled_up(keys[0], chance, used, plan.count, template)
+        chosen = _filled_up(keys[0], step.chance, used, step.plan.count, step.template)
     else:
         chosen = jnp.broadcast_to(jnp.asarray(rules.allowed)[None], used.shape)
     charge = jnp.zeros(used.shape, jnp.int32)
     if rules.charges is not None:
         charge = neutrality.drawn_states(keys[1], rules.charges, used.shape[0])
     keep = used & jax.random.bernoulli(keys[2], 0.5, (used.shape[0], 1))  # half of the crystals: as before
-    charge = jnp.where(keep, plan.charge, charge)
-    return chosen, charge, _rows_of(rules, keys[3], chosen, logits, held, template)
+    charge = jnp.where(keep, step.plan.charge, charge)
+    return chosen, charge, _rows_of(rules, step, keys[3], chosen)
 
 
-def _rows_of(rules: Rules, key: Array, chosen: Array, logits: Array, held: Array, template: Pack) -> Array:
+def _rows_of(rules: Rules, step: Step, key: Array, chosen: Array) -> Array:
     """Log-probabilities of the elements at each site, given the chosen ones and those that are held: (n, s)."""
+    held, template = step.held, step.template
     free = (held.sum(-1) == 0) & (site_mask(template.occupancy) > 0)
-    rows = jnp.where(chosen[template.owner], logits, IMPOSSIBLE)
+    rows = jnp.where(chosen[template.owner], step.logits, IMPOSSIBLE)
     rows = jnp.maximum(jax.nn.log_softmax(rows), jnp.where(rows > IMPOSSIBLE, LEAST, IMPOSSIBLE))
     if rules.counted:
         missing, most = chosen & ~_used(held, template), rules.witness.possible.shape[1] - 1
@@ -143,8 +153,9 @@ def _rows_of(rules: Rules, key: Array, chosen: Array, logits: Array, held: Array
     return jnp.where(held.sum(-1, keepdims=True) > 0, jnp.where(held > 0, 0.0, IMPOSSIBLE), rows)
 
 
-def _settled(rules: Rules, charges: Charges, key: Array, last: tuple, propose: Callable, template: Pack) -> tuple:
+def _settled(rules: Rules, charges: Charges, key: Array, last: tuple, step: Step) -> tuple:
     """The proposal of each crystal, of the first round in which one can be completed; else the last plan."""
+    template = step.template
 
     def more(state: tuple) -> Array:
         return (state[0] < rules.rounds) & ~state[1].all()
@@ -152,7 +163,7 @@ def _settled(rules: Rules, charges: Charges, key: Array, last: tuple, propose: C
     def attempt(state: tuple) -> tuple:
         turn, done, kept = state
         key_pick, *keys = jax.random.split(jax.random.fold_in(key, turn), 1 + rules.proposals)
-        tried = jax.vmap(propose)(jnp.stack(keys))
+        tried = jax.vmap(partial(_proposal, rules, step))(jnp.stack(keys))
         picked, works = neutrality.picked(key_pick, tried, charges, template)
         return turn + 1, done | works, _merged(picked, tried, works & ~done, kept, template.owner)
 

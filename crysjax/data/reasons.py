@@ -30,6 +30,14 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "repeated": ("equals {}",),
     "known_composition": ("composition is known already",),
     "not_rediscovered": ("no sample equals it",),
+    # a relative of a known crystal
+    "equal": ("StructureMatcher matches it",),
+    "supercell": ("{} sites reduce to the {} of the known crystal",),
+    "distortion": (
+        "symmetrized to within {} Å both are the same crystal of group {}", "{} is {} in {} cells with displaced sites",
+    ),
+    "order_disorder": ("orders {} on one lattice", "shares {} on one lattice"),
+    "substitution": ("the known crystal with {}",),
     # energies
     "above_hull": ("{} eV/atom above the hull",),
     "not_believed": ("{} eV/atom below the hull: not believed",),

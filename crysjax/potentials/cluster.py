@@ -108,8 +108,8 @@ def _site_energies(settings: Cluster, params: Params, occupancy: Array, vectors_
     r = jnp.sqrt((r_vec**2).sum(-1))
     density = _density(r, r_vec, half, sites, radial_basis, settings.cutoff_angstrom, settings.envelope_power)
     x, v, state = one_hot @ params["embed"], None, None
-    screened = _repulsion(r, one_hot @ jnp.asarray(charges, r.dtype), half, settings.repulsion_angstrom)
-    energy = one_hot @ params["reference"] + screened
+    energy = one_hot @ params["reference"]
+    energy += _repulsion(r, one_hot @ jnp.asarray(charges, r.dtype), half, settings.repulsion_angstrom)
     for layer in params["layers"]:
         h = _expand(layer, density / settings.mean_neighbors**0.5, x, v, radial_basis)
         h = _tilt(layer, h, one_hot)

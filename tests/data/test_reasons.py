@@ -26,6 +26,8 @@ FOUND = [
     ("ions in a position that is no minimum (soft internal modes); none of 6 displaced cells relaxed", "soft_modes"),
     ("no answer within 600 s", "out_of_limits"),
     ("band_gap_ev outside 1 to 2", "off_target"),
+    ("the known crystal with Na to K, RMS 0.010", "substitution"),
+    ("it is the known crystal in 4 cells with displaced sites, its symmetry a part of the other's", "distortion"),
     ("", ""),
     ("something that nobody has said before", reasons.OTHER),
     ("equalsx", reasons.OTHER),
