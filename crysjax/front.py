@@ -135,7 +135,7 @@ def relax(
 
     Returns:
         One row per crystal: `crystals`, `energy` (eV), `fmax` (eV/Å), `steps`, `converged`, `valid`, and `reason`, why
-        a crystal is not valid.
+        a crystal is not valid, with its `code` (`data.reasons`), which also says "not_converged".
     """
     engine, params, _ = registry.load_potential(potential)
     given = read(crystals)
@@ -183,9 +183,10 @@ def design(config: Plan | str | PathLike | Mapping[str, Any], out: str | PathLik
     Returns:
         What `summary.json` holds: counts per stage, hits beside what chance gives, calls, the best candidates.
     """
-    checked = (
-        config if isinstance(config, Plan) else plan_of(config) if isinstance(config, Mapping) else read_plan(config)
-    )
+    if isinstance(config, Plan):
+        checked = config
+    else:
+        checked = plan_of(config) if isinstance(config, Mapping) else read_plan(Path(config))
     tools, about = assemble(checked)
     outcomes = round.run(checked, tools, Path(out), resume=resume, progress=lambda *_: None)
     return outputs.write(Path(out), checked, tools.goals, outcomes, **about)

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     from crysjax.chemistry.elements import formula
     from crysjax.data.datasets import entries
     from crysjax.evaluation.chemistry import coordination_flag, oxidation_flag
+    from crysjax.potentials.label import label
 
     with _naming("generator"):
         config = registry.read_config(registry.model_path(plan.generator), "generator")
@@ -81,7 +83,12 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         oracles=_oracles(plan, predictor, asked._replace(potential=potential, params=params), last) | more,
         measure=lambda crystals: measures.ask(more, crystals, plan.max_atoms),
     )  # fmt: skip
-    return tools, _about(plan, tools, reference is not None)
+    return tools, _about(plan, tools, reference is not None) | {
+        "label": partial(label, potential=potential, params=params),
+        "level": level_of(plan, tools.files[f"{path.name} of the potential"]),
+        "known": known,
+        "above_hull": hull_judge(plan, predictor, shape, reference),
+    }
 
 
 def _about(plan: Plan, tools: Tools, by_energy: bool) -> dict[str, Any]:
@@ -99,6 +106,23 @@ def _about(plan: Plan, tools: Tools, by_energy: bool) -> dict[str, Any]:
         "judges": by_whom,
         "opinions": opinions(plan, tools.goals.names, by_energy),
     }
+
+
+def level_of(plan: Plan, digest: str) -> str:
+    """The level of theory of energies and forces that come with the candidates."""
+    return f"{plan.potential}, a machine-learned potential, no DFT (SHA-256 {digest})"
+
+
+def hull_judge(plan: Plan, predictor: Any, shape: Any, reference: Any) -> Any:
+    """What judges the distance to the plan's hull, where the target does not speak of it."""
+    from crysjax.campaign import goals as targets
+    from crysjax.campaign.hull_distance import ABOVE_HULL
+    from crysjax.campaign.validate import judge
+
+    if not plan.hull or ABOVE_HULL in plan.target:
+        return None
+    goals = targets.goals({ABOVE_HULL: targets.Goal("minimise")}, predictor.names, predictor.scale)
+    return judge(goals, predictor, shape, reference)
 
 
 def digests_of(plan: Plan) -> dict[str, str]:

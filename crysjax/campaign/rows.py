@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from crysjax.campaign.goals import Goals, hit_probability, objective
+from crysjax.data.reasons import code
 from crysjax.evaluation.ledger import Row
 
 PRICE = {"sampled": 0.02, "screened": 0.001, "scored": 0.002, "selected": 0.0, "relaxed": 0.002, "validated": 0.002}
@@ -42,7 +43,7 @@ def rows(
         yield Row(
             str(name), stage, number, seed, quantity, _number(value, i), _number(std, i), unit, not reason[i],
             round(cost, 6), str(reason[i]), more, None if reason[i] else _number(p_hit, i),
-            {k: _note(v, i) for k, v in (notes or {}).items()},
+            {k: _note(v, i) for k, v in (notes or {}).items()}, code(str(reason[i])),
         )  # fmt: skip
 
 

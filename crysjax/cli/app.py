@@ -8,6 +8,7 @@ import errno
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -86,7 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    with terminable() as received:
+    with terminable() as received, warnings.catch_warnings():
+        _warn_in_lines()
         try:
             arguments = [a for a in arguments if a != "--debug"]
             no_empty_paths(app, arguments)
@@ -100,6 +102,22 @@ def main(arguments: list[str] | None = None) -> None:
             if message:
                 print(f"crysjax: {printable(message)}", file=sys.stderr)
     sys.exit(code or 0)
+
+
+def _warn_in_lines() -> None:
+    """What files say and crystals do not keep is one line each, every time; other warnings are shown as ever."""
+    from crysjax.data.lost import NotKept
+
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, NotKept):
+            say(f"crysjax: warning: {message}", err=True)
+        else:
+            usual(message, category, *where, **more)
+
+    warnings.simplefilter("always", NotKept)
+    warnings.showwarning = show
 
 
 def _line(error: BaseException) -> str:

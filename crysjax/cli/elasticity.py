@@ -94,6 +94,7 @@ def _rows(found: Elastic, curves: Curves | None, gain: np.ndarray | None) -> lis
     """One dictionary per crystal; what is not known is None."""
     from crysjax.chemistry.elements import formula
     from crysjax.data import datasets
+    from crysjax.data.reasons import code
     from crysjax.physics.elasticity.frames import RULES
 
     named = {f"{name}_gpa" if name not in ("poisson", "anisotropy") else name: x
@@ -102,6 +103,7 @@ def _rows(found: Elastic, curves: Curves | None, gain: np.ndarray | None) -> lis
     for k, entry in enumerate(datasets.entries(found.crystals)):
         good = bool(found.valid[k])
         row = {"id": entry.id, "formula": formula(entry.numbers), "reason": str(found.reason[k])}
+        row["code"] = code(row["reason"])
         row["born_stable"] = bool(found.moduli.stable[k]) if good else None
         row |= {key: _number(x[k], good) for key, x in named.items()}
         row["debye_temperature_k"] = _number(found.debye_temperature_k[k], good)

@@ -158,13 +158,15 @@ def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
         say(f"{name}: {totals['crystals']} crystals, {totals['not_read']} could not be read")
         for row in totals["ledger"]:
             say(f"  {row['stage']:10s}{row['passed']:>7d} of {row['entered']:<7d} {row['level']}")
-        for metric, value in (totals["metrics"] | totals.get("distances", {})).items():
-            say(f"  {metric:36s}{number(metric, value)}")
+        metrics = totals["metrics"] | totals.get("distances", {})
+        width = max(map(len, metrics), default=0)
+        for metric, value in metrics.items():
+            say(f"  {metric:{width}s}  {number(metric, value)}")
         for kind, names in totals["flags"].items():
-            said = ", ".join(f"{what} {count}" for what, count in names.items())
-            say(f"  unusual {kind}: {said}")
-        if warned.get(name):
-            say(detectors.text(warned[name]))
+            said = "; ".join(f"{what} ({count})" for what, count in names.items())
+            say(f"  unusual {kind}: {said or 'none'}")
+        for finding in warned.get(name, []):
+            say(f"  {detectors.text([finding])}")
         if totals["not_measured"]:
             say("  not measured: " + "; ".join(f"{k} (needs {v})" for k, v in totals["not_measured"].items()))
 
@@ -172,19 +174,21 @@ def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
 def _write_rows(out: Path | None, judged: Judged) -> None:
     """`NAME/structures.csv`: one row per structure with every answer, and the entries that could not be read."""
     from crysjax.data import files
+    from crysjax.data.reasons import code
 
     if out is None:
         return
     columns = _columns(judged)
     with files.whole(out / judged.name / "structures.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", *columns, "reason"])
+        writer.writerow(["id", *columns, "reason", "code"])
         failed = [
             next((v.reason[i] for v in judged.verdicts.values() if v.reason[i]), "") for i in range(len(judged.samples))
         ]
         for i, name in enumerate(judged.samples.ids):
-            writer.writerow([name, *(_plain(column[i]) for column in columns.values()), failed[i]])
-        writer.writerows([row["entry"] or row["file"], *[""] * len(columns), row["reason"]] for row in judged.skipped)
+            writer.writerow([name, *(_plain(column[i]) for column in columns.values()), failed[i], code(failed[i])])
+        unread = [[row["entry"] or row["file"], *[""] * len(columns), row["reason"]] for row in judged.skipped]
+        writer.writerows([*row, "not_read"] for row in unread)
 
 
 def _columns(judged: Judged) -> dict[str, np.ndarray]:
@@ -242,14 +246,20 @@ def _structure_prediction(
         lines["samples" if len(sets) == 1 else name] = _match(name, found, truth, processes, folder)
     if known is not None:
         lines |= {f"floor: {name}": value for name, value in _floors(known, truth, seed, processes)}
-    say(f"{said(CDVAE)}\n  {'one try per row':36s}{'match':>9s}{'RMSE':>8s}{'offered':>9s}")
+    width = max(map(len, [*lines, "one try per row"]))
+    say(f"match rate, {said(CDVAE)}\n  {'one try per row':{width}s}{'match':>10s}{'RMSE':>8s}{'offered':>10s}")
     for name, value in lines.items():
-        offered = f"{value['offered']:>9.1%}" if "offered" in value else ""
-        say(f"  {name:36s}{value['rate']:>9.1%}{value['rmse']:>8.3f}{offered}")
+        rmse = "–" if value["rmse"] != value["rmse"] else f"{value['rmse']:.3f}"
+        offered = _percent(value["offered"]) if "offered" in value else ""
+        say(f"  {name:{width}s}{_percent(value['rate']):>10s}{rmse:>8s}{offered:>10s}".rstrip())
     if sets and known is None:
         say("  no floors beside this match rate: give --train to see what no learning would reach")
     if out is not None:
         files.write(out / "match.json", json.dumps(_finite({"tolerances": said(CDVAE), **lines}), indent=1))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _match(name: str, found: Dataset, truth: Dataset, processes: int, out: Path | None) -> dict[str, float]:

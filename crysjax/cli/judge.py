@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "id", "formula", "energy_ev_per_atom", "formation_energy_ev_per_atom", "max_force_ev_per_angstrom",
-    "volume_angstrom3_per_atom", "steps", "seconds", "reason",
+    "volume_angstrom3_per_atom", "steps", "seconds", "reason", "code",
 )  # fmt: skip
 
 
@@ -163,8 +163,11 @@ def _row(entry: Entry, answer: Answer, elements: dict | None) -> dict:
     import numpy as np
 
     from crysjax.chemistry.elements import formula
+    from crysjax.data.reasons import OTHER, code
 
     row = dict.fromkeys(COLUMNS, "") | {"id": entry.id, "formula": formula(entry.numbers), "reason": answer.reason}
+    found = code(answer.reason)
+    row["code"] = "calculator_failed" if found == OTHER else found  # the words are the calculator's own
     row |= {"steps": answer.steps, "seconds": round(answer.seconds, 2)}
     if answer.single is None:
         return row

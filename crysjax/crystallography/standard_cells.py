@@ -105,6 +105,45 @@ def reduced(entry: Entry, *, symprec: float = 0.01) -> Entry:
     return _niggli(entry, symprec) or entry
 
 
+class Conventional(NamedTuple):
+    """A crystal in the conventional cell of its space group, symmetrized; rows are the sites of that cell."""
+
+    numbers: np.ndarray  # (n,)
+    frac: np.ndarray  # (n, 3) from 0 to 1
+    lattice: np.ndarray  # (3, 3) Å; a lies along x, b in the xy plane
+    symbol: str  # Hermann-Mauguin
+    number: int  # of the space group
+    wyckoff: np.ndarray  # (n,) str: letters
+    orbit: np.ndarray  # (n,) int: sites of one orbit share a number
+
+
+def conventional(entry: Entry, *, symprec: float = 0.1) -> Conventional:
+    """The conventional cell by spglib, in its default setting; where it finds no symmetry, the reduced cell in P1.
+
+    The crystal is turned to the standard axes and its sites are moved, by at most about `symprec` in Å, to where the
+    symmetry has them: a cell to look at, not to compute with.
+    """
+    cell = np.asarray(entry.lattice, float), np.asarray(entry.frac, float), np.asarray(entry.numbers)
+    found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, symprec)
+    if found is None:
+        row = reduced(entry, symprec=symprec)
+        sites = len(row.numbers)
+        frac, lattice = wrap(np.asarray(row.frac, float)), _along_axes(np.asarray(row.lattice, float))
+        return Conventional(np.asarray(row.numbers), frac, lattice, "P1", 1, np.full(sites, "a"), np.arange(sites))
+    of = {primitive: site for site, primitive in reversed([*enumerate(found.mapping_to_primitive.tolist())])}
+    site = np.array([of[primitive] for primitive in found.std_mapping_to_primitive.tolist()])
+    return Conventional(
+        np.asarray(found.std_types), wrap(found.std_positions), np.asarray(found.std_lattice), found.international,
+        int(found.number), np.asarray(found.wyckoffs)[site], np.asarray(found.crystallographic_orbits)[site],
+    )  # fmt: skip
+
+
+def _along_axes(lattice: np.ndarray) -> np.ndarray:
+    """A lattice turned so that a lies along x and b in the xy plane."""
+    _, triangle = np.linalg.qr(lattice.T)
+    return (triangle * np.sign(np.diag(triangle))[:, None]).T
+
+
 def _niggli(entry: Entry, symprec: float) -> Entry | None:
     """The crystal in the right-handed Niggli cell of its lattice: the entry itself if it is, `None` if there is none.
 

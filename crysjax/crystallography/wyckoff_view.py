@@ -6,17 +6,16 @@ trained on the view sees crystals that have their groups exactly.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 
+from crysjax.base import Orbits, Views
 from crysjax.crystallography import symmetry_finder
 from crysjax.data import datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
-from crysjax.geometry.symmetry import LETTERS, Orbits, table
+from crysjax.geometry.symmetry import LETTERS, table
 
 _TOLERANCE = 0.08  # in fractions, how far off its position a site may lie that spglib says is on it
 _IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(27, 3)
@@ -24,8 +23,8 @@ _IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(27
 
 def wyckoff_view(
     dataset: Dataset, *, max_orbits: int = 20, tolerance_angstrom: float = 0.1
-) -> Callable[[np.ndarray, Capacity], Orbits]:
-    """The view of a data set: `rows(members, shape)` gives the `Orbits` of those rows, leaves (shape.crystals, ...).
+) -> Callable[[np.ndarray, Capacity], Views]:
+    """The view of a data set: `rows(members, shape)` gives the `orbits` of those rows, leaves (shape.crystals, ...).
 
     A crystal is left undescribed (group 0) if spglib finds nothing, if its cell is not primitive, or if it has more
     than `max_orbits` orbits; so are unused slots. A row is described when it is first asked for, and kept.
@@ -37,9 +36,10 @@ def wyckoff_view(
             kept[row] = _orbits(dataset, row, max_orbits, tolerance_angstrom)
         return kept[row]
 
-    def rows(members: np.ndarray, shape: Capacity) -> Orbits:
+    def rows(members: np.ndarray, shape: Capacity) -> Views:
         unused = [_nothing(max_orbits)] * (shape.crystals - len(members))
-        return Orbits(*(np.stack(leaves) for leaves in zip(*[described(int(k)) for k in members], *unused)))
+        leaves = zip(*[described(int(k)) for k in members], *unused)
+        return Views(orbits=Orbits(*(np.stack(leaf) for leaf in leaves)))
 
     return rows
 
@@ -93,22 +93,10 @@ def _symmetry(cell: tuple, tolerance: float):
     for k in range(5):
         found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance / 2**k)
         if found is not None:
-            hall = _settings()[found.number]
+            hall = symmetry_finder.standard_settings()[found.number]
             found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance / 2**k, hall_number=hall)
             return found
     return None
-
-
-@lru_cache(maxsize=1)
-def _settings() -> dict[int, int]:
-    """Space group number -> spglib's number of its standard setting: origin choice 2 where there are two."""
-    import spglib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # spglib is changing how it reports errors
-        kinds = {hall: spglib.get_spacegroup_type(hall) for hall in range(530, 0, -1)}
-    first = {kind.number: hall for hall, kind in kinds.items()}
-    return first | {kind.number: hall for hall, kind in kinds.items() if kind.choice == "2"}
 
 
 def _parameters(lattice: np.ndarray) -> np.ndarray:

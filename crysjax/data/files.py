@@ -58,6 +58,9 @@ def whole(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     file or folder of its own, of a random name, made exclusively. Errors name `path`.
     """
     path = Path(path)
+    kind = reading.other_kind(path)
+    if kind and not path.is_dir():  # it would be replaced by a file: as root, /dev/null too
+        raise ValueError(f"{path}: {kind}; expected a place for a file")
     if path.parent.name.endswith(PARTIAL):  # of a folder that is written whole itself
         yield path
         return

@@ -11,12 +11,14 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from crysjax.data import files
 from crysjax.data.readers import reading
+from crysjax.data.reasons import code
 
 STAGES = ("sampled", "screened", "scored", "selected", "relaxed", "validated")
 """In the order of a round: drawn, passed the gates, predicted, within the budget, relaxed, judged after relaxation."""
@@ -46,6 +48,7 @@ class Row(NamedTuple):
     properties: dict[str, list] = {}  # noqa: RUF012  # further quantities: name -> [value, std]; never written to
     p_hit: float | None = None  # probability of lying in every window, by value and std; None: not asked, or no window
     notes: dict[str, float | bool | str | None] = {}  # noqa: RUF012  # what else was found; never written to
+    code: str = ""  # of the reason, see `data.reasons`
 
 
 def line(row: Row) -> str:
@@ -168,3 +171,12 @@ def reasons(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
             why = TWIN if row.reason.startswith("equals ") else row.reason
             found[row.stage][why] = found[row.stage].get(why, 0) + 1
     return {stage: dict(sorted(why.items(), key=lambda item: -item[1])) for stage, why in found.items()}
+
+
+def codes(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """Stage -> code of the reason -> how many candidates failed for it, the most frequent first."""
+    found = {stage: Counter() for stage in STAGES}
+    for row in rows:
+        if not row.valid:
+            found[row.stage][row.code or code(row.reason)] += 1
+    return {stage: dict(counted.most_common()) for stage, counted in found.items()}
