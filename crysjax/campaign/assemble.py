@@ -84,8 +84,8 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         measure=lambda crystals: measures.ask(more, crystals, plan.max_atoms),
     )  # fmt: skip
     return tools, _about(plan, tools, reference is not None) | {
-        "label": partial(label, potential=potential, params=params),
-        "level": level_of(plan, tools.files[f"{path.name} of the potential"]),
+        "label": partial(label, potential=asked.potential, params=asked.params),
+        "level": level_of(plan, tools.files, path, last.file if last else None),
         "known": known,
         "above_hull": hull_judge(plan, predictor, shape, reference),
     }
@@ -108,9 +108,11 @@ def _about(plan: Plan, tools: Tools, by_energy: bool) -> dict[str, Any]:
     }
 
 
-def level_of(plan: Plan, digest: str) -> str:
-    """The level of theory of energies and forces that come with the candidates."""
-    return f"{plan.potential}, a machine-learned potential, no DFT (SHA-256 {digest})"
+def level_of(plan: Plan, digests: dict[str, str], potential: Path, judge: Path | None) -> str:
+    """The level of theory of energies and forces that come with the candidates: the judge's if it is a potential."""
+    by_judge, by_potential = (plan.judge, judge, "judge"), (plan.potential, potential, "potential")
+    name, file, role = by_judge if judge else by_potential
+    return f"{name}, a machine-learned potential, no DFT (SHA-256 {digests[f"{file.name} of the {role}"]})"
 
 
 def hull_judge(plan: Plan, predictor: Any, shape: Any, reference: Any) -> Any:
