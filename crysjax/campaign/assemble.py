@@ -112,7 +112,8 @@ def level_of(plan: Plan, digests: dict[str, str], potential: Path, judge: Path |
     """The level of theory of energies and forces that come with the candidates: the judge's if it is a potential."""
     by_judge, by_potential = (plan.judge, judge, "judge"), (plan.potential, potential, "potential")
     name, file, role = by_judge if judge else by_potential
-    return f"{name}, a machine-learned potential, no DFT (SHA-256 {digests[f"{file.name} of the {role}"]})"
+    digest = digests[f"{file.name} of the {role}"]
+    return f"{name}, a machine-learned potential, no DFT (SHA-256 {digest})"
 
 
 def hull_judge(plan: Plan, predictor: Any, shape: Any, reference: Any) -> Any:
