@@ -168,7 +168,8 @@ def config_keys() -> Iterator[str]:
     yield "# Configuration keys\n\nMade from the signatures that check a config when this site was built. A config is\n"
     yield "flat YAML: `network: dense` names a factory, `network.width: 256` is a setting of it. An unknown key, a\n"
     yield "wrong type or an impossible value is one line that names the key, the value and what was expected.\n\n"
-    yield "## A design plan\n\n`crysjax design PLAN.yaml`, `cx.design(plan)`."\n    yield " `crysjax design --keys` prints the same.\n\n"
+    yield "## A design plan\n\n`crysjax design PLAN.yaml`, `cx.design(plan)`."
+    yield " `crysjax design --keys` prints the same.\n\n"
     yield _table(("key", "type", "default", "meaning"), plan_keys())
     for title, said, factories in schemas():
         yield f"## {title}\n\n{said}\n\n"
