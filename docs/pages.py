@@ -168,6 +168,9 @@ def config_keys() -> Iterator[str]:
     yield "# Configuration keys\n\nMade from the signatures that check a config when this site was built. A config is\n"
     yield "flat YAML: `network: dense` names a factory, `network.width: 256` is a setting of it. An unknown key, a\n"
     yield "wrong type or an impossible value is one line that names the key, the value and what was expected.\n\n"
+    yield "## A design plan\n\n`crysjax design PLAN.yaml`, `cx.design(plan)`."
+    yield " `crysjax design --keys` prints the same.\n\n"
+    yield _table(("key", "type", "default", "meaning"), plan_keys())
     for title, said, factories in schemas():
         yield f"## {title}\n\n{said}\n\n"
         for heading, factory in factories:
@@ -176,9 +179,15 @@ def config_keys() -> Iterator[str]:
             yield _table(("key", "type", "default", "meaning"), keys(factory))
 
 
+def plan_keys() -> list[tuple[str, str, str, str]]:
+    """Key, type, default and meaning of each key of a plan, as `crysjax design --keys` has them."""
+    from crysjax.campaign.keys import keys
+
+    return [(f"`{key.name}`", key.type, f"`{key.default}`", key.meaning) for key in keys()]
+
+
 def schemas() -> Iterator[tuple[str, str, list[tuple[str, Callable]]]]:
     """Title, introduction, and the factories of each kind of config."""
-    from crysjax.campaign.plan import plan
     from crysjax.cli.compare import plan_settings
     from crysjax.generators import processes
     from crysjax.models import families, registry
@@ -192,7 +201,6 @@ def schemas() -> Iterator[tuple[str, str, list[tuple[str, Callable]]]]:
 
     made = {name: families.factory(family) for name, family in families.FAMILIES.items()}
     fields = {"frac": processes.POSITIONS, "lattice": processes.LATTICE, "species": processes.SPECIES}
-    yield "A design plan", "`crysjax design PLAN.yaml`, `cx.design(plan)`.", [("", plan)]
     yield "A training run", "`crysjax train CONFIG.yaml`, `cx.train(config)`.", [("", run_settings)]
     yield "A comparison", "`crysjax compare CONFIG.yaml`.", [("", plan_settings)]
     yield "Generator families", "`family: NAME`, and `generator.KEY` for what follows.", named("family", made)

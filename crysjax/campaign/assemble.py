@@ -38,9 +38,6 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         config = registry.read_config(registry.model_path(plan.generator), "generator")
     with _naming("heads"):
         predictor, heads = registry.load_predictor(plan.heads)
-    if plan.hull:
-        with _naming("hull"):
-            predictor = with_hull(predictor, read_table(plan))
     with _naming("potential"):
         potential, params, path = registry.load_potential(plan.potential)
     with _naming("judge"):
@@ -48,12 +45,15 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     known_to = {"generator": config["elements"], "heads": heads["elements"], "potential": potential.numbers}
     known_to |= {"judge": last.potential.numbers} if last and last.potential else {}
     allowed = constrained.elements(plan, known_to)
+    if plan.hull:
+        with _naming("hull"):
+            predictor = with_hull(predictor, read_table(plan, allowed))
     drawn = constrained.make(plan, allowed)
     constrained.check_search(plan, drawn)
     sizes = drawn.sizes
     goals = targets.goals(plan.target, predictor.names, predictor.scale)
     settings = config["settings"]
-    center, scale = (settings[f"generator.property_{key}"] for key in ("center", "scale"))
+    center, scale = (settings.get(f"generator.property_{key}", ()) for key in ("center", "scale"))
     surrogate, guidance = plan.made("surrogate"), plan.made("guidance")
     _check_novelty(plan, predictor)
     with _naming("novel_to"):
@@ -83,28 +83,37 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
         oracles=_oracles(plan, predictor, asked._replace(potential=potential, params=params), last) | more,
         measure=lambda crystals: measures.ask(more, crystals, plan.max_atoms),
     )  # fmt: skip
-    by = f"{plan.potential}, then {plan.judge}" if last else plan.potential
-    names = {"generator": plan.generator, "heads": plan.heads, "potential": by}
-    steered = "" if plan.guidance == "none" else ", which also steered the sampling"
-    by_whom = f"the property heads {plan.heads}{steered}"
-    if reference is not None:
-        whose = f"the judge {plan.judge}" if last else "the potential"
-        by_whom += f", except the formation energy, which is that of {whose}"
-    return tools, {
-        "novelty_limit": predictor.limit,
-        "models": names,
-        "judges": by_whom,
-        "opinions": opinions(plan, goals.names, reference is not None),
-        "label": partial(label, potential=potential, params=params),
-        "level": level_of(plan, tools.files[f"{path.name} of the potential"]),
+    return tools, _about(plan, tools, reference is not None) | {
+        "label": partial(label, potential=asked.potential, params=asked.params),
+        "level": level_of(plan, tools.files, path, last.file if last else None),
         "known": known,
         "above_hull": hull_judge(plan, predictor, shape, reference),
     }
 
 
-def level_of(plan: Plan, digest: str) -> str:
-    """The level of theory of energies and forces that come with the candidates."""
-    return f"{plan.potential}, a machine-learned potential, no DFT (SHA-256 {digest})"
+def _about(plan: Plan, tools: Tools, by_energy: bool) -> dict[str, Any]:
+    """How the report names the models; `by_energy`: formation energies are those of the potential or the judge."""
+    by = f"{plan.potential}, then {plan.judge}" if plan.judge else plan.potential
+    names = {"generator": plan.generator, "heads": plan.heads, "potential": by}
+    steered = "" if plan.guidance == "none" else ", which also steered the sampling"
+    by_whom = f"the property heads {plan.heads}{steered}"
+    if by_energy:
+        whose = f"the judge {plan.judge}" if plan.judge else "the potential"
+        by_whom += f", except the formation energy, which is that of {whose}"
+    return {
+        "novelty_limit": tools.predictor.limit,
+        "models": names,
+        "judges": by_whom,
+        "opinions": opinions(plan, tools.goals.names, by_energy),
+    }
+
+
+def level_of(plan: Plan, digests: dict[str, str], potential: Path, judge: Path | None) -> str:
+    """The level of theory of energies and forces that come with the candidates: the judge's if it is a potential."""
+    by_judge, by_potential = (plan.judge, judge, "judge"), (plan.potential, potential, "potential")
+    name, file, role = by_judge if judge else by_potential
+    digest = digests[f"{file.name} of the {role}"]
+    return f"{name}, a machine-learned potential, no DFT (SHA-256 {digest})"
 
 
 def hull_judge(plan: Plan, predictor: Any, shape: Any, reference: Any) -> Any:
@@ -130,7 +139,8 @@ def digests_of(plan: Plan) -> dict[str, str]:
         beside = (path.with_name(name.format(path.stem)) for name in BESIDE.get(role, ()))
         found |= {f"{file.name} of the {role}": reading.digest(file) for file in (path, *beside) if file.is_file()}
     if scorer := plan.made("gates").scorer:
-        found[f"{Path(scorer).name} of the gates"] = reading.digest(registry.model_path(scorer))
+        path = registry.model_path(scorer)
+        found[f"{path.name} of the gates"] = reading.digest(path)
     judging = plan.made("judge")
     if judging.name and not judges.is_calculator(judging.name):
         path = registry.model_path(judging.name)
@@ -199,14 +209,14 @@ def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str
     return {n: f"{judge}. Another: {more}" if n in energies else f"{heads}. No other judge but DFT" for n in names}
 
 
-def read_table(plan: Plan) -> Any:
-    """The hull of the plan's entries, of its elements alone, for use inside the round."""
+def read_table(plan: Plan, numbers: tuple[int, ...]) -> Any:
+    """The hull of the plan's entries, of these elements alone, for use inside the round."""
     from crysjax.chemistry.elements import SYMBOLS
     from crysjax.physics.hull import hull
     from crysjax.physics.hull.read_hull import read_hull
 
     known = read_hull(list(plan.hull))
-    symbols = tuple(SYMBOLS[z - 1] for z in plan.numbers)
+    symbols = tuple(SYMBOLS[z - 1] for z in numbers)
     # the heads' and the potential's formation energies are fitted to MP-20's
     return hull.traced(known, level=hull.MATERIALS_PROJECT_2021, elements=symbols)
 

@@ -222,13 +222,15 @@ def plan_of(settings: Mapping[str, Any], tell: bool = True) -> Plan:
         if key != old and tell:
             say(f"crysjax: {old} is called {key} now", err=True)
         section, dot, inner = key.partition(".")
-        (target if dot and section == "target" else chosen if dot and choices.factories(section) else plain)[
-            inner if dot and section == "target" else key
-        ] = value
+        if dot and section == "target":
+            target[inner] = value
+        elif dot and choices.factories(section):
+            chosen[key] = value
+        else:
+            plain[key] = value
     if target and isinstance(plain.get("target", {}), dict):
         plain["target"] = _joined(plain.get("target", {}), target)
-    plain["settings"] = plain.get("settings", {}) | chosen if chosen else plain.get("settings", {})
-    plan = Plan(**checked(Plan, plain))
+    plan = Plan(**checked(Plan, plain | ({"settings": chosen} if chosen else {})))
     if tell:
         for key in sorted(chosen.keys() - plan.settings.keys()):
             section = key.partition(".")[0]

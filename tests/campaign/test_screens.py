@@ -21,12 +21,8 @@ from crysjax.predictors import synthesizability
 from crysjax.predictors.predictor import Predictor
 
 CORNERS = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
-PAIR = datasets.from_entries(
-    [
-        Entry("salt", np.array([55, 17]), CORNERS, 4.12 * np.eye(3), {}),
-        Entry("odd", np.array([79, 2]), CORNERS, 6 * np.eye(3), {}),
-    ]
-)
+SALT = Entry("salt", np.array([55, 17]), CORNERS, 4.12 * np.eye(3), {})
+PAIR = datasets.from_entries([SALT, Entry("odd", np.array([79, 2]), CORNERS, 6 * np.eye(3), {})])
 
 
 def test_the_score_of_the_gate_is_that_of_the_shipped_model(light_compiles):

@@ -51,9 +51,8 @@ def test_without_a_surrogate_the_heads_have_the_last_word(ran, usual):
     found = ran(surrogate="none")
     assert len(usual.at("validated", 0)) >= 4  # enough for a surrogate to have its say
     for row in found.at("scored", 1).values():
-        assert row.p_hit == pytest.approx(row.notes["p_hit_by_heads"], abs=1e-6)
-    learned = [row.p_hit - row.notes["p_hit_by_heads"] for row in usual.at("scored", 1).values()]
-    assert np.abs(learned).max() > 1e-4
+        assert row.p_hit == row.notes["p_hit_by_heads"]
+    assert any(row.p_hit != row.notes["p_hit_by_heads"] for row in usual.at("scored", 1).values())
     assert found.at("scored", 0) == usual.at("scored", 0)
 
 
