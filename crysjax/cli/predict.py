@@ -13,17 +13,20 @@ from crysjax.models.answers import Answers, ask, warn_of_strangers
 from crysjax.terminal import say
 
 if TYPE_CHECKING:
-    pass
+    from crysjax.data.datasets import Dataset
 
 
-def tell(answers: Answers, what: str) -> None:
+def tell(answers: Answers, dataset: Dataset, what: str) -> None:
     """Lines on standard error: how many crystals have no answer, and how many are outside the training data."""
     import numpy as np
 
-    count, refused = len(answers.novelty), int(np.isnan(answers.novelty).sum())
-    if refused:
+    count, refused = len(answers.novelty), np.flatnonzero(np.isnan(answers.novelty))
+    if len(refused):
         reason = "more neighbors, or a thinner cell, than the model takes"
-        say(f"crysjax: {refused} of {count} {what} have no prediction: {reason}", err=True)
+        first = refused[0]
+        volume = abs(np.linalg.det(dataset.lattice[first].astype(float))) / dataset.num_atoms[first]
+        which = f"the first is row {first + 1} (id {dataset.ids[first]}), {volume:.3g} Å³ per atom"
+        say(f"crysjax: {len(refused)} of {count} {what} have no prediction: {reason}; {which}", err=True)
     outside = int(np.nansum(answers.outside))
     if outside:
         say(f"crysjax: {outside} of {count} {what} are outside the training data: their novelty is above "
@@ -59,7 +62,7 @@ def predict(
     table = files.csv_text(head + ["meaning"] * len(note), [[i, *row, *note] for i, row in zip(dataset.ids, cells)])
     if meaning:
         say(f"crysjax: {loaded.config['properties'][0]}: {meaning}", err=True)
-    tell(answers, "crystals")
+    tell(answers, dataset, "crystals")
     if out is None:
         say(table.rstrip("\n"))
     else:
