@@ -262,7 +262,7 @@ def test_training_data_is_never_compared_with_itself(crysjax, world, like_test, 
     same = crysjax("evaluate", like_test, *options, "--reference", train)
     assert "leakage:" not in same.out and "--reference: the same crystals as --train" in same.err
     apart = crysjax("evaluate", like_test, *options, "--reference", f"{world.data}:test")
-    assert "leakage: 0.00% of the test crystals" in apart.out
+    assert "leakage: 0.00 % of the test crystals" in apart.out
 
 
 def test_the_match_rate_comes_first_and_alone_if_asked(crysjax, world, like_test, tmp_path):
