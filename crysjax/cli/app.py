@@ -31,7 +31,7 @@ from crysjax.cli import (
     predict,
     train,
 )
-from crysjax.cli.arguments import alone, no_empty_paths
+from crysjax.cli.arguments import alone, no_empty_paths, refuse_places
 from crysjax.cli.signals import EXIT_CODES, terminable
 from crysjax.terminal import Stopped, printable, say
 
@@ -75,23 +75,27 @@ WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirecto
 WRONG_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.EROFS, errno.ELOOP)
 
 
-def finite(command: Callable) -> Callable:
-    """The command, refusing numbers that are not finite: `min=0` lets NaN pass, and nothing that computes wants it."""
+def checked(command: Callable) -> Callable:
+    """The command, refusing places it cannot write to, and numbers that are not finite.
+
+    `min=0` lets NaN pass, and nothing that computes wants it.
+    """
     defaults = {name: getattr(p.default, "default", None) for name, p in inspect.signature(command).parameters.items()}
 
     @wraps(command)
-    def checked(**given: Any) -> Any:
+    def run(**given: Any) -> Any:
         for name, value in given.items():
             if isinstance(value, float) and not math.isfinite(value) and value != defaults[name]:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: expected a finite number")
+        refuse_places(command, given)
         return command(**given)
 
-    return checked
+    return run
 
 
 def _check_numbers(commands: typer.Typer) -> None:
     for known in commands.registered_commands:
-        known.callback = finite(known.callback)
+        known.callback = checked(known.callback)
     for group in commands.registered_groups:
         _check_numbers(group.typer_instance)
 

@@ -73,9 +73,10 @@ def _origin(path: Path) -> str:
 
 
 def _validation(config: dict[str, Any]) -> str:
-    """The first error on the validation part, whose name carries its unit; else the loss."""
+    """The error of its first property on the validation part, whose name carries its unit; else the loss."""
     found = (config.get("card") or {}).get("validation") or {}
-    mae = next((key for key in found if key.startswith("mae/")), "")
+    errors = [f"mae/{name}" for name in config.get("properties") or ()] + sorted(found)
+    mae = next((key for key in errors if key.startswith("mae/") and key in found), "")
     if mae:
         return f"MAE {found[mae]:.3g} of {mae.removeprefix('mae/')} (validation)"
     return f"loss {found['loss']:.3g} (validation)" if "loss" in found else UNMEASURED

@@ -103,6 +103,7 @@ def test_what_no_model_takes_has_empty_cells_and_what_is_far_is_told(crysjax, wo
     datasets.save(datasets.from_entries(rows), tmp_path / "odd.npz")
     answer = crysjax("predict", tmp_path / "odd.npz", "--model", world.heads, "--out", tmp_path / "odd.csv")
     assert answer.code == 0 and "1 of 2 crystals have no prediction" in answer.err
+    assert "; the first is row 2 (id needle), 36.4 Å³ per atom\n" in answer.err
     assert "1 of 2 crystals are outside the training data" in answer.err
     lead, needle = csv.DictReader((tmp_path / "odd.csv").read_text().splitlines())
     assert float(lead["outside"]) == 1 and float(lead["band_gap_ev"]) >= 0
@@ -261,7 +262,7 @@ def test_training_data_is_never_compared_with_itself(crysjax, world, like_test, 
     same = crysjax("evaluate", like_test, *options, "--reference", train)
     assert "leakage:" not in same.out and "--reference: the same crystals as --train" in same.err
     apart = crysjax("evaluate", like_test, *options, "--reference", f"{world.data}:test")
-    assert "leakage: 0.00% of the test crystals" in apart.out
+    assert "leakage: 0.00 % of the test crystals" in apart.out
 
 
 def test_the_match_rate_comes_first_and_alone_if_asked(crysjax, world, like_test, tmp_path):
