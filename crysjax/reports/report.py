@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from crysjax.crystallography.symmetrized import TOLERANCE_ANGSTROM
 from crysjax.evaluation import hits, ledger
 from crysjax.evaluation.failures.detectors import Finding
 from crysjax.reports import charts, confidence, page, structures
@@ -62,6 +63,7 @@ def render(
     summary: dict[str, Any],
     caveat: str,
     warnings: Sequence[Finding] = (),
+    further: Mapping[str, Sequence[Any]] = {},
 ) -> str:
     """The report as text.
 
@@ -75,7 +77,10 @@ def render(
             `resampling`, `plan`.
         caveat: what "validated" means here and what it does not.
         warnings: what the failure detectors said.
+        further: columns of `ranking.csv` that not every plan asks for, one value per candidate: the nearest known
+            crystal (`known_as`, `nearest_known`, ...) and the distance to the hull.
     """
+    known = known_crystals(further, len(candidates))
     counts = {stage: n["passed"] for stage, n in ledger.counts(rows).items()}
     drawn = [structures.structure(s.numbers, s.frac, s.lattice) for s in candidates]
     wanted = {name: want(window, summary["plan"]["target"].get(name)) for name, window in windows.items()}
@@ -86,10 +91,10 @@ def render(
         "tiles": tiles(counts, candidates, summary),
         "caveat": html.escape(caveat),
         "none": "" if candidates else " hidden",
-        "symprec": f"{structures.SYMPREC_ANGSTROM:g}",
-        "facts": "".join(facts(i, s, d, wanted) for i, (s, d) in enumerate(zip(candidates, drawn))),
+        "symprec": f"{TOLERANCE_ANGSTROM:g}",
+        "facts": "".join(facts(i, s, d, wanted, known[i]) for i, (s, d) in enumerate(zip(candidates, drawn))),
         "pictures": "".join(picture(i, shown) for i, shown in enumerate(candidates)),
-        "ranking": ranking(candidates, drawn, list(windows)),
+        "ranking": ranking(candidates, drawn, list(windows), known),
         "hits": hit_table(summary["hits"]),
         "funnel": page.funnel(counts, STAGES),
         "resampling": resampling(summary["resampling"]),
@@ -201,7 +206,25 @@ def _name(index: int, shown: Shown) -> str:
     return f"{index + 1}. {shown.formula}, {shown.space_group}"
 
 
-def facts(index: int, shown: Shown, drawn: Structure, wanted: dict[str, str]) -> str:
+def known_crystals(further: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, str]]:
+    """What is known of each candidate beside the outcomes, label -> words; empty where nobody asked."""
+
+    def column(start: str) -> Sequence[Any] | None:
+        return next((values for name, values in further.items() if name.startswith(start)), None)
+
+    same, near, formulas, far = map(column, ("known_as", "nearest_known", "nearest_known_f", "nearest_known_amd"))
+    hull, std = column("validated_energy_above_hull"), column("validated_std_energy_above_hull")
+    found: list[dict[str, str]] = [{} for _ in range(count)]
+    for i, said in enumerate(found):
+        if same is not None and near is not None and formulas is not None and far is not None:
+            nearest = f"{near[i]} ({formulas[i]}), AMD distance {far[i]:.2f} Å"
+            said["nearest known"] = f"equals {same[i]}" if same[i] else nearest
+        if hull is not None and std is not None:
+            said["energy above hull"] = page.value((hull[i], std[i])) + " eV/atom"
+    return found
+
+
+def facts(index: int, shown: Shown, drawn: Structure, wanted: dict[str, str], known: dict[str, str]) -> str:
     """All that is known of a candidate, beside its drawing; `wanted` says what was asked of each property."""
     nothing = (math.nan, math.nan)
     body = [
@@ -210,14 +233,14 @@ def facts(index: int, shown: Shown, drawn: Structure, wanted: dict[str, str]) ->
         for k, want in wanted.items()
     ]  # fmt: skip
     lines = {
-        "space group": f"{page.space_group(shown.space_group)}",
-        **{k: html.escape(v) for k, v in structures.cell_facts(drawn).items()},
+        "space group": page.space_group(shown.space_group),
+        **{k: html.escape(v) for k, v in (structures.cell_facts(drawn) | known).items()},
         "P(hit)": page.share(shown.p_hit) + (", value inside every window" if shown.meets else ""),
         "objective": f"{shown.objective:.3f} (lower is better)",
         "energy": f"{shown.energy_ev_per_atom:.3f} eV/atom, of the potential",
         "novelty": page.share(shown.novelty) + ", outside the heads' training data" * shown.outside,
         "unusual": html.escape(shown.flags) or "nothing flagged",
-        "file": f"{_link(shown)}, id {html.escape(shown.id)}",
+        "files": f"{_link(shown.file)}, {_link(poscar(shown))}; id {html.escape(shown.id)}",
     }
     told = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in lines.items())
     return (
@@ -244,22 +267,25 @@ def sites(drawn: Structure) -> str:
     return table(["", "Wyckoff", "x", "y", "z", "neighbors"], rows, left=(0, 1, 5), escaped=True, label="Sites")
 
 
-def ranking(candidates: Sequence[Shown], drawn: Sequence[Structure], names: Sequence[str]) -> str:
+def ranking(
+    candidates: Sequence[Shown], drawn: Sequence[Structure], names: Sequence[str], known: Sequence[dict[str, str]]
+) -> str:
     """All validated candidates."""
+    more = [*known[0]] if known else []
     head = ["rank", "formula", "space group", "objective", "P(hit)", "inside"]
     head += [f"{titled(n)}, {when}" for n in names for when in ("predicted", "validated")]
-    head += ["density (g/cm³)", "atoms", "energy (eV/atom)", "novelty", "unusual", "id", "file"]
+    head += ["density (g/cm³)", "atoms", "energy (eV/atom)", "novelty", "unusual", *more, "id", "file"]
     nothing = (math.nan, math.nan)
     body = [
         [_opener(i, s), page.formula(s.formula), page.space_group(s.space_group), f"{s.objective:.3f}",
          page.share(s.p_hit), "yes" if s.meets else "no",
          *(page.value(of.get(n, nothing)) for n in names for of in (s.predicted, s.validated)),
          f"{structures.density_g_cm3(d):.2f}", str(len(s.numbers)), f"{s.energy_ev_per_atom:.3f}",
-         page.share(s.novelty) + ", outside" * s.outside, html.escape(s.flags), html.escape(s.id), _link(s)]
-        for i, (s, d) in enumerate(zip(candidates, drawn))
+         page.share(s.novelty) + ", outside" * s.outside, html.escape(s.flags),
+         *(html.escape(k[name]) for name in more), html.escape(s.id), _link(s.file)]
+        for i, (s, d, k) in enumerate(zip(candidates, drawn, known))
     ]  # fmt: skip
-    last = len(head) - 1
-    left = (1, 2, 5, last - 2, last - 1, last)
+    left = (1, 2, 5, *range(head.index("unusual"), len(head)))
     return table(head, body, left=left, escaped=True, sortable=True, label="Ranking of validated candidates")
 
 
@@ -281,6 +307,10 @@ def versions(summary: dict[str, Any]) -> dict[str, Any]:
     return {"seed": summary["seed"], **summary["models"], **summary["versions"]}
 
 
-def _link(shown: Shown) -> str:
-    name = html.escape(shown.file, quote=True)
-    return f'<a href="{name}">{html.escape(Path(shown.file).name)}</a>'
+def poscar(shown: Shown) -> str:
+    """The file of the cell as it was relaxed, beside the CIF."""
+    return str(Path(shown.file).with_suffix(".vasp"))
+
+
+def _link(file: str) -> str:
+    return f'<a href="{html.escape(file, quote=True)}">{html.escape(Path(file).name)}</a>'
