@@ -26,6 +26,7 @@ from crysjax.physics.density import G_CM3_PER_AMU_ANGSTROM3
 EDGE_ANGSTROM = 0.1  # an atom this close to a face of the cell is drawn on all images of that face
 BALL = 0.42  # of the covalent radius
 FEWEST_CORNERS = 4
+NO_BONDS = "bonds are not drawn: too many atoms lie within reach of one another"
 
 
 class Structure(NamedTuple):
@@ -81,7 +82,7 @@ def scene(found: Structure) -> dict[str, Any]:
     `elements`: symbol, color (Jmol's) and radius; `cell`: a, b, c; `atoms`: element, x, y, z, flat, first the `inside`
     ones of the closed cell, then those outside that these are bound to; `bonds`: pairs of atoms, flat, the first one
     inside; `polyhedra`: the atom in the middle, then the rings of its faces; `kinds`: of each element that has
-    polyhedra, what they are.
+    polyhedra, what they are; `group`: of the crystal; `note`: what is not drawn.
     """
     cell, near = found.cell, bonding.neighbors(found.bonds)
     inside = closed_cell(found.frac, cell.lattice)
@@ -100,6 +101,7 @@ def scene(found: Structure) -> dict[str, Any]:
         "elements": [[SYMBOLS[z - 1], color(z), round(100 * BALL * float(radii_angstrom()[z - 1]))] for z in present],
         "cell": np.round(100 * cell.lattice).astype(int).tolist(), "inside": len(inside),
         "atoms": rows.reshape(-1).tolist(), "bonds": pairs, "polyhedra": solids, "kinds": kinds,
+        "group": f"{cell.symbol} ({cell.number})", "note": "" if found.bonds.complete else NO_BONDS,
     }  # fmt: skip
 
 

@@ -83,6 +83,12 @@ def test_polyhedra_are_octahedra_and_cuboctahedra():
     assert drawn(DIAMOND)[0]["polyhedra"] == [] == list(drawn(DIAMOND)[0]["kinds"])
 
 
+def test_a_collapsed_cell_is_drawn_without_bonds_and_says_so():
+    packed, symbols, *_ = drawn(made("Na Cl", [[0, 0, 0], [0.5, 0.5, 0.4]], 0.5 * np.eye(3)))
+    assert packed["bonds"] == [] == packed["polyhedra"] and packed["note"] == structures.NO_BONDS
+    assert {"Na", "Cl"} == set(symbols) and drawn(ROCK_SALT)[0]["note"] == ""
+
+
 def test_facts_beside_the_drawing():
     """Rock salt: 4 NaCl of 58.44 u in 5.64³ Å³."""
     facts = structures.cell_facts(ROCK_SALT)
