@@ -52,7 +52,7 @@ def write(
     ranking.write(folder, candidates, more)
     wary = warnings(outcomes, goals, far, novelty_limit)
     summary = summarize(plan, outcomes, rows, candidates, models)
-    summary["hits"] = hit_summary(goals, outcomes, order, rows, opinions)
+    summary["hits"] = hit_summary(goals, outcomes, order, rows, opinions, plan.guidance)
     summary["novelty"] = outside.summary(rows, novelty_limit)
     summary["resampling"] = resampling(rows)
     summary["warnings"] = [f._replace(worst=[str(outcomes.crystals.ids[i]) for i in f.worst])._asdict() for f in wary]
@@ -146,8 +146,9 @@ def space_group(entry: Entry) -> str:
 
 
 def hit_summary(
-    goals: Goals, outcomes: Outcomes, order: np.ndarray, rows: list[ledger.Row], opinions: dict[str, str]
-) -> dict[str, Any]:
+    goals: Goals, outcomes: Outcomes, order: np.ndarray, rows: list[ledger.Row], opinions: dict[str, str],
+    guidance: str,
+) -> dict[str, Any]:  # fmt: skip
     """Hits as probabilities, beside what the same number of validations at random among the screened would give."""
     validated = hit_probability(goals, outcomes.validated[order], outcomes.validated_std[order])
     scored = [row.notes.get("p_hit_by_heads") for row in rows if row.stage == "scored" and row.valid]
@@ -159,6 +160,7 @@ def hit_summary(
         validations=ledger.counts(rows)["relaxed"]["entered"],
         means_inside=int(meets(goals, outcomes.validated[order]).sum()),
         opinions=opinions,
+        guidance=guidance,
     )
 
 

@@ -90,10 +90,12 @@ def _outside(said: dict[str, Any]) -> str:
 
 def _hits(said: dict[str, Any]) -> str:
     """The number of hits beside what chance gives, in a line."""
-    from crysjax.evaluation.hits import told
+    from crysjax.evaluation.hits import drawn, told
 
     spent = said["validations"]
     if said["found"] is None:
         return f"{spent} validations; the target has no window, so no hits are counted"
-    at_random = f", {told(said['at_random_among_screened'])} at random" if said["at_random_among_screened"] else ""
-    return f"{told(said['found'])} hits expected of {spent} validations{at_random}"
+    found, chance = told(said["found"]), said["at_random_among_screened"]
+    among = f"screened candidates, {drawn(said['guidance_of_screened'])}"
+    at_random = f"; {told(chance)} had they been picked at random from the {among}" if chance else ""
+    return f"{found} hits expected of {spent} validations{at_random}"

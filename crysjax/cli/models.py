@@ -171,12 +171,18 @@ def relax(
 
 
 @app.command("list")
-def show() -> None:
-    """Names of the models that are here, and of those that `pull` gets."""
-    for name in registry.installed():
-        say(f"{name:24s}{registry.model_path(name)}")
-    for name in sorted(set(published.PUBLISHED) - set(registry.installed())):
-        say(f"{name:24s}not here: crysjax models pull {name}")
+def show(
+    json_file: Path | None = typer.Option(None, "--json", help="Write the list as JSON, with the models' paths."),
+) -> None:
+    """A line a model: name, kind, what it is for, and how good it is; `models card` tells more of one."""
+    from crysjax.data import files
+    from crysjax.models import listing
+
+    found = listing.listed()
+    for one in found:
+        say(listing.line(one))
+    if json_file is not None:
+        files.write(json_file, json.dumps([one._asdict() for one in found], indent=1))
 
 
 @app.command()

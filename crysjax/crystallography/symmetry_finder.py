@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.data.entry import LEAST_VOLUME
+from crysjax.data.entry import LEAST_VOLUME, no_volume
 from crysjax.data.readers import limits
 
 Cell = tuple[np.ndarray, np.ndarray, np.ndarray]  # lattice (3, 3) in Å, fractions (n, 3), atomic numbers (n,)
@@ -52,7 +52,7 @@ def checked_cell(cell: Cell) -> Cell:
     if np.abs(frac).max() > limits.FRACTION or np.abs(lattice).max() > limits.CELL_ANGSTROM:
         raise ValueError("positions or cell are out of all proportion")
     if abs(np.linalg.det(lattice)) < LEAST_VOLUME:
-        raise ValueError("the cell has no volume")
+        raise ValueError(no_volume(lattice, len(numbers)))
     if not (numbers.min() >= 0 and numbers.max() < 2**15):
         raise ValueError("atomic numbers that are none")
     return lattice, frac, numbers.astype(np.intc)

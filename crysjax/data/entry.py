@@ -51,8 +51,14 @@ def checked(entry: Entry) -> Entry:
     if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
         raise ValueError("positions or cell are not finite")
     if abs(np.linalg.det(lattice)) < LEAST_VOLUME:
-        raise ValueError("the cell has no volume")
+        raise ValueError(no_volume(lattice, len(numbers)))
     return entry._replace(frac=wrap(frac))
+
+
+def no_volume(lattice: np.ndarray, sites: int, least: float = LEAST_VOLUME) -> str:
+    """What is said of a cell (3, 3) that has less than `least` Å³."""
+    volume = abs(np.linalg.det(np.asarray(lattice, float)))
+    return f"the cell has no volume: {volume / max(sites, 1):.3g} Å³ per atom; expected at least {least:g} Å³ in all"
 
 
 def wrap(frac: np.ndarray) -> np.ndarray:
@@ -71,7 +77,9 @@ def sound(entry: Entry) -> Entry:
         raise ValueError(f"an id of {len(entry.id)} characters; at most {limits.ID_CHARACTERS} are kept")
     entry = checked(entry._replace(numbers=numbers, lattice=_real(entry.lattice), frac=_far(_real(entry.frac))))
     if (longest := np.abs(entry.lattice).max()) > limits.CELL_ANGSTROM:
-        raise ValueError(f"a cell vector of {longest:.3g} Å; at most {limits.CELL_ANGSTROM:g} Å are read")
+        per_atom = abs(np.linalg.det(entry.lattice)) / len(numbers)
+        said = f"a cell vector of {longest:.3g} Å, {per_atom:.3g} Å³ per atom"
+        raise ValueError(f"{said}; at most {limits.CELL_ANGSTROM:g} Å are read")
     return entry._replace(
         properties={k: float(v) for k, v in entry.properties.items()},
         site_properties={k: _of_sites(k, v, len(numbers)) for k, v in entry.site_properties.items()},

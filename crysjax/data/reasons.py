@@ -43,6 +43,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     # relaxation and what is computed at its end
     "unknown_element": ("the potential does not know {}", "no scattering factors for one of its elements"),
     "too_many_images": ("the cell needs more than {} images along an axis",),
+    "nothing_to_relax": ("no two atoms within {} Å, the cutoff of the potential",),
     "volume_ran_away": ("the volume ran away",),
     "not_converged": (
         "not at rest after {} steps", "not relaxed after {} steps", "not relaxed in {} steps",

@@ -115,6 +115,7 @@ def _counted(reasons: np.ndarray, most: int = 6) -> dict[str, int]:
 KINDS = {
     "repeated": "equals another sample",
     "too_close": contacts.TOO_CLOSE,
+    "volume_out_of_range": stages.OUT_OF_RANGE,
     "error_exceeds_margin": "cannot tell: the error of the energy exceeds the margin",
     "above_hull": "above the hull",
     "not_believed": "too far below the hull to be believed",

@@ -132,7 +132,7 @@ def calibrated(pool: Pool, distance: np.ndarray, groups: dict[str, np.ndarray]) 
 def curve_of(pool: Pool) -> list[dict]:
     """Reliability curve over all rows, a tenth of them for each point."""
     curve = calibration.reliability(pool.error, pool.std)
-    return [{"std": float(s), "rmse": float(r)} for s, r in zip(curve.std, curve.rmse)]
+    return [{"std": float(s), "rmse": float(r), "std_over_rmse": float(s / r)} for s, r in zip(curve.std, curve.rmse)]
 
 
 def foreseen(pool: Pool, held_out: Pool, features: tuple[np.ndarray, np.ndarray], parts: dict) -> list[dict]:
@@ -162,7 +162,7 @@ def hit_table(pool: Pool) -> list[dict]:
     exact, spread = selection.random_hits(len(pool.hit), total, BUDGETS)
     for b, p, mean, std in zip(BUDGETS, promised, exact, spread):
         rows.append({"by": "promised by probability", "budget": b, "hits": float(p)})
-        rows.append({"by": "random, exact", "budget": b, "hits": float(mean), "std": float(std)})
+        rows.append({"by": "random, exact mean ± std", "budget": b, "hits": float(mean), "std": float(std)})
         rows.append({"by": "most there can be", "budget": b, "hits": min(b, total)})
     return rows
 

@@ -36,7 +36,7 @@ def calibrated(label: str, rows: list[dict]) -> str:
 
 def reliable(label: str, rows: list[dict]) -> str:
     """Predicted std beside the error."""
-    lines = [[f"{row['std']:.3f}", f"{row['rmse']:.3f}", f"{row['std'] / row['rmse']:.2f}"] for row in rows]
+    lines = [[f"{row['std']:.3f}", f"{row['rmse']:.3f}", f"{row['std_over_rmse']:.2f}"] for row in rows]
     return record.table([f"{label}: {TENTH}", "RMS error", "std / RMS error"], lines)
 
 
@@ -85,7 +85,8 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     path = parser.parse_args().results
     report, parts = record.read(path), [INTRODUCTION.strip()]
-    parts.append(f"{report['day']}, commit {report['commit'][:8]}, {report['settings']['model']}.")
+    origin = f"{report['day']}, commit {report['commit'][:8]}, {report['settings']['model']}."
+    parts.append(f"{origin} Note: {report['note']}." if "note" in report else origin)
     makers = {"calibration": calibrated, "reliability": reliable, "foreseen": foreseen, "hits": hits, "gain": gains}
     for name, label in LABELS.items():
         parts += [make(label, report[f"{name}: {table}"]) for table, make in makers.items()]

@@ -138,7 +138,7 @@ def test_hits_are_added_up_from_the_ledger(designed):
     effective = [row.notes["effective_particles"] for row in rows if row.stage == "sampled"]
     assert len(effective) == 48 and all(1 <= n <= 2 for n in effective) and min(effective) < 1.99
     assert summary["resampling"]["effective_particles"] == pytest.approx(np.mean(effective), abs=0.01)
-    assert f"hits expected of {said['validations']} validations, " in answer.out and "meet the target" not in answer.out
+    assert f"hits expected of {said['validations']} validations; " in answer.out and "meet the target" not in answer.out
     assert "No other judge but DFT" in said["judged_by"][GAP]
 
 

@@ -269,7 +269,7 @@ def test_the_match_rate_comes_first_and_alone_if_asked(crysjax, world, like_test
     options = ["--match", truth, "--train", train, "--processes", 1]
     answer = crysjax("evaluate", like_test, *options)
     assert answer.out.index("StructureMatcher") < answer.out.index("crystals, 0 could not be read")
-    assert "rediscovery" in answer.out and "leakage: 0.00%" in answer.out  # the true structures are the reference
+    assert "rediscovery" in answer.out and "leakage: 0.00 %" in answer.out  # the true structures are the reference
     alone = crysjax("evaluate", like_test, *options, "--match-only", "--no-floors")
     assert alone.code == 0 and "valid" not in alone.out and alone.err == ""
     rate = next(line for line in alone.out.splitlines() if line.split()[:1] == ["samples"])

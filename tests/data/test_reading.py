@@ -130,7 +130,10 @@ LIES = {
     "a position": ({"frac": [[np.nan, 0, 0]]}, r"crystal 0 \('c0'\) has positions that are not finite"),
     "a far position": ({"frac": [[0, 0, 0]] * 3 + [[1e30, 0, 0]]}, r"crystal 1 \('c1'\) has a fractional coordinate"),
     "a cell": ({"lattice": [np.full((3, 3), np.inf)]}, r"crystal 0 \('c0'\) has a cell that is not finite"),
-    "no volume": ({"lattice": [np.eye(3), np.ones((3, 3))]}, r"crystal 1 \('c1'\) has a cell without volume"),
+    "no volume": (
+        {"lattice": [np.eye(3), np.ones((3, 3))]},
+        r"crystal 1 \('c1'\) has a cell of less than 0\.1 Å³ \(0 Å³ per atom\)",
+    ),
     "a vast cell": ({"lattice": [np.eye(3) * 1e6]}, r"crystal 0 \('c0'\) has a cell vector beyond 10000 Å"),
     "no element": ({"numbers": [0]}, r"crystal 0 \('c0'\) has atomic numbers beyond"),
     "an element beyond": ({"numbers": [8, 8, 200]}, r"crystal 1 \('c1'\) has atomic numbers beyond"),

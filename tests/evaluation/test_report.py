@@ -47,7 +47,8 @@ def page(names=tuple(GAPS), **more):
         "plan": {"target": {"band_gap_ev": [1, 2], "formation_energy_ev_per_atom": "minimise"}},
         "resampling": {"effective_particles": 2.3, "lowest_tenth": 1.2},
         "hits": hits.summary(np.array([0.84, 0.44, 0.04])[: len(names)], np.array([0.1, 0.3]), windowed=True,
-                             validations=3, means_inside=min(len(names), 1), opinions={"band_gap_ev": "heads <only>"}),
+                             validations=3, means_inside=min(len(names), 1), opinions={"band_gap_ev": "heads <only>"},
+                             guidance="resample"),
     }  # fmt: skip
     windows = {"band_gap_ev": (1.0, 2.0), "formation_energy_ev_per_atom": (-math.inf, math.inf)}
     return report.render(

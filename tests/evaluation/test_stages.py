@@ -34,7 +34,9 @@ def test_valid_turns_away_each_fault_with_its_own_reason():
     said = stages.valid(faulty())
     assert said.passed.tolist() == [True, True, True, False, False, False, False]
     assert said.reason.tolist()[3:] == [
-        "sites too close: Na-Cl 0.14 Å; expected at least 1.80 Å", "volume per atom out of range", "flat cell",
+        "sites too close: Na-Cl 0.14 Å; expected at least 1.80 Å",
+        "volume per atom out of range: 8e+03 Å³; expected 2 to 250 Å³",
+        "flat cell",
         "composition fails SMACT's charge and electronegativity test",
     ]  # fmt: skip
     assert said.columns["density_g_per_cm3"][0] == pytest.approx(2.163, abs=0.005)  # halite

@@ -202,6 +202,6 @@ def _of_jarvis(atoms: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     lattice, places = np.array(atoms["lattice_mat"]), np.array(atoms["coords"])
     if atoms.get("cartesian"):
         if lattice.shape != (3, 3) or lattice.dtype.kind not in "iuf" or abs(np.linalg.det(lattice)) < 1e-6:
-            raise ValueError("the cell has no volume")
+            raise ValueError("the cell has no volume, so that Cartesian positions have no fractions")
         places = places @ np.linalg.inv(lattice)
     return numbers, places, lattice

@@ -21,6 +21,7 @@ from crysjax.chemistry.element_properties import cell_masses_amu
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, Entry
+from crysjax.data.entry import no_volume
 from crysjax.geometry.neighbors import Graph, crystal_edges, needed_images, radius_graph_host
 from crysjax.physics.density import G_CM3_PER_AMU_ANGSTROM3
 from crysjax.physics.elasticity import frames
@@ -35,7 +36,7 @@ from crysjax.physics.elasticity.mechanics import (
     strain_matrix,
 )
 from crysjax.potentials.mlip import TOUCHING_ANGSTROM, Potential, unknown
-from crysjax.potentials.pool import reduce_skewed
+from crysjax.potentials.pool import reduce_skewed, too_thin
 from crysjax.potentials.relax import Relax
 from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
 
@@ -207,9 +208,9 @@ def _why_not(crystals: Dataset, row: int, potential: Potential) -> str:
     if not (np.isfinite(entry.frac).all() and np.isfinite(lattice).all()):
         return "positions or cell are not finite"
     if abs(np.linalg.det(lattice)) < 1e-6:
-        return "the cell has no volume"
+        return no_volume(lattice, len(entry.frac), 1e-6)
     if (needed_images(lattice, potential.cutoff_angstrom + SKIN_ANGSTROM) > MOST_IMAGES).any():
-        return f"the cell needs more than {MOST_IMAGES} images along an axis"
+        return too_thin(lattice, len(entry.frac), potential.cutoff_angstrom + SKIN_ANGSTROM, MOST_IMAGES)
     if reason := unknown(potential.numbers, entry.numbers):
         return reason
     if len(crystal_edges(entry.frac.astype(float), lattice, TOUCHING_ANGSTROM)[0]):
