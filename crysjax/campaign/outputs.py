@@ -63,7 +63,7 @@ def write(
         windows={name: (float(a), float(b)) for name, a, b in zip(goals.names, goals.low, goals.high)},
         rows=rows, candidates=candidates, history=objective(goals, outcomes.validated).tolist(), summary=summary,
         caveat=summary["nothing"] or CAVEAT.format(potential=models["potential"], judges=judges),
-        warnings=wary,
+        warnings=wary, further=more,
     )  # fmt: skip
     files.write(folder / "report.html", page)
     return summary

@@ -28,8 +28,8 @@ FORMERS = np.array([1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 51, 52, 53
 
 IONIC, COVALENT, REACH = 1.2, 1.15, 1.5  # in sums of two radii; nothing further than REACH is a bond
 SHELL, CLOSE = 1.15, 1.1  # times the nearest one: neighbors of a cation, of an atom of a metal
-MOST_IMAGES = 200_000  # atoms searched and
-MOST_BONDS = 4_000  # bonds of one crystal; a collapsed cell has more, and no bonds are found then
+MOST_IMAGES = 200_000  # atoms searched
+MOST_BONDS = 20  # for each atom; a collapsed cell has more, and no bonds are found then
 FLAT = 0.15  # Å: corners within this of a plane are a plane
 
 
@@ -61,7 +61,7 @@ def bonds(numbers: np.ndarray, frac: np.ndarray, lattice: np.ndarray) -> Bonds:
         near = ratio <= CLOSE * _least(len(numbers), first, ratio)[first]
         theirs = ratio <= CLOSE * _least(len(numbers), first, ratio)[second]
         kept = (near | theirs) & _once(first, second, shift)
-    if kept.sum() > MOST_BONDS:
+    if kept.sum() > MOST_BONDS * len(numbers):
         return Bonds(*_nothing(), anion, False)
     return Bonds(first[kept], second[kept], shift[kept], distance[kept], anion)
 

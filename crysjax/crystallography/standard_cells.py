@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crysjax.crystallography import symmetry_finder
+from crysjax.crystallography import symmetrized, symmetry_finder
 from crysjax.data.datasets import FORCES, Dataset, Entry, entries, wrap
 
 _ROUNDS = 8  # a cell is reduced until it stays as it is: rounding to float32 and means of positions can open a new step
@@ -111,31 +111,29 @@ class Conventional(NamedTuple):
     numbers: np.ndarray  # (n,)
     frac: np.ndarray  # (n, 3) from 0 to 1
     lattice: np.ndarray  # (3, 3) Å; a lies along x, b in the xy plane
-    symbol: str  # Hermann-Mauguin
+    symbol: str  # Hermann-Mauguin: "Fd-3m"
     number: int  # of the space group
     wyckoff: np.ndarray  # (n,) str: letters
     orbit: np.ndarray  # (n,) int: sites of one orbit share a number
+    setting: str = "P 1"  # the symbol with the choice of origin or axes: "F d -3 m :2"
+    moved_angstrom: float = 0.0  # the farthest that the symmetry moved an atom
 
 
-def conventional(entry: Entry, *, symprec: float = 0.1) -> Conventional:
-    """The conventional cell by spglib, in its default setting; where it finds no symmetry, the reduced cell in P1.
+def conventional(entry: Entry, *, tolerance_angstrom: float = symmetrized.TOLERANCE_ANGSTROM) -> Conventional:
+    """The cell of `symmetrized`, turned to the standard axes; where there is no symmetry, the reduced cell in P1.
 
-    The crystal is turned to the standard axes and its sites are moved, by at most about `symprec` in Å, to where the
-    symmetry has them: a cell to look at, not to compute with.
+    A cell to look at, not to compute with: atoms are moved to where the symmetry has them.
     """
-    cell = np.asarray(entry.lattice, float), np.asarray(entry.frac, float), np.asarray(entry.numbers)
-    found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, symprec)
+    found, _ = symmetrized.symmetrized(entry, tolerance_angstrom=tolerance_angstrom)
+    row = reduced(entry, symprec=tolerance_angstrom) if found is None else found.entry
+    numbers, frac = np.asarray(row.numbers), np.asarray(row.frac, float) % 1.0
+    lattice = _along_axes(np.asarray(row.lattice, float))
     if found is None:
-        row = reduced(entry, symprec=symprec)
-        sites = len(row.numbers)
-        frac, lattice = wrap(np.asarray(row.frac, float)), _along_axes(np.asarray(row.lattice, float))
-        return Conventional(np.asarray(row.numbers), frac, lattice, "P1", 1, np.full(sites, "a"), np.arange(sites))
-    of = {primitive: site for site, primitive in reversed([*enumerate(found.mapping_to_primitive.tolist())])}
-    site = np.array([of[primitive] for primitive in found.std_mapping_to_primitive.tolist()])
+        return Conventional(numbers, frac, lattice, "P1", 1, np.full(len(numbers), "a"), np.arange(len(numbers)))
+    letters = np.array(found.letters)[found.orbit]
     return Conventional(
-        np.asarray(found.std_types), wrap(found.std_positions), np.asarray(found.std_lattice), found.international,
-        int(found.number), np.asarray(found.wyckoffs)[site], np.asarray(found.crystallographic_orbits)[site],
-    )  # fmt: skip
+        numbers, frac, lattice, found.short, found.number, letters, found.orbit, found.symbol, found.moved_angstrom
+    )
 
 
 def _along_axes(lattice: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ class Symmetrized(NamedTuple):
     sites: np.ndarray  # (o,) row of `entry` that stands for each orbit
     letters: tuple[str, ...]  # (o,) Wyckoff letters
     multiplicity: np.ndarray  # (o,)
+    orbit: np.ndarray  # (n,) int: the orbit of each row of `entry`
     tolerance_angstrom: float
     moved_angstrom: float  # the farthest that an atom was moved
 
@@ -75,8 +76,15 @@ def _at(entry: Entry, tolerance_angstrom: float) -> tuple[Symmetrized | None, st
     row = entry._replace(numbers=numbers, frac=frac, lattice=found.std_lattice, site_properties={})
     return Symmetrized(
         row, int(found.number), found.international, *kind, *operations, sites, letters,
-        np.array([len(m) for m in orbits]), tolerance_angstrom, moved,
+        np.array([len(m) for m in orbits]), _numbered(orbits, len(frac)), tolerance_angstrom, moved,
     ), ""  # fmt: skip
+
+
+def _numbered(orbits: list[np.ndarray], sites: int) -> np.ndarray:
+    orbit = np.zeros(sites, int)
+    for k, members in enumerate(orbits):
+        orbit[members] = k
+    return orbit
 
 
 def _moved(found: Any, cell: symmetry_finder.Cell) -> float:

@@ -4,51 +4,29 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from crysjax.crystallography.symmetrized import TOLERANCE_ANGSTROM
 from crysjax.evaluation import hits, ledger
 from crysjax.evaluation.failures.detectors import Finding
 from crysjax.reports import charts, confidence, page, structures
-from crysjax.reports.page import quantity, table, titled, usual_formula  # noqa: F401 (callers know them by this name)
-from crysjax.reports.structures import Structure
+from crysjax.reports.candidates import Shown, facts, known_crystals, picture, ranking, want
+from crysjax.reports.page import quantity, table, titled, usual_formula  # noqa: F401 (callers know it by this name)
 
 MOST_LOST = 60  # candidates listed that failed after they were chosen; the ledger has all
 
 STAGES = {
     "sampled": "drawn from the generator, steered towards the target as the plan says",
-    "screened": "no atoms too close, a composition that can balance its charges (SMACT), no twin of another "
-    "candidate, no composition that the plan excludes",
+    "screened": "passed the gates of the plan, such as atoms not too close and charges that can balance; no twin of "
+    "another candidate, no composition that the plan excludes",
     "scored": "the property heads predicted every target property, with an uncertainty",
     "selected": "chosen for relaxation within the budget, by what it promises to gain",
-    "relaxed": "positions and cell were relaxed by the machine-learned potential",
-    "validated": "passed the screen again, and was judged on the relaxed structure; this is not density "
-    "functional theory",
+    "relaxed": "positions and cell were relaxed with the potential named above",
+    "validated": "passed the gates again, and was judged on the relaxed structure, as said above",
 }
-
-
-class Shown(NamedTuple):
-    """A candidate in the report, best first; values and standard deviations by property name."""
-
-    id: str
-    formula: str
-    space_group: str
-    file: str  # link, relative to the report
-    numbers: np.ndarray  # (n,)
-    frac: np.ndarray  # (n, 3)
-    lattice: np.ndarray  # (3, 3) Å
-    objective: float  # lower is better
-    meets: bool  # value inside every window after relaxation
-    p_hit: float  # probability of lying in every window after relaxation; NaN where the target has none
-    predicted: dict[str, tuple[float, float]]
-    validated: dict[str, tuple[float, float]]
-    energy_ev_per_atom: float
-    flags: str = ""  # what a chemist would stop at
-    novelty: float = math.nan  # how far the relaxed crystal lies from the heads' training data; NaN: not known
-    outside: bool = False  # whether that is beyond the heads' limit
 
 
 def render(
@@ -62,6 +40,7 @@ def render(
     summary: dict[str, Any],
     caveat: str,
     warnings: Sequence[Finding] = (),
+    further: Mapping[str, Sequence[Any]] = {},
 ) -> str:
     """The report as text.
 
@@ -75,7 +54,10 @@ def render(
             `resampling`, `plan`.
         caveat: what "validated" means here and what it does not.
         warnings: what the failure detectors said.
+        further: columns of `ranking.csv` that not every plan asks for, one value per candidate: the nearest known
+            crystal (`known_as`, `nearest_known`, ...) and the distance to the hull.
     """
+    known = known_crystals(further, len(candidates))
     counts = {stage: n["passed"] for stage, n in ledger.counts(rows).items()}
     drawn = [structures.structure(s.numbers, s.frac, s.lattice) for s in candidates]
     wanted = {name: want(window, summary["plan"]["target"].get(name)) for name, window in windows.items()}
@@ -86,10 +68,10 @@ def render(
         "tiles": tiles(counts, candidates, summary),
         "caveat": html.escape(caveat),
         "none": "" if candidates else " hidden",
-        "symprec": f"{structures.SYMPREC_ANGSTROM:g}",
-        "facts": "".join(facts(i, s, d, wanted) for i, (s, d) in enumerate(zip(candidates, drawn))),
+        "symprec": f"{TOLERANCE_ANGSTROM:g}",
+        "facts": "".join(facts(i, s, d, wanted, known[i]) for i, (s, d) in enumerate(zip(candidates, drawn))),
         "pictures": "".join(picture(i, shown) for i, shown in enumerate(candidates)),
-        "ranking": ranking(candidates, drawn, list(windows)),
+        "ranking": ranking(candidates, drawn, list(windows), known),
         "hits": hit_table(summary["hits"]),
         "funnel": page.funnel(counts, STAGES),
         "resampling": resampling(summary["resampling"]),
@@ -187,87 +169,6 @@ def calibration(candidates: Sequence[Shown], names: Sequence[str]) -> str:
     return table(head, confidence.rows(found), left=(0, 3), label="Calibration")
 
 
-def picture(index: int, shown: Shown) -> str:
-    """A small drawing that opens on the stage."""
-    name = html.escape(_name(index, shown), quote=True)
-    return (
-        f'<button type="button" class="picture" data-open="{index}" data-name="{name}">'
-        f'<canvas data-picture="{index}"></canvas><b>{index + 1}. {page.formula(shown.formula)}</b>'
-        f"<small>{page.space_group(shown.space_group)}</small></button>"
-    )
-
-
-def _name(index: int, shown: Shown) -> str:
-    return f"{index + 1}. {shown.formula}, {shown.space_group}"
-
-
-def facts(index: int, shown: Shown, drawn: Structure, wanted: dict[str, str]) -> str:
-    """All that is known of a candidate, beside its drawing; `wanted` says what was asked of each property."""
-    nothing = (math.nan, math.nan)
-    body = [
-        [html.escape(titled(k)), html.escape(want), page.value(shown.predicted.get(k, nothing)),
-         page.value(shown.validated.get(k, nothing))]
-        for k, want in wanted.items()
-    ]  # fmt: skip
-    lines = {
-        "space group": f"{page.space_group(shown.space_group)}",
-        **{k: html.escape(v) for k, v in structures.cell_facts(drawn).items()},
-        "P(hit)": page.share(shown.p_hit) + (", value inside every window" if shown.meets else ""),
-        "objective": f"{shown.objective:.3f} (lower is better)",
-        "energy": f"{shown.energy_ev_per_atom:.3f} eV/atom, of the potential",
-        "novelty": page.share(shown.novelty) + ", outside the heads' training data" * shown.outside,
-        "unusual": html.escape(shown.flags) or "nothing flagged",
-        "file": f"{_link(shown)}, id {html.escape(shown.id)}",
-    }
-    told = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in lines.items())
-    return (
-        f'<article data-facts="{index}"{" hidden" if index else ""}><h3>{index + 1}. {page.formula(shown.formula)}</h3>'
-        + table(["", "target", "predicted", "validated"], body, left=2, escaped=True, label="Target properties")
-        + f"<dl>{told}</dl><details><summary>Sites and bond lengths</summary>{sites(drawn)}</details></article>"
-    )
-
-
-def want(window: tuple[float, float], asked: Any) -> str:
-    """What was asked of a property: a window, or as low or as high as possible."""
-    low, high = (f"{side:g}" if math.isfinite(side) else "" for side in window)
-    if not (low or high):
-        return {"minimise": "low", "maximise": "high"}.get(asked, "")
-    return f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
-
-
-def sites(drawn: Structure) -> str:
-    """Orbits of equivalent sites with their neighbors."""
-    rows = [
-        [html.escape(s.symbol), html.escape(s.wyckoff), *(f"{x:.4f}" for x in s.frac), html.escape(s.around)]
-        for s in structures.sites(drawn)
-    ]
-    return table(["", "Wyckoff", "x", "y", "z", "neighbors"], rows, left=(0, 1, 5), escaped=True, label="Sites")
-
-
-def ranking(candidates: Sequence[Shown], drawn: Sequence[Structure], names: Sequence[str]) -> str:
-    """All validated candidates."""
-    head = ["rank", "formula", "space group", "objective", "P(hit)", "inside"]
-    head += [f"{titled(n)}, {when}" for n in names for when in ("predicted", "validated")]
-    head += ["density (g/cm³)", "atoms", "energy (eV/atom)", "novelty", "unusual", "id", "file"]
-    nothing = (math.nan, math.nan)
-    body = [
-        [_opener(i, s), page.formula(s.formula), page.space_group(s.space_group), f"{s.objective:.3f}",
-         page.share(s.p_hit), "yes" if s.meets else "no",
-         *(page.value(of.get(n, nothing)) for n in names for of in (s.predicted, s.validated)),
-         f"{structures.density_g_cm3(d):.2f}", str(len(s.numbers)), f"{s.energy_ev_per_atom:.3f}",
-         page.share(s.novelty) + ", outside" * s.outside, html.escape(s.flags), html.escape(s.id), _link(s)]
-        for i, (s, d) in enumerate(zip(candidates, drawn))
-    ]  # fmt: skip
-    last = len(head) - 1
-    left = (1, 2, 5, last - 2, last - 1, last)
-    return table(head, body, left=left, escaped=True, sortable=True, label="Ranking of validated candidates")
-
-
-def _opener(index: int, shown: Shown) -> str:
-    name = html.escape(_name(index, shown), quote=True)
-    return f'<button type="button" data-open="{index}" data-name="{name}" aria-label="show {name}">{index + 1}</button>'
-
-
 def cost(summary: dict[str, Any]) -> str:
     """Oracle calls and seconds."""
     calls = [[name, str(call["calls"]), f"{call['seconds']:.1f}"] for name, call in summary["oracle_calls"].items()]
@@ -279,8 +180,3 @@ def cost(summary: dict[str, Any]) -> str:
 def versions(summary: dict[str, Any]) -> dict[str, Any]:
     """Seed, models and versions: what is needed to get the same again."""
     return {"seed": summary["seed"], **summary["models"], **summary["versions"]}
-
-
-def _link(shown: Shown) -> str:
-    name = html.escape(shown.file, quote=True)
-    return f'<a href="{name}">{html.escape(Path(shown.file).name)}</a>'

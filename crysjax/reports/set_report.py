@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from crysjax.crystallography.symmetrized import TOLERANCE_ANGSTROM
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.evaluation import totals
 from crysjax.evaluation.failures.detectors import Finding
@@ -73,7 +74,7 @@ def render(
         "findings": findings_table({name: findings.get(name, ()) for name in names}),
         "charts": distribution_charts(drawn),
         "map": chart,
-        "symprec": f"{structures.SYMPREC_ANGSTROM:g}",
+        "symprec": f"{TOLERANCE_ANGSTROM:g}",
         "worst": worst(sets),
         "cost": cost(names, found),
         "versions": table(["", ""], [[k, str(v)] for k, v in installed_versions().items()], left=2),

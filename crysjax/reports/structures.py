@@ -23,23 +23,25 @@ from crysjax.data.datasets import Entry
 from crysjax.data.readers.cif import parameters
 from crysjax.physics.density import G_CM3_PER_AMU_ANGSTROM3
 
-SYMPREC_ANGSTROM = 0.1  # the tolerance for relaxed structures
 EDGE_ANGSTROM = 0.1  # an atom this close to a face of the cell is drawn on all images of that face
 BALL = 0.42  # of the covalent radius
 FEWEST_CORNERS = 4
+NO_BONDS = "bonds are not drawn: too many atoms lie within reach of one another"
 
 
 class Structure(NamedTuple):
     """A crystal in its conventional cell, with its bonds."""
 
     cell: Conventional
-    bonds: Bonds
+    frac: np.ndarray  # (n, 3) of its sites as they are drawn, from the origin of `drawn_from`
+    bonds: Bonds  # between these
 
 
 def structure(numbers: np.ndarray, frac: np.ndarray, lattice: np.ndarray) -> Structure:
-    """The conventional cell, by the symmetry found at `SYMPREC_ANGSTROM`, and its bonds."""
-    cell = conventional(Entry("", numbers, frac, lattice, {}), symprec=SYMPREC_ANGSTROM)
-    return Structure(cell, bonding.bonds(cell.numbers, cell.frac, cell.lattice))
+    """The conventional cell, by the symmetry that the CIF has too, and its bonds."""
+    cell = conventional(Entry("", numbers, frac, lattice, {}))
+    frac = drawn_from(cell)
+    return Structure(cell, frac, bonding.bonds(cell.numbers, frac, cell.lattice))
 
 
 def drawable(numbers: np.ndarray, frac: np.ndarray, lattice: np.ndarray) -> bool:
@@ -63,16 +65,27 @@ def closed_cell(frac: np.ndarray, lattice: np.ndarray) -> list[Image]:
     return [(int(s), *map(int, cells[k])) for s, k in zip(site, image)]
 
 
+def drawn_from(cell: Conventional) -> np.ndarray:
+    """Fractions (n, 3) of the cell as it is drawn: from an atom where the second choice of origin has none on a face.
+
+    Diamond has its atoms at an eighth of the diagonal then, and nobody would know it again.
+    """
+    margin = EDGE_ANGSTROM * np.linalg.norm(np.linalg.inv(cell.lattice), axis=0)
+    if not cell.setting.endswith(":2") or (np.abs(cell.frac - np.round(cell.frac)) <= margin).any():
+        return cell.frac
+    return (cell.frac - cell.frac[0] + 1e-9) % 1.0 - 1e-9
+
+
 def scene(found: Structure) -> dict[str, Any]:
     """What the page paints, lengths in whole hundredths of an Å about the middle of the cell.
 
     `elements`: symbol, color (Jmol's) and radius; `cell`: a, b, c; `atoms`: element, x, y, z, flat, first the `inside`
     ones of the closed cell, then those outside that these are bound to; `bonds`: pairs of atoms, flat, the first one
     inside; `polyhedra`: the atom in the middle, then the rings of its faces; `kinds`: of each element that has
-    polyhedra, what they are.
+    polyhedra, what they are; `group`: of the crystal; `note`: what is not drawn.
     """
     cell, near = found.cell, bonding.neighbors(found.bonds)
-    inside = closed_cell(cell.frac, cell.lattice)
+    inside = closed_cell(found.frac, cell.lattice)
     index, pairs = {image: k for k, image in enumerate(inside)}, []
     for k, image in enumerate(inside):
         for other, shift, _ in near[image[0]]:
@@ -80,7 +93,7 @@ def scene(found: Structure) -> dict[str, Any]:
             if k < target:  # from both ends otherwise
                 pairs += [k, target]
     images = np.array([*index], int).reshape(-1, 4)
-    place = (cell.frac[images[:, 0]] + images[:, 1:] - 0.5) @ cell.lattice
+    place = (found.frac[images[:, 0]] + images[:, 1:] - 0.5) @ cell.lattice
     present, element = np.unique(cell.numbers, return_inverse=True)
     rows = np.column_stack([element.reshape(-1)[images[:, 0]], np.round(100 * place)]).astype(int)
     solids, kinds = _polyhedra(found, near, inside, index)
@@ -88,6 +101,7 @@ def scene(found: Structure) -> dict[str, Any]:
         "elements": [[SYMBOLS[z - 1], color(z), round(100 * BALL * float(radii_angstrom()[z - 1]))] for z in present],
         "cell": np.round(100 * cell.lattice).astype(int).tolist(), "inside": len(inside),
         "atoms": rows.reshape(-1).tolist(), "bonds": pairs, "polyhedra": solids, "kinds": kinds,
+        "group": f"{cell.symbol} ({cell.number})", "note": "" if found.bonds.complete else NO_BONDS,
     }  # fmt: skip
 
 
@@ -101,7 +115,7 @@ def _polyhedra(found: Structure, near: list, inside: list[Image], index: dict[Im
     for site in np.flatnonzero(~anion).tolist() if anion.any() else []:
         if len(near[site]) < FEWEST_CORNERS:
             continue
-        corners = np.array([(cell.frac[j] + shift - cell.frac[site]) @ cell.lattice for j, shift, _ in near[site]])
+        corners = np.array([(found.frac[j] + shift - found.frac[site]) @ cell.lattice for j, shift, _ in near[site]])
         rings = bonding.faces(corners)
         names.setdefault(SYMBOLS[cell.numbers[site] - 1], {})[_around(cell.numbers, near, site)] = None
         for k, image in enumerate(inside):
@@ -170,6 +184,7 @@ def cell_facts(found: Structure) -> dict[str, str]:
         "Pearson symbol": structure_types.pearson(cell),
         "a, b, c": ", ".join(f"{x:.3f}" for x in lengths) + " Å",
         "α, β, γ": ", ".join(f"{x:.2f}" for x in angles) + "°",
+        "setting": f"{cell.setting}, atoms moved by at most {cell.moved_angstrom:.3f} Å to fit the symmetry",
         "volume": f"{volume:.2f} Å³, {len(cell.numbers)} atoms",
         "density": f"{density_g_cm3(found):.2f} g/cm³",
     }

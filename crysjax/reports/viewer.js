@@ -71,6 +71,7 @@
       key.append(dot, symbol);
       return key;
     }));
+    legend.append(stage.querySelector("[data-facts]") ? "" : packed[k].group, packed[k].note && ` ${packed[k].note}`);
     solids.replaceChildren(...Object.entries(packed[k].kinds).map(([symbol, formula]) => {
       const button = document.createElement("button");
       Object.assign(button, { type: "button", onclick: () => solid(button) });

@@ -35,13 +35,17 @@ KNOWN = {
 def test_known_types(elements, origin):
     lattice, frac, name, symbol = KNOWN[elements]
     numbers = np.array([NUMBERS[s] for s in elements.split()])
-    cell = conventional(Entry("", numbers, np.array(frac, float) + origin, 4.5 * np.array(lattice), {}), symprec=0.01)
+    cell = conventional(
+        Entry("", numbers, np.array(frac, float) + origin, 4.5 * np.array(lattice), {}), tolerance_angstrom=0.01
+    )
     assert (type_name(cell), pearson(cell)) == (name, symbol)
 
 
 def test_what_has_a_free_coordinate_has_no_name():
     rutile = np.array([[0, 0, 0], [0.5] * 3, [0.3, 0.3, 0], [0.7, 0.7, 0], [0.2, 0.8, 0.5], [0.8, 0.2, 0.5]])
-    cell = conventional(Entry("", np.array([22, 22, 8, 8, 8, 8]), rutile, np.diag([4.6, 4.6, 2.95]), {}), symprec=0.01)
+    cell = conventional(
+        Entry("", np.array([22, 22, 8, 8, 8, 8]), rutile, np.diag([4.6, 4.6, 2.95]), {}), tolerance_angstrom=0.01
+    )
     assert (type_name(cell), pearson(cell), cell.number) == ("", "tP6", 136)
 
 

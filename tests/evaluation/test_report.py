@@ -40,7 +40,7 @@ def rows():
     ]
 
 
-def page(names=tuple(GAPS)):
+def page(names=tuple(GAPS), **more):
     summary = {
         "rounds": 1, "seed": 7, "seconds": 12.5, "models": {"generator": "mp_20 <v1>"},
         "oracle_calls": {"student": {"calls": 300, "seconds": 0.6}}, "versions": record.installed_versions(),
@@ -54,7 +54,7 @@ def page(names=tuple(GAPS)):
     return report.render(
         title="quickstart", plan="target: <plan>", windows=windows, rows=rows(), summary=summary,
         candidates=[shown(name, i) for i, name in enumerate(names)], history=[2.0, math.nan, 0.0, 1.0],
-        caveat="A potential, not DFT.",
+        caveat="A potential, not DFT.", **more,
     )  # fmt: skip
 
 
@@ -84,7 +84,8 @@ def test_one_file_well_formed_and_escaped():
     links = Links()
     links.feed(text)
     assert not links.open
-    assert set(links.addresses) == {"ledger.jsonl", *(f"candidates/{i}_{n}.cif" for i, n in enumerate(GAPS))}
+    files = {f"candidates/{i}_{n}.{end}" for i, n in enumerate(GAPS) for end in ("cif", "vasp")}
+    assert set(links.addresses) == {"ledger.jsonl", "ranking.csv"} | files
     assert "http://" not in text and "https://" not in text and "@import" not in text
     assert (
         "heads &lt;only&gt;" in text
@@ -183,6 +184,22 @@ def test_candidates_that_were_chosen_and_failed_are_listed():
     said = re.sub(r"(<[^>]+>)+", "|", report.lost(book))
     assert "|z|1|relaxed|the &lt;volume&gt; ran away|0.25|" in said
     assert "|a|" not in said and "came through" in report.lost(rows())
+
+
+def test_the_nearest_known_crystal_is_named_where_the_plan_asks():
+    columns = {
+        "validated_energy_above_hull_ev_per_atom": [0.05, math.nan],
+        "validated_std_energy_above_hull_ev_per_atom": [0.03, 1],
+        "known_as": ["", "mp-<22>"], "nearest_known": ["mp-1", "mp-22"], "nearest_known_formula": ["KCl", "NaCl"],
+        "nearest_known_amd_distance_angstrom": [0.125, 0.0],
+    }  # fmt: skip
+    assert report.known_crystals(columns, 2) == [
+        {"nearest known": "mp-1 (KCl), AMD distance 0.12 Å", "energy above hull": "0.050 ± 0.030 eV/atom"},
+        {"nearest known": "equals mp-<22>", "energy above hull": "– eV/atom"},
+    ]
+    assert report.known_crystals({}, 2) == [{}, {}]
+    text = page(names=("a", "b"), further=columns)
+    assert text.count("equals mp-&lt;22&gt;") == 2 and "<22>" not in text
 
 
 SORT = """<script>

@@ -80,6 +80,13 @@ def test_histograms_have_area_one():
     assert np.sum(high[::2] * np.diff(across)[::2]) == pytest.approx(1.0, abs=0.02)
 
 
+def test_a_set_has_one_color_in_the_map_and_in_the_legend(page):
+    """The first set is drawn last, on top, and keeps its color."""
+    text, _ = page
+    dots = re.findall(r'class="spot (\w+)"[^>]*><title>(\w+): ', text)
+    assert set(dots) == {("set0", "set0"), ("set1", "set1"), ("ref", "reference")} and dots[-1] == ("set0", "set0")
+
+
 def test_principal_axes_keep_the_largest_spread():
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(200, 2))

@@ -38,7 +38,7 @@ def inside(found):
 def test_atoms_on_faces_edges_and_corners_are_drawn_on_all_of_them():
     assert inside(ROCK_SALT) == {"Na": 8 + 6, "Cl": 12 + 1}
     assert inside(PEROVSKITE) == {"Sr": 8, "Ti": 1, "O": 6}
-    assert inside(DIAMOND)["C"] in (8 + 6 + 4, 12 + 1 + 4)  # the origin may lie on an atom or in the middle of a cavity
+    assert inside(DIAMOND) == {"C": 8 + 6 + 4}  # though the second choice of origin puts no atom on a corner
     assert (ROCK_SALT.cell.symbol, PEROVSKITE.cell.number, DIAMOND.cell.number) == ("Fm-3m", 221, 227)
 
 
@@ -81,6 +81,12 @@ def test_polyhedra_are_octahedra_and_cuboctahedra():
             np.testing.assert_allclose(edges, 3.905 / np.sqrt(2), atol=0.02)
     assert [len(rings) for _, *rings in drawn(ROCK_SALT)[0]["polyhedra"]] == [8] * 14
     assert drawn(DIAMOND)[0]["polyhedra"] == [] == list(drawn(DIAMOND)[0]["kinds"])
+
+
+def test_a_collapsed_cell_is_drawn_without_bonds_and_says_so():
+    packed, symbols, *_ = drawn(made("Na Cl", [[0, 0, 0], [0.5, 0.5, 0.4]], 0.5 * np.eye(3)))
+    assert packed["bonds"] == [] == packed["polyhedra"] and packed["note"] == structures.NO_BONDS
+    assert {"Na", "Cl"} == set(symbols) and drawn(ROCK_SALT)[0]["note"] == ""
 
 
 def test_facts_beside_the_drawing():
