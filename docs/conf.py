@@ -39,9 +39,10 @@ default_role = "literal"  # docstrings write code in single backticks
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+smartquotes = False  # they would make a dash of the two hyphens of an option
 
-# Pages with cells are executed from top to bottom, each in a kernel of its own; an error there is a warning, which fails
-# the build in the end. Notebooks are shown with their stored outputs: tests/test_notebooks.py executes them.
+# Pages with cells are executed from top to bottom, each in a kernel of its own; an error there is a warning, which
+# fails the build in the end. Notebooks are shown with their stored outputs: tests/test_notebooks.py executes them.
 nb_execution_mode = os.environ.get("CRYSJAX_DOCS_EXECUTE", "force")  # "off" or "cache" while writing
 nb_execution_cache_path = str(CACHE / "cells")
 nb_execution_in_temp = True
