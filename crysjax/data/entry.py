@@ -8,13 +8,12 @@ import numpy as np
 
 from crysjax.chemistry.elements import SYMBOLS
 from crysjax.data.readers import limits
+from crysjax.geometry import soundness
 
 ENERGY, FORCES = "energy_ev_per_atom", "forces_ev_per_a"
+FORMATION_ENERGY = "formation_energy_ev_per_atom"
 STRESS = tuple(f"stress_{ij}_ev_per_a3" for ij in ("xx", "yy", "zz", "yz", "xz", "xy"))
 """Names of what interatomic potentials learn from; stress is dE/dstrain per volume, ASE's sign and order."""
-
-LEAST_VOLUME = 0.1
-"""Å³ of a cell: less is a cell without volume. One atom of hydrogen takes 2."""
 
 _FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -46,10 +45,8 @@ def checked(entry: Entry) -> Entry:
         raise ValueError(f"{len(numbers)} sites with positions {frac.shape} and cell {lattice.shape}")
     if numbers.min() < 1 or numbers.max() > len(SYMBOLS):
         raise ValueError(f"atomic numbers {numbers.min()}..{numbers.max()}, expected 1..{len(SYMBOLS)}")
-    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
-        raise ValueError("positions or cell are not finite")
-    if abs(np.linalg.det(lattice)) < LEAST_VOLUME:
-        raise ValueError("the cell has no volume")
+    if wrong := soundness.why_not(frac, lattice):
+        raise ValueError(wrong)
     return entry._replace(frac=wrap(frac))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from crysjax.base import Estimate
 from crysjax.crystallography import contacts, families
 from crysjax.data.datasets import Dataset
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.evaluation import stability, stages
 from crysjax.evaluation.metrics import continuous, distributions, symmetry
 from crysjax.evaluation.metrics.coverage import Coverage
@@ -77,7 +78,7 @@ def _with_energies(judged: Judged) -> Dataset:
     """The samples with the formation energies that their stability was measured by, if it was."""
     if "stable" not in judged.verdicts:
         return judged.samples
-    name = "formation_energy_ev_per_atom"
+    name = FORMATION_ENERGY
     measured = {name: judged.verdicts["stable"].columns[name]}
     return replace(judged.samples, properties=judged.samples.properties | measured)
 

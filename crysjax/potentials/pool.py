@@ -14,6 +14,7 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.geometry.neighbors import crystal_edges, needed_images, plane_spacings
 from crysjax.geometry.reduction import niggli
+from crysjax.geometry.soundness import NO_VOLUME, NOT_FINITE
 from crysjax.potentials.mlip import unknown
 from crysjax.potentials.relax import Relax, Relaxation, Symmetry, start
 
@@ -136,11 +137,11 @@ class Pool:
         sites = datasets.site_index(self.crystals, np.array([row]))
         frac, lattice = (x.astype(float) for x in (self.crystals.frac[sites], self.crystals.lattice[row]))
         if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
-            return "positions or cell are not finite"
+            return NOT_FINITE
         volume, given = (abs(np.linalg.det(x.astype(float))) for x in (lattice, self.given_lattice[row]))
         low, high = self.settings.volume_range
         if given <= 1e-6:
-            return "the cell has no volume"
+            return NO_VOLUME
         if not low < volume / given < high:
             return f"the volume ran away, to {volume / given:.2g} of what it was"
         if len(crystal_edges(frac, lattice, self.settings.closest_angstrom)[0]):
