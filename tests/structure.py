@@ -49,11 +49,11 @@ def module_name(path: Path) -> str:
     return ".".join(("crysjax", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
-def imported(tree: ast.AST, path: Path) -> list[tuple[str, bool]]:
+def imported(tree: ast.Module, path: Path) -> list[tuple[str, bool]]:
     """Every imported module by its absolute name, and whether it is imported at module level."""
-    top = {id(node) for node in ast.walk(tree) if isinstance(node, ast.Module) for node in module_level(node)}
+    top = {id(node) for node in module_level(tree)}
     found = []
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             found += [(alias.name, id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -85,6 +85,13 @@ def parsed(path: Path) -> ast.Module:
 
 
 @cache
+def nodes(tree: ast.Module) -> tuple[ast.AST, ...]:
+    """Imports, functions, classes and texts of a file, wherever they stand."""
+    kinds = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Constant
+    return tuple(node for node in ast.walk(tree) if isinstance(node, kinds))
+
+
+@cache
 def imports() -> dict[str, set[str]]:
     """The graph of the package: `from a import b` is a.b where that is a module, else a; type annotations count."""
     names = {module_name(path) for path in FILES}
@@ -94,7 +101,7 @@ def imports() -> dict[str, set[str]]:
     for path in FILES:
         tree, here = parsed(path), module_name(path)
         said = {module for module, _ in imported(tree, path)}
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if isinstance(node, ast.ImportFrom) and node.module:
                 inside = {f"{node.module}.{alias.name}" for alias in node.names} & names
                 said |= inside
@@ -110,7 +117,7 @@ def by_name() -> dict[str, set[str]]:
     names = {module_name(path) for path in FILES}
     found = {}
     for path in FILES:
-        texts = {n.value.partition(":") for n in ast.walk(parsed(path)) if _is_text(n)}
+        texts = {n.value.partition(":") for n in nodes(parsed(path)) if _is_text(n)}
         whole = {place for place, _, _ in texts} | {f"crysjax.{place}" for place, colon, _ in texts if colon}
         found[module_name(path)] = {name for name in whole & names if name.count(".") > 1}
     return found
@@ -175,7 +182,7 @@ def class_names() -> dict[str, list[str]]:
     """Classes whose name, without a leading underscore, more than one file defines, and where."""
     found = defaultdict(list)
     for path in FILES:
-        for node in ast.walk(parsed(path)):
+        for node in nodes(parsed(path)):
             if isinstance(node, ast.ClassDef):
                 found[node.name].append(module_name(path))
     return {name: where for name, where in found.items() if len(where) > 1}

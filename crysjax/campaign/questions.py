@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crysjax.campaign.plan import read_plan
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers.part import read_part
 from crysjax.models import references, registry
 from crysjax.physics.hull.read_hull import read_hull
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from crysjax.physics.hull.hull import Hull
 
 BLOCK = 128  # crystals relaxed before their energies are kept
-FORMATION_ENERGY = "formation_energy_ev_per_atom"
 
 
 def read_samples(path: Path) -> tuple[Dataset, list[dict]]:

@@ -38,6 +38,7 @@ from crysjax.constraints.species_constraints import species_rules
 from crysjax.crystallography.operations import has_group
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.geometry.neighbors import crystal_edges
+from crysjax.geometry.soundness import why_not
 
 SURE = 20.0  # logit of a drafted species over any other
 
@@ -186,7 +187,7 @@ def _too_close(frac: np.ndarray, lattice: np.ndarray, distance: float) -> bool:
     if distance <= 0:
         return False
     frac, lattice = np.asarray(frac, float), np.asarray(lattice, float)
-    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()) or abs(np.linalg.det(lattice)) < 1e-6:
+    if why_not(frac, lattice):
         return True
     return len(crystal_edges(frac, lattice, distance)[0]) > 0
 

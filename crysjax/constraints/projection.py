@@ -11,11 +11,8 @@ there is no such resort: the second answer says which crystals still violate.
 
 from __future__ import annotations
 
-import itertools
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from crysjax.base import Pack, num_sites, site_mask
@@ -24,7 +21,6 @@ from crysjax.geometry import torus
 from crysjax.geometry.reduction import niggli
 
 MARGIN = 1e-4  # relative, of the distance asked for: what float32 and another program's images may differ by
-IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
 
 
 def shortest_vectors(pack: Pack) -> tuple[Array, Array, Array]:
@@ -40,7 +36,7 @@ def _shortest(frac: Array, reduced: Array, inverse: Array, pack: Pack) -> tuple[
     i, j = pack.pairs[:, 0], pack.pairs[:, 1]
     of_pair = pack.owner[i]
     near = torus.log(jnp.einsum("pi,pij->pj", frac[i] - frac[j], inverse[of_pair]))
-    images = jnp.asarray(IMAGES, frac.dtype)
+    images = jnp.asarray(torus.AROUND, frac.dtype)
     vectors = jnp.einsum("pmi,pij->pmj", near[:, None] + images[None], reduced[of_pair])
     squared = jnp.square(vectors).sum(-1)
     best = jnp.argmin(squared, -1)

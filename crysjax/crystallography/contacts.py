@@ -24,15 +24,13 @@ from crysjax.chemistry.elements import SYMBOLS
 from crysjax.data import batching
 from crysjax.data.datasets import Dataset
 from crysjax.geometry.selling import selling
+from crysjax.geometry.torus import AROUND
 
 MIN_CLOSENESS = 0.67
 """Distance of two atoms over the sum of their covalent radii, below which they are too close."""
 
 TOO_CLOSE = "sites too close"
 """What a ledger says of such a crystal; `said` has the numbers."""
-
-IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-"""Enough in a reduced cell: what is nearest to a difference wrapped to [-1/2, 1/2] is at most one cell away."""
 
 
 class Contact(NamedTuple):
@@ -58,9 +56,9 @@ def closest(pack: Pack) -> Contact:
     frac = jnp.einsum("ni,nij->nj", pack.frac, jnp.linalg.inv(change)[pack.owner])
     i, j = pack.pairs[:, 0], pack.pairs[:, 1]
     difference = frac[i] - frac[j]
-    shifted = (difference - jnp.round(difference))[:, None] + jnp.asarray(IMAGES, frac.dtype)[None]
+    shifted = (difference - jnp.round(difference))[:, None] + jnp.asarray(AROUND, frac.dtype)[None]
     of_pair = jnp.where(pack.pair_mask > 0, _least(shifted, cell[pack.owner[i]]), jnp.inf)
-    own = jnp.broadcast_to(jnp.asarray(IMAGES[IMAGES.any(-1)], frac.dtype), (len(cell), 26, 3))
+    own = jnp.broadcast_to(jnp.asarray(AROUND[AROUND.any(-1)], frac.dtype), (len(cell), 26, 3))
     of_site = jnp.where(site_mask(pack.occupancy) > 0, _least(own, cell)[pack.owner], jnp.inf)
     distance = jnp.concatenate([of_pair, of_site])
     site = jnp.arange(len(frac), dtype=i.dtype)

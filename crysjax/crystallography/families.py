@@ -18,11 +18,8 @@ crystal that is not among the nearest `proposals` can be missed.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import combinations
 from typing import NamedTuple
@@ -42,6 +39,7 @@ from crysjax.crystallography.parents import (
     sites_as_given,
     supercell_match,
 )  # fmt: skip
+from crysjax.data import parallel
 from crysjax.data.datasets import Dataset, Entry, entries
 
 KINDS = ("equal", "supercell", "distortion", "order-disorder variant", "substitution", "new")
@@ -107,17 +105,12 @@ def relations(
 ) -> list[Relation]:  # fmt: skip
     """`relation` of each crystal to the reference set; indices are rows of that.
 
-    Processes are started with "spawn", so a script that calls this needs the usual `if __name__ == "__main__"` guard;
-    `processes=1` starts none.
+    `processes` as `data.parallel` has them.
     """
     known, rows = catalog(entries(reference)), entries(dataset)
     tasks = [_task(row, vector, known, proposals) for row, vector in zip(rows, mean_distances(rows))]
     work = partial(_judge, options=Options(tolerance, parent, tuple(symprec_angstrom), proposals))
-    processes = min(processes, os.cpu_count() or 1)
-    if processes < 2 or len(tasks) < _INLINE:
-        return [work(task) for task in tasks]
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(work, tasks, chunksize=max(1, min(16, len(tasks) // (4 * processes)))))
+    return parallel.each(work, tasks, processes, inline=_INLINE)
 
 
 def tally(found: Iterable[Relation]) -> dict[str, int]:

@@ -5,12 +5,9 @@ A label is what a grouped split keeps whole (`splits`) and whose overlap between
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +16,7 @@ import numpy as np
 from crysjax.chemistry.elements import SYMBOLS, anonymous_formula, counts
 from crysjax.crystallography import symmetry_finder
 from crysjax.crystallography.fingerprints import NEIGHBORS, map_neighbor_distances
+from crysjax.data import parallel
 from crysjax.data.datasets import Entry, from_entries
 
 _INLINE_ROWS = 2000  # fewer are done before a second process has started
@@ -59,16 +57,11 @@ def _orbits(found) -> tuple[str, ...]:
 def symmetries(rows: Sequence[Entry], *, symprec_angstrom: float = 0.1, processes: int = 2) -> list[Symmetry]:
     """`symmetry` of each row, in order.
 
-    Processes are started with "spawn" for more than 2,000 rows, so a script that calls this needs the usual
-    `if __name__ == "__main__"` guard; `processes=1` starts none.
+    `processes`, as `data.parallel` has them, are started for more than 2,000 rows.
     """
     work = partial(symmetry, symprec_angstrom=symprec_angstrom)
-    processes = min(processes, os.cpu_count() or 1)
-    if processes < 2 or len(rows) < _INLINE_ROWS:
-        return [work(row) for row in rows]
     plain = [row._replace(properties={}, site_properties={}) for row in rows]
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(work, plain, chunksize=256))
+    return parallel.each(work, plain, processes, inline=_INLINE_ROWS)
 
 
 def chemical_system(numbers: np.ndarray) -> str:

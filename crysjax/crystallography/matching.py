@@ -11,19 +11,17 @@ guard, and only where there is enough to do for it to pay; `processes=1` starts 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from crysjax.chemistry.elements import formula
 from crysjax.crystallography.equivalence import CDVAE, Tolerance, matches, primitive, rms
+from crysjax.data import parallel
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.readers.convert import to_structure
 
@@ -160,20 +158,9 @@ def _pairs(members: Members) -> int:
 # Work of one process
 
 
-@contextmanager
-def _workers(processes: int) -> Iterator[Callable]:
+def _workers(processes: int) -> AbstractContextManager[Callable]:
     """`run(function, tasks, work=number of tasks)`, the list of answers in order; processes start once, if it pays."""
-    processes = min(processes, os.cpu_count() or 1)
-    with ExitStack() as stack:
-        spawn = multiprocessing.get_context("spawn")
-        pool = cache(lambda: stack.enter_context(ProcessPoolExecutor(processes, mp_context=spawn)))
-
-        def run(function: Callable, tasks: Sequence, work: int | None = None) -> list:
-            if processes < 2 or len(tasks) < 2 or (len(tasks) if work is None else work) < _INLINE:
-                return [function(task) for task in tasks]
-            return list(pool().map(function, tasks, chunksize=max(1, min(64, len(tasks) // (8 * processes)))))
-
-        yield run
+    return parallel.workers(processes, _INLINE)
 
 
 def _rms(pair: tuple[Entry, Entry], tolerance: Tolerance) -> float:

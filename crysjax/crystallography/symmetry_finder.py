@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.data.entry import LEAST_VOLUME, no_volume
 from crysjax.data.readers import limits
+from crysjax.geometry import soundness
 
 Cell = tuple[np.ndarray, np.ndarray, np.ndarray]  # lattice (3, 3) in Å, fractions (n, 3), atomic numbers (n,)
 
@@ -47,12 +47,12 @@ def checked_cell(cell: Cell) -> Cell:
     limits.refuse_sites(len(numbers))
     if lattice.shape != (3, 3) or frac.shape != (len(numbers), 3) or not len(numbers):
         raise ValueError(f"{len(numbers)} sites with positions {frac.shape} and cell {lattice.shape}")
-    if not (np.isfinite(lattice).all() and np.isfinite(frac).all()):
-        raise ValueError("positions or cell are not finite")
+    if (wrong := soundness.why_not(frac, lattice)) == soundness.NOT_FINITE:
+        raise ValueError(wrong)
     if np.abs(frac).max() > limits.FRACTION or np.abs(lattice).max() > limits.CELL_ANGSTROM:
         raise ValueError("positions or cell are out of all proportion")
-    if abs(np.linalg.det(lattice)) < LEAST_VOLUME:
-        raise ValueError(no_volume(lattice, len(numbers)))
+    if wrong:
+        raise ValueError(wrong)
     if not (numbers.min() >= 0 and numbers.max() < 2**15):
         raise ValueError("atomic numbers that are none")
     return lattice, frac, numbers.astype(np.intc)

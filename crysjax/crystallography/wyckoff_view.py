@@ -15,10 +15,11 @@ from crysjax.crystallography import symmetry_finder
 from crysjax.data import datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
+from crysjax.data.readers import hall_settings
 from crysjax.geometry.symmetry import LETTERS, table
+from crysjax.geometry.torus import AROUND
 
 _TOLERANCE = 0.08  # in fractions, how far off its position a site may lie that spglib says is on it
-_IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(27, 3)
 
 
 def wyckoff_view(
@@ -77,7 +78,7 @@ def _describe(group: int, letter: int, sites: np.ndarray, number: int) -> tuple 
     t = table()
     copies = (sites[:, None] + t.centerings[group][: t.centering[group]][None]).reshape(-1, 3)
     off = copies - t.offset[group, letter]
-    off = (off - np.round(off))[:, None] + _IMAGES[None]
+    off = (off - np.round(off))[:, None] + AROUND[None]
     u = off.reshape(-1, 3) @ t.solve[group, letter].T
     residual = np.abs(off.reshape(-1, 3) - u @ t.linear[group, letter].T).max(-1)
     fitting = residual < max(residual.min() + 1e-4, 1e-4)
@@ -93,7 +94,7 @@ def _symmetry(cell: tuple, tolerance: float):
     for k in range(5):
         found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance / 2**k)
         if found is not None:
-            hall = symmetry_finder.standard_settings()[found.number]
+            hall = hall_settings.standard()[found.number]
             found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance / 2**k, hall_number=hall)
             return found
     return None

@@ -15,7 +15,6 @@ from crysjax.data import files
 from crysjax.data.entry import (  # noqa: F401 (handed on: a data set and its entries belong together)
     ENERGY,
     FORCES,
-    LEAST_VOLUME,
     STRESS,
     Entry,
     Row,
@@ -25,6 +24,7 @@ from crysjax.data.entry import (  # noqa: F401 (handed on: a data set and its en
     wrap,
 )
 from crysjax.data.readers import limits, reading
+from crysjax.geometry.soundness import LEAST_VOLUME_ANGSTROM3
 
 FORMAT = 1
 
@@ -204,10 +204,10 @@ def _refuse_values(dataset: Dataset) -> None:
     """An error that names the first crystal which is none: the bounds of `entry.sound`, for all crystals at once."""
     frac, cell = dataset.frac.astype(np.float64), dataset.lattice.astype(np.float64)
     with np.errstate(all="ignore"):
-        far, flat = np.abs(frac) > limits.FRACTION, np.abs(np.linalg.det(cell)) < LEAST_VOLUME
+        far, flat = np.abs(frac) > limits.FRACTION, np.abs(np.linalg.det(cell)) < LEAST_VOLUME_ANGSTROM3
     of_crystals = [
         ("a cell that is not finite", ~np.isfinite(cell).all((1, 2))),
-        (f"a cell of less than {LEAST_VOLUME:g} Å³", flat),
+        (f"a cell of less than {LEAST_VOLUME_ANGSTROM3:g} Å³", flat),
         (f"a cell vector beyond {limits.CELL_ANGSTROM:g} Å", (np.abs(cell) > limits.CELL_ANGSTROM).any((1, 2))),
         (f"an id of more than {limits.ID_CHARACTERS} characters", np.char.str_len(dataset.ids) > limits.ID_CHARACTERS),
         *((f"an infinite {limits.shown(name)}", _infinite(a)) for name, a in dataset.properties.items()),

@@ -9,13 +9,12 @@ import numpy as np
 from crysjax.chemistry.elements import SYMBOLS
 from crysjax.data.lost import Lost
 from crysjax.data.readers import limits
+from crysjax.geometry import soundness
 
 ENERGY, FORCES = "energy_ev_per_atom", "forces_ev_per_a"
+FORMATION_ENERGY = "formation_energy_ev_per_atom"
 STRESS = tuple(f"stress_{ij}_ev_per_a3" for ij in ("xx", "yy", "zz", "yz", "xz", "xy"))
 """Names of what interatomic potentials learn from; stress is dE/dstrain per volume, ASE's sign and order."""
-
-LEAST_VOLUME = 0.1
-"""Å³ of a cell: less is a cell without volume. One atom of hydrogen takes 2."""
 
 _FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -48,17 +47,9 @@ def checked(entry: Entry) -> Entry:
         raise ValueError(f"{len(numbers)} sites with positions {frac.shape} and cell {lattice.shape}")
     if numbers.min() < 1 or numbers.max() > len(SYMBOLS):
         raise ValueError(f"atomic numbers {numbers.min()}..{numbers.max()}, expected 1..{len(SYMBOLS)}")
-    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
-        raise ValueError("positions or cell are not finite")
-    if abs(np.linalg.det(lattice)) < LEAST_VOLUME:
-        raise ValueError(no_volume(lattice, len(numbers)))
+    if wrong := soundness.why_not(frac, lattice):
+        raise ValueError(wrong)
     return entry._replace(frac=wrap(frac))
-
-
-def no_volume(lattice: np.ndarray, sites: int, least: float = LEAST_VOLUME) -> str:
-    """What is said of a cell (3, 3) that has less than `least` Å³."""
-    volume = abs(np.linalg.det(np.asarray(lattice, float)))
-    return f"the cell has no volume: {volume / max(sites, 1):.3g} Å³ per atom; expected at least {least:g} Å³ in all"
 
 
 def wrap(frac: np.ndarray) -> np.ndarray:

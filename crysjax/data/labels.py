@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from crysjax.data.datasets import Entry
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers.lazy import clean
 
 PROPERTY_NAMES = {
-    "formation_energy_per_atom": "formation_energy_ev_per_atom",
-    "formation_energy_peratom": "formation_energy_ev_per_atom",
-    "e_form": "formation_energy_ev_per_atom",
+    "formation_energy_per_atom": FORMATION_ENERGY,
+    "formation_energy_peratom": FORMATION_ENERGY,
+    "e_form": FORMATION_ENERGY,
     "band_gap": "band_gap_ev",
     "dft_band_gap": "band_gap_ev",
     "optb88vdw_bandgap": "band_gap_ev",

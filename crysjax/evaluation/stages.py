@@ -20,10 +20,12 @@ from crysjax.crystallography.contacts import MIN_CLOSENESS, TOO_CLOSE
 from crysjax.crystallography.equivalence import CDVAE, Tolerance
 from crysjax.data import reasons
 from crysjax.data.datasets import Dataset, entries, take
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.evaluation import stability
 from crysjax.evaluation.metrics import distributions
-from crysjax.evaluation.validity import MIN_DISTANCE_ANGSTROM, MIN_VOLUME_ANGSTROM3, validity
+from crysjax.evaluation.validity import validity
 from crysjax.geometry.selling import selling
+from crysjax.geometry.soundness import LEAST_DISTANCE_ANGSTROM, LEAST_VOLUME_ANGSTROM3
 from crysjax.physics.hull import hull
 
 ORDER = ("valid", "unique", "novel", "stable", "target")
@@ -72,7 +74,7 @@ def valid(samples: Dataset) -> Verdict:
     per_atom, height = volume / samples.num_atoms, volume / _largest_face(cells)
     low, high = VOLUME_A3_PER_ATOM
     cell = {
-        "no volume": volume >= MIN_VOLUME_ANGSTROM3,
+        "no volume": volume >= LEAST_VOLUME_ANGSTROM3,
         OUT_OF_RANGE: (per_atom >= low) & (per_atom <= high),
         "flat cell": height >= MIN_HEIGHT_ANGSTROM,
         "needle of a cell": np.linalg.norm(cells, axis=-1).max(1) <= MAX_ASPECT * height,
@@ -86,7 +88,7 @@ def valid(samples: Dataset) -> Verdict:
     sizes = [f"{why}: {v:.3g} Å³; expected {low:g} to {high:g} Å³" for why, v in zip(reason, per_atom)]
     reason = np.where(reason == OUT_OF_RANGE, sizes, reason)
     columns = {
-        "sane": measured & (contact.shortest_angstrom >= MIN_DISTANCE_ANGSTROM),
+        "sane": measured & (contact.shortest_angstrom >= LEAST_DISTANCE_ANGSTROM),
         "apart": apart,
         "structure_valid": found["structure"],
         "composition_valid": found["composition"],
@@ -193,7 +195,7 @@ def stable(
     said = stability.told(found, counts, known, margin=margin_ev_per_atom, std=std_ev_per_atom)
     missing = np.full(len(samples), "") if failed is None else np.asarray(failed, str)
     reason = np.where(missing != "", missing, said.reason)
-    columns = {"formation_energy_ev_per_atom": np.asarray(energy, float), "e_above_hull_ev_per_atom": found.above}
+    columns = {FORMATION_ENERGY: np.asarray(energy, float), "e_above_hull_ev_per_atom": found.above}
     columns |= {"probability_stable": said.probability, "believed": said.believed} | stability.flags(found.above)
     error = np.nan if std_ev_per_atom is None else std_ev_per_atom
     columns["energy_std_ev_per_atom"] = np.full(len(samples), error)

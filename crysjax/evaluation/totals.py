@@ -18,6 +18,7 @@ import numpy as np
 from crysjax.base import Estimate
 from crysjax.crystallography import contacts, families
 from crysjax.data.datasets import Dataset
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.reasons import code
 from crysjax.evaluation import stability, stages
 from crysjax.evaluation.metrics import continuous, distributions, symmetry
@@ -79,7 +80,7 @@ def _with_energies(judged: Judged) -> Dataset:
     """The samples with the formation energies that their stability was measured by, if it was."""
     if "stable" not in judged.verdicts:
         return judged.samples
-    name = "formation_energy_ev_per_atom"
+    name = FORMATION_ENERGY
     measured = {name: judged.verdicts["stable"].columns[name]}
     return replace(judged.samples, properties=judged.samples.properties | measured)
 

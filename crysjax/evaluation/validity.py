@@ -20,11 +20,10 @@ import numpy as np
 
 from crysjax.base import NUM_SPECIES
 from crysjax.chemistry import elements
-from crysjax.crystallography.contacts import IMAGES
 from crysjax.data.datasets import Dataset, offsets
+from crysjax.geometry.soundness import LEAST_DISTANCE_ANGSTROM, why_not
+from crysjax.geometry.torus import AROUND
 
-MIN_DISTANCE_ANGSTROM = 0.5
-MIN_VOLUME_ANGSTROM3 = 0.1
 MAX_STATES = 16
 
 
@@ -88,7 +87,7 @@ def min_distance(frac: np.ndarray, lattice: np.ndarray) -> float:
         return float("inf")
     difference = frac[i] - frac[j]
     difference = difference - np.round(difference)
-    vectors = (difference[:, None, :] + IMAGES[None]) @ lattice
+    vectors = (difference[:, None, :] + AROUND[None]) @ lattice
     return float(np.sqrt(np.square(vectors).sum(-1).min()))
 
 
@@ -97,10 +96,7 @@ def structure_valid(frac: np.ndarray, lattice: np.ndarray) -> bool:
 
     As in CDVAE a site is not compared with its own images.
     """
-    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
-        return False
-    volume = abs(np.linalg.det(lattice))
-    return bool(volume >= MIN_VOLUME_ANGSTROM3) and min_distance(frac, lattice) >= MIN_DISTANCE_ANGSTROM
+    return not why_not(frac, lattice) and min_distance(frac, lattice) >= LEAST_DISTANCE_ANGSTROM
 
 
 def validity(dataset: Dataset) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Pack, site_mask
+from crysjax.geometry.soundness import why_not
 
 
 class Graph(NamedTuple):
@@ -223,6 +224,4 @@ def radius_graph_host(pack: Pack, cutoff: float, *, max_edges: int | None = None
 
 def _has_finite_images(frac: np.ndarray, lattice: np.ndarray, cutoff: float, limit: int) -> bool:
     """Whether the radius graph of this crystal can be made at all."""
-    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()) or abs(np.linalg.det(lattice)) < 1e-6:
-        return False
-    return bool((needed_images(lattice, cutoff) <= limit).all())
+    return not why_not(frac, lattice) and bool((needed_images(lattice, cutoff) <= limit).all())

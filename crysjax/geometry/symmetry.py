@@ -45,7 +45,6 @@ _PRIMITIVE = {  # rows: primitive vectors in the conventional ones, by the cente
         ((2 / 3, 1 / 3, 1 / 3), (-1 / 3, 1 / 3, 1 / 3), (-1 / 3, -2 / 3, 1 / 3)),
     ),
 }
-_AROUND = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(27, 3)
 
 
 class Table(NamedTuple):
@@ -189,7 +188,7 @@ def project(group: Array, letter: Array, site: Array, lattice: Array) -> tuple[A
     w, t = _of("rotations", site, group)[used], _of("translations", site, group)[used]
     inverse = lattices.inverse(w)
     linear, solve = _of("linear", site, group, letter), _of("solve", site, group, letter)
-    images = (_of("centerings", site, group)[:, None] + jnp.asarray(_AROUND, site.dtype)[None]).reshape(-1, 3)
+    images = (_of("centerings", site, group)[:, None] + jnp.asarray(torus.AROUND, site.dtype)[None]).reshape(-1, 3)
     pulled = jnp.einsum("kij,kj->ki", inverse, site[None] - t) - _of("offset", site, group, letter)[None]
     offsets = torus.log(pulled)[:, None] + images[None]  # (48, 108, 3)
     residual = offsets @ (jnp.eye(3, dtype=site.dtype) - linear @ solve).T

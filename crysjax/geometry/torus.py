@@ -12,7 +12,8 @@ from jax import Array
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry.reduction import niggli
 
-_AROUND = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(27, 3)
+AROUND = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(27, 3)
+"""The cell and its 26 neighbors: enough for what is nearest in a reduced cell to a difference wrapped by `log`."""
 
 
 def wrap(frac: Array) -> Array:
@@ -38,7 +39,7 @@ def minimum_image(difference: Array, lattice: Array) -> Array:
     reduced, change = niggli(lattice)
     frac = log(jnp.einsum("...i,...ij->...j", difference, lattices.inverse(change)))
     home = jnp.einsum("...i,...ij->...j", frac, reduced)
-    vectors = home[..., None, :] + jnp.einsum("mi,...ij->...mj", jnp.asarray(_AROUND, home.dtype), reduced)
+    vectors = home[..., None, :] + jnp.einsum("mi,...ij->...mj", jnp.asarray(AROUND, home.dtype), reduced)
     nearest = jnp.argmin(jnp.square(vectors).sum(-1), -1)
     return jnp.take_along_axis(vectors, nearest[..., None, None], -2)[..., 0, :]
 

@@ -22,10 +22,10 @@ from crysjax.chemistry.scattering import Scattering, of_species
 from crysjax.data.batching import pack_one
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.geometry import lattice as lattices
+from crysjax.geometry import soundness
 from crysjax.geometry.neighbors import crystal_edges, edge_vectors, needed_images, radius_graph
 
 KINDS = ("R", "g", "G")
-MOST_IMAGES = 32  # along one axis; a cell that needs more is no crystal, or the distances are too long
 TAILS = 5.0  # widths beyond the grid whose pairs still count: what is left out is below 1e-5 of a peak
 
 
@@ -35,10 +35,10 @@ def capacity(
     """`max_edges` and `max_images` that hold the pairs of a crystal, with some room to move; host NumPy."""
     cutoff = r_max_angstrom + TAILS * sigma_angstrom
     frac, lattice = np.asarray(frac, float), np.asarray(lattice, float)
-    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()) or abs(np.linalg.det(lattice)) < 1e-3:
-        raise ValueError("capacity: positions or cell are not finite, or the cell has no volume")
-    if (needed_images(lattice, cutoff) > MOST_IMAGES).any():
-        raise ValueError(f"capacity: the cell needs more than {MOST_IMAGES} images along an axis")
+    if wrong := soundness.why_not(frac, lattice):
+        raise ValueError(f"capacity: {wrong}")
+    if (needed_images(lattice, cutoff) > soundness.MOST_IMAGES).any():
+        raise ValueError(f"capacity: the cell needs more than {soundness.MOST_IMAGES} images along an axis")
     pairs = len(crystal_edges(frac, lattice, cutoff)[0])
     return 2 * math.ceil(pairs * spare + 1), tuple(int(k) for k in needed_images(lattice, cutoff * math.cbrt(spare)))
 
@@ -95,7 +95,7 @@ def _harmless(crystal: Crystal) -> tuple[Crystal, Array]:
     occupied = site_mask(crystal.occupancy) > 0
     finite = jnp.isfinite(crystal.frac).all(-1) | ~occupied
     sound = jnp.isfinite(crystal.lattice).all() & jnp.isfinite(crystal.occupancy).all() & finite.all()
-    sound &= lattices.volume(crystal.lattice) > 1e-3
+    sound &= lattices.volume(crystal.lattice) >= soundness.LEAST_VOLUME_ANGSTROM3
     large = 100 * jnp.eye(3, dtype=crystal.lattice.dtype)
     frac = jnp.where(occupied[:, None] & jnp.isfinite(crystal.frac), crystal.frac, 0)
     occupancy = jnp.where(sound, crystal.occupancy, 0)

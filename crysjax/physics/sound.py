@@ -1,4 +1,5 @@
-"""Which crystals can be asked about at all, and what stands in for the others so that no NaN is ever computed."""
+"""Which crystals can be asked about, by the limits of `geometry.soundness`, and what stands in for the others inside
+`jit`, so that no NaN is ever computed."""
 
 from __future__ import annotations
 
@@ -8,9 +9,7 @@ from jax import Array
 
 from crysjax.base import UNKNOWN, Crystal, one_hot, site_mask
 from crysjax.geometry import lattice as lattices
-
-MIN_VOLUME_ANGSTROM3 = 0.1
-"""Of a cell, as in CDVAE's validity (Xie et al. 2022)."""
+from crysjax.geometry.soundness import LEAST_VOLUME_ANGSTROM3
 
 
 def is_sound(crystal: Crystal) -> Array:
@@ -21,7 +20,7 @@ def is_sound(crystal: Crystal) -> Array:
     used = site_mask(crystal.occupancy) > 0
     placed = (jnp.isfinite(crystal.frac).all(-1) | ~used).all()
     whole = jnp.isfinite(crystal.lattice).all() & jnp.isfinite(crystal.occupancy).all()
-    roomy = lattices.volume(crystal.lattice) >= MIN_VOLUME_ANGSTROM3
+    roomy = lattices.volume(crystal.lattice) >= LEAST_VOLUME_ANGSTROM3
     return whole & placed & roomy & used.any() & (crystal.occupancy >= 0).all()
 
 

@@ -12,9 +12,9 @@ from crysjax.crystallography import operations
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
-from crysjax.data.entry import no_volume
 from crysjax.geometry.neighbors import crystal_edges, needed_images, plane_spacings
 from crysjax.geometry.reduction import niggli
+from crysjax.geometry.soundness import NOT_FINITE, no_volume
 from crysjax.potentials.mlip import unknown
 from crysjax.potentials.relax import Relax, Relaxation, Symmetry, start
 
@@ -146,7 +146,7 @@ class Pool:
         sites = datasets.site_index(self.crystals, np.array([row]))
         frac, lattice = (x.astype(float) for x in (self.crystals.frac[sites], self.crystals.lattice[row]))
         if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
-            return "positions or cell are not finite"
+            return NOT_FINITE
         volume, given = (abs(np.linalg.det(x.astype(float))) for x in (lattice, self.given_lattice[row]))
         low, high = self.settings.volume_range
         if given <= 1e-6:

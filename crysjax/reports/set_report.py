@@ -11,6 +11,7 @@ import numpy as np
 
 from crysjax.crystallography.symmetrized import TOLERANCE_ANGSTROM
 from crysjax.data.datasets import Dataset, Entry, entries
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.evaluation import totals
 from crysjax.evaluation.failures.detectors import Finding
 from crysjax.evaluation.metrics import distributions
@@ -196,8 +197,8 @@ def _column(judged: Judged, name: str) -> np.ndarray:
 
 
 def _energies(judged: Judged) -> np.ndarray:
-    own = judged.samples.properties.get("formation_energy_ev_per_atom")
-    return _column(judged, "formation_energy_ev_per_atom") if own is None else own
+    own = judged.samples.properties.get(FORMATION_ENERGY)
+    return _column(judged, FORMATION_ENERGY) if own is None else own
 
 
 def place_map(drawn: Sequence[Judged]) -> tuple[str, list[dict]]:

@@ -8,16 +8,15 @@ templates to reject.
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-
 import numpy as np
 
 from crysjax.crystallography.equivalence import CDVAE, onto
 from crysjax.crystallography.lattice_match import mappable
-from crysjax.data import datasets
+from crysjax.data import datasets, parallel
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.retrieval import templates
+
+FEW = 64  # crystals that start no process
 
 
 def pairs(
@@ -35,8 +34,7 @@ def pairs(
     """
     ranks = [datasets.entries(d) for d in templates.nearest_templates(train, queries, tries=tries, own=own)]
     tasks = list(zip(datasets.entries(queries), zip(*ranks)))
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        rows = [row for found in pool.map(_pairs, tasks, chunksize=32) for row in found]
+    rows = [row for found in parallel.each(_pairs, tasks, processes, inline=FEW) for row in found]
     about = f"{tries} nearest templates of {len(queries)} crystals among {len(train)}, leave-one-out"
     return datasets.from_entries(rows, provenance=train.provenance | {"pairs": about})
 

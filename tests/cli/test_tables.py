@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from crysjax.campaign import questions
-from crysjax.cli import judge
 from crysjax.data.datasets import Entry, from_entries
+from crysjax.oracles import opinions
 from crysjax.physics.hull import hull
 
 ENERGY = "formation_energy_ev_per_atom"
@@ -54,7 +54,7 @@ def test_hull_entries_with_a_byte_order_mark(tmp_path, mark, kind):
 def test_answers_that_a_spreadsheet_saved_again(tmp_path):
     path = tmp_path / "answers.csv"
     path.write_bytes(b"\xef\xbb\xbfid,reason\r\na,\r\nb,it failed\r\n")
-    assert [row["id"] for row in judge._answers(path)] == ["a", "b"]
+    assert [row["id"] for row in opinions.answers(path)] == ["a", "b"]
     path.write_text("name,reason\na,\n")
     with pytest.raises(ValueError, match=r"answers\.csv: no column 'id' among \['name', 'reason'\]"):
-        judge._answers(path)
+        opinions.answers(path)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crysjax.data.readers import hall_settings
 from crysjax.data.readers.cif_syntax import MISSING, Block
 
 _XYZ = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
@@ -22,7 +23,6 @@ _SYMBOL = ("_space_group_name_h_m_alt", "_symmetry_space_group_name_h_m", "_spac
 _NUMBER = ("_space_group_it_number", "_symmetry_int_tables_number")
 _CODE = ("_space_group_it_coordinate_system_code",)
 _TERM = re.compile(r"([+-]?)(?:(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(?:/(\d{1,9}))?)?\*?([xyz]?)")
-_SETTINGS = 530
 _STRAIN = 0.02  # a cell that the operations strain by more does not have them
 _DENOMINATOR = 24  # translations of conventional settings are multiples of 1/24
 
@@ -79,8 +79,8 @@ def _named(block: Block) -> tuple[list[int], str]:
     else:
         found = _by_number(number, block.value(*_CODE)) if number else []
     if number and (hall or symbol):
-        found = [h for h in found if _table()[h].number == _whole(number)] or _contradict(said, number)
-    return list({_table()[h].hall_symbol: h for h in reversed(found)}.values())[::-1], said
+        found = [h for h in found if hall_settings.table()[h].number == _whole(number)] or _contradict(said, number)
+    return list({hall_settings.table()[h].hall_symbol: h for h in reversed(found)}.values())[::-1], said
 
 
 def _whole(number: str) -> int:
@@ -92,19 +92,11 @@ def _contradict(one: str, other: str) -> list[int]:
 
 
 @lru_cache(maxsize=1)
-def _table() -> dict[int, object]:
-    """spglib's description of each setting by its Hall number."""
-    import spglib
-
-    return {hall: spglib.get_spacegroup_type(hall) for hall in range(1, _SETTINGS + 1)}
-
-
-@lru_cache(maxsize=1)
 def _symbols() -> dict[str, list[int]]:
     """Hermann-Mauguin symbols in lower case without blanks and underscores -> Hall numbers."""
     known: dict[str, list[int]] = {}
     first = {}
-    for hall, kind in _table().items():
+    for hall, kind in hall_settings.table().items():
         place = hall - first.setdefault(kind.number, hall)
         names = {_plain(kind.international_full), _plain(kind.international.split("=")[-1])}
         if 3 <= kind.number <= 15:  # P 1 21/n 1 is P 21/n as well; the short symbol is that of the first setting
@@ -128,8 +120,8 @@ def _by_hall(symbol: str) -> list[int]:
     """By the symbol with its blanks, which mean something (P 32 and P 3 2), or without where only one is spelled so."""
     for blank in (" ", ""):
         plain = lambda text, blank=blank: blank.join(text.replace("_", " ").lower().split())  # noqa: E731
-        found = [hall for hall, kind in _table().items() if plain(kind.hall_symbol) == plain(symbol)]
-        if found and len({_table()[hall].number for hall in found}) == 1:
+        found = [hall for hall, kind in hall_settings.table().items() if plain(kind.hall_symbol) == plain(symbol)]
+        if found and len({hall_settings.table()[hall].number for hall in found}) == 1:
             return found
     return _unknown("Hall symbol", symbol)
 
@@ -156,14 +148,14 @@ def _by_symbol(symbol: str, code: str | None) -> list[int]:
 
 
 def _by_number(number: str, code: str | None) -> list[int]:
-    found = [hall for hall, kind in _table().items() if kind.number == _whole(number)]
+    found = [hall for hall, kind in hall_settings.table().items() if kind.number == _whole(number)]
     if not found:
         return _unknown("space group number", number)
-    first = _table()[found[0]].choice
+    first = hall_settings.table()[found[0]].choice
     if not code and first[:1] not in ("1", "2", "H"):  # the standard setting; two origins, or axes of R, stay open
         return found[:1]
     if not code:
-        found = [hall for hall in found if _table()[hall].choice in ("1", "2", "H", "R")]
+        found = [hall for hall in found if hall_settings.table()[hall].choice in ("1", "2", "H", "R")]
     return _chosen(found, (code or "").strip().lower(), number)
 
 
@@ -175,10 +167,14 @@ def _chosen(halls: list[int], choice: str, symbol: str) -> list[int]:
     """The settings with this choice; of hexagonal groups that are always in hexagonal axes, `h` says nothing new."""
     choice = _ALIASES.get(choice, choice)
     if not choice or choice in MISSING:
-        return [h for h in halls if _axes(h) == _axes(halls[0])] if _table()[halls[0]].number > 15 else halls
-    found = [h for h in halls if _table()[h].choice.lower() == choice]
-    found = found or [h for h in halls if choice in "12" and _table()[h].choice.startswith(choice)]
-    plain_axes = choice == "h" and all(143 <= _table()[h].number <= 194 and not _table()[h].choice for h in halls)
+        return (
+            [h for h in halls if _axes(h) == _axes(halls[0])] if hall_settings.table()[halls[0]].number > 15 else halls
+        )
+    found = [h for h in halls if hall_settings.table()[h].choice.lower() == choice]
+    found = found or [h for h in halls if choice in "12" and hall_settings.table()[h].choice.startswith(choice)]
+    plain_axes = choice == "h" and all(
+        143 <= hall_settings.table()[h].number <= 194 and not hall_settings.table()[h].choice for h in halls
+    )
     if not found and not plain_axes:
         raise ValueError(f"the space group {symbol[:40]!r} has no setting {choice[:20]!r}")
     return found or halls
@@ -186,14 +182,12 @@ def _chosen(halls: list[int], choice: str, symbol: str) -> list[int]:
 
 def _axes(hall: int) -> str:
     """How the axes of an orthorhombic setting are named, such as `ba-c`; the standard comes first in the table."""
-    return "" if (choice := _table()[hall].choice) in ("H", "R") else choice.lstrip("12")
+    return "" if (choice := hall_settings.table()[hall].choice) in ("H", "R") else choice.lstrip("12")
 
 
 @lru_cache(maxsize=64)
 def _of_hall(hall: int) -> Operations:
-    import spglib
-
-    found, kind = spglib.get_symmetry_from_database(hall), _table()[hall]
+    found, kind = hall_settings.operations(hall), hall_settings.table()[hall]
     name = f"{kind.international_short}:{kind.choice}" if kind.choice else kind.international_short
     return Operations(found["rotations"].astype(float), np.asarray(found["translations"], float) % 1, name)
 

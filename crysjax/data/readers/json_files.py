@@ -19,6 +19,7 @@ from crysjax.data.datasets import Entry, Row
 from crysjax.data.labels import IDS, cells
 from crysjax.data.readers import limits, reading
 from crysjax.data.readers.lazy import Lazy
+from crysjax.geometry.soundness import NO_VOLUME
 
 ParseCif = Callable[[str, str, dict], Entry]
 
@@ -202,6 +203,6 @@ def _of_jarvis(atoms: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     lattice, places = np.array(atoms["lattice_mat"]), np.array(atoms["coords"])
     if atoms.get("cartesian"):
         if lattice.shape != (3, 3) or lattice.dtype.kind not in "iuf" or abs(np.linalg.det(lattice)) < 1e-6:
-            raise ValueError("the cell has no volume, so that Cartesian positions have no fractions")
+            raise ValueError(f"{NO_VOLUME}, so that Cartesian positions have no fractions")
         places = places @ np.linalg.inv(lattice)
     return numbers, places, lattice

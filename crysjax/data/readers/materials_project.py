@@ -22,6 +22,7 @@ from typing import Any
 
 from crysjax.chemistry.elements import atomic_number
 from crysjax.data import files
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers import downloads, limits, reading
 
 URL = "https://api.materialsproject.org"
@@ -174,5 +175,5 @@ def _row(document: Any, thermo_type: str) -> dict | None:
     if energy is None:
         return None
     theory, corrections = LEVELS[thermo_type]
-    return {"id": str(name), "composition": amounts, "formation_energy_ev_per_atom": energy, "theory": theory,
+    return {"id": str(name), "composition": amounts, FORMATION_ENERGY: energy, "theory": theory,
             "corrections": corrections}  # fmt: skip

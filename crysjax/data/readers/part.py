@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from crysjax.data.datasets import Dataset
+if TYPE_CHECKING:
+    from crysjax.data.datasets import Dataset
 
 
 def read_part(text: str) -> Dataset:

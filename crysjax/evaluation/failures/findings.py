@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from crysjax.data.datasets import Dataset, take
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.evaluation import stages
 from crysjax.evaluation.failures import detector_inputs, detectors
 from crysjax.evaluation.failures.detectors import Finding
@@ -14,7 +15,6 @@ from crysjax.evaluation.metrics.descriptors import descriptors
 from crysjax.evaluation.metrics.distributions import num_elements
 from crysjax.evaluation.totals import Judged
 
-ENERGY = "formation_energy_ev_per_atom"
 FEWEST = 10  # samples below which a distribution tells nothing
 BEST = 0.1  # the share of samples with the lowest predicted energy: whom a search would select
 
@@ -74,9 +74,9 @@ def shift(judged: Judged, train: Dataset, most: int = 1000, seed: int = 0) -> Fi
 def reward_hacking(judged: Judged) -> list[Finding]:
     """Predicted against relaxed formation energy of the samples that the prediction puts first, if both are known."""
     needed = [judged.verdicts.get("target"), judged.verdicts.get("stable")]
-    if None in needed or f"predicted_{ENERGY}" not in needed[0].columns:
+    if None in needed or f"predicted_{FORMATION_ENERGY}" not in needed[0].columns:
         return []
-    proxy, judge = needed[0].columns[f"predicted_{ENERGY}"], needed[1].columns[ENERGY]
+    proxy, judge = needed[0].columns[f"predicted_{FORMATION_ENERGY}"], needed[1].columns[FORMATION_ENERGY]
     known = np.isfinite(proxy) & np.isfinite(judge)
     if known.sum() < 3 * FEWEST:
         return []

@@ -9,16 +9,13 @@ has both made by matminer; the values here are the same to rounding and take a s
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from crysjax.data import files
+from crysjax.data import files, parallel
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.evaluation.metrics import magpie
 from crysjax.evaluation.metrics.coordination import site_fingerprints
@@ -135,11 +132,8 @@ def structure_fingerprints(rows: list[Entry]) -> np.ndarray:
 
 def _mapped(function: Callable, rows: list[Entry], processes: int) -> list[np.ndarray]:
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-    processes = min(processes, os.cpu_count() or 1)
-    if processes < 2 or len(rows) <= _INLINE:
-        return [answer for chunk in chunks for answer in function(chunk)]
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return [answer for part in pool.map(function, chunks) for answer in part]
+    parts = parallel.each(function, chunks, processes, inline=_INLINE + 1, work=len(rows))
+    return [answer for part in parts for answer in part]
 
 
 def _key(row: Entry) -> str:

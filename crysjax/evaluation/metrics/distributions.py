@@ -15,6 +15,7 @@ import numpy as np
 
 from crysjax.chemistry.element_properties import cell_masses_amu
 from crysjax.data.datasets import Dataset, entries
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers.cif import lattice_from_parameters
 
 CONFIDENCE = 0.95
@@ -116,7 +117,7 @@ def property_distances(samples: Dataset, reference: Dataset, *, draws: int = 200
     """
     columns = {"density_g_per_cm3": densities, "num_elements": num_elements}
     pairs = {name: (of(samples), of(reference)) for name, of in columns.items()}
-    name = "formation_energy_ev_per_atom"
+    name = FORMATION_ENERGY
     if name in samples.properties and name in reference.properties:
         pairs[name] = samples.properties[name], reference.properties[name]
     return {name: distance_interval(emd, *pair, draws=draws, seed=seed) for name, pair in pairs.items()}

@@ -7,16 +7,14 @@ lower group at 0.01 Å, which is why the tolerance belongs beside every number m
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from crysjax.crystallography import symmetry_finder
+from crysjax.data import parallel
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.readers import limits
 from crysjax.evaluation.metrics.distributions import Interval, interval
@@ -58,18 +56,10 @@ def space_groups(
     find = partial(_of_rows, tolerances=tolerances.tolist(), angle=angle_tolerance_degree)
     rows = entries(dataset)
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-    found = [answer for part in _mapped(find, chunks, processes) for answer in part]
+    parts = parallel.each(find, chunks, processes, inline=_INLINE + 1, work=len(rows))
+    found = [answer for part in parts for answer in part]
     number = np.array([[n for n, _ in row] for row in found], np.int32)
     return SpaceGroups(tolerances, number, np.array([[said for _, said in row] for row in found]))
-
-
-def _mapped(function, chunks: list[list[Entry]], processes: int) -> Iterator:
-    processes = min(processes, os.cpu_count() or 1)
-    if processes < 2 or len(chunks) * _CHUNK <= _INLINE:
-        yield from map(function, chunks)
-        return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(function, chunks)
 
 
 def _of_rows(rows: list[Entry], tolerances: list[float], angle: float) -> list[list[tuple[int, str]]]:

@@ -38,7 +38,6 @@ MOST_PAIRED = 5_000  # reflections whose overlaps are a matrix
 _SLOTS, _ROWS = 4, 128  # atoms, species and reflections are filled up to multiples: compiled programs are used again
 _GROWTH = 1.2  # how much longer axes may become than those of any start
 _TILE = 1_000_000  # numbers of host arrays that are made at once
-_IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(27, 3).astype(np.float32)
 
 
 class Stage(NamedTuple):
@@ -245,7 +244,7 @@ def overlap(crystal: Crystal, closest: Array) -> Array:
     """Σ over pairs of (1 - d / closest)² where d is less, by the nearest of 27 images (exact in a reduced cell)."""
     i, j = np.triu_indices(len(crystal.frac), 1)
     delta = torus.log(crystal.frac[j] - crystal.frac[i])
-    vectors = (delta[:, None] + _IMAGES.astype(delta.dtype)[None]) @ crystal.lattice
+    vectors = (delta[:, None] + torus.AROUND.astype(delta.dtype)[None]) @ crystal.lattice
     distance = jnp.sqrt(jnp.square(vectors).sum(-1).min(-1) + 1e-6)
     atom = site_mask(crystal.occupancy)
     return (atom[i] * atom[j] * jnp.square(jnp.maximum(1 - distance / closest, 0))).sum()

@@ -15,6 +15,7 @@ import numpy as np
 from crysjax.base import NUM_SPECIES, Crystal
 from crysjax.chemistry.scattering import Scattering, of_species
 from crysjax.data.datasets import Dataset, Entry, entries
+from crysjax.geometry.soundness import why_not
 from crysjax.physics.diffraction.pattern import MOST_REFLECTIONS, form_factors, planes, reflections_needed
 
 TWO_THETA_TOLERANCE = 1e-5  # degrees: reflections of one such bin are one peak (pymatgen's TWO_THETA_TOL)
@@ -113,8 +114,8 @@ def _box(first: int, end: int, k: int, m: int) -> np.ndarray:
 
 def _fault(occupancy: np.ndarray, frac: np.ndarray, lattice: np.ndarray, scattering: Scattering) -> str:
     """What keeps a crystal from having a pattern; "" for nothing."""
-    if not (np.isfinite(frac).all() and np.isfinite(lattice).all()) or abs(np.linalg.det(lattice)) < 1e-3:
-        return "positions or cell are not finite, or the cell has no volume"
+    if wrong := why_not(frac, lattice):
+        return wrong
     strange = (occupancy > 0).any(0) & (scattering.known <= 0)
     return "no scattering factors for one of its elements" if strange.any() else ""
 

@@ -21,7 +21,7 @@ from crysjax.chemistry.element_properties import cell_masses_amu
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, Entry
-from crysjax.data.entry import no_volume
+from crysjax.geometry import soundness
 from crysjax.geometry.neighbors import Graph, crystal_edges, needed_images, radius_graph_host
 from crysjax.physics.density import G_CM3_PER_AMU_ANGSTROM3
 from crysjax.physics.elasticity import frames
@@ -41,7 +41,6 @@ from crysjax.potentials.relax import Relax
 from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
 
 SKIN_ANGSTROM = 1e-3  # derivatives see no other neighbors; this is for the rounding of positions
-MOST_IMAGES = 32  # along one axis; a cell that needs more is no crystal
 SLOTS_STEP = 4  # sizes are rounded up to few, each of which compiles once
 EnergyOf = Callable[[Params, Pack, Graph], Array]
 TIGHT = Relax(fmax_ev_angstrom=0.01)
@@ -205,12 +204,10 @@ def _why_not(crystals: Dataset, row: int, potential: Potential) -> str:
     """What keeps a crystal from being computed, "" where nothing does."""
     entry = next(iter(_entries(crystals, np.array([row]))))
     lattice = entry.lattice.astype(float)
-    if not (np.isfinite(entry.frac).all() and np.isfinite(lattice).all()):
-        return "positions or cell are not finite"
-    if abs(np.linalg.det(lattice)) < 1e-6:
-        return no_volume(lattice, len(entry.frac), 1e-6)
-    if (needed_images(lattice, potential.cutoff_angstrom + SKIN_ANGSTROM) > MOST_IMAGES).any():
-        return too_thin(lattice, len(entry.frac), potential.cutoff_angstrom + SKIN_ANGSTROM, MOST_IMAGES)
+    if wrong := soundness.why_not(entry.frac, lattice):
+        return wrong
+    if (needed_images(lattice, potential.cutoff_angstrom + SKIN_ANGSTROM) > soundness.MOST_IMAGES).any():
+        return too_thin(lattice, len(entry.frac), potential.cutoff_angstrom + SKIN_ANGSTROM, soundness.MOST_IMAGES)
     if reason := unknown(potential.numbers, entry.numbers):
         return reason
     if len(crystal_edges(entry.frac.astype(float), lattice, TOUCHING_ANGSTROM)[0]):

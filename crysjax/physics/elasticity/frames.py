@@ -17,6 +17,7 @@ import numpy as np
 
 from crysjax.crystallography import symmetry_finder
 from crysjax.data.datasets import Entry
+from crysjax.geometry.soundness import NOT_FINITE
 
 EQUAL = 1e-3  # relative: lengths, and cosines of angles, that are taken for equal
 RELAXED_ANGSTROM = 0.03  # spglib's tolerance: what a relaxation to 0.01 eV/Å may leave
@@ -49,7 +50,7 @@ def frame(crystal: Entry, *, tolerance_angstrom: float = RELAXED_ANGSTROM) -> Fr
     os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C library prints what the answer says anyway
     lattice = np.asarray(crystal.lattice, float)
     if not (np.isfinite(lattice).all() and np.isfinite(crystal.frac).all()):  # spglib would crash on them
-        raise ValueError(f"{crystal.id or 'crystal'}: positions or cell are not finite")
+        raise ValueError(f"{crystal.id or 'crystal'}: {NOT_FINITE}")
     cell = (lattice, np.asarray(crystal.frac, float), np.asarray(crystal.numbers, int))
     found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance_angstrom)
     if found is None:

@@ -12,6 +12,7 @@ from crysjax.chemistry.elements import formula
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
 from crysjax.data.reasons import code
+from crysjax.geometry.soundness import why_not
 from crysjax.physics.elasticity.driver import Curves, Elastic
 from crysjax.physics.elasticity.frames import RULES
 
@@ -81,8 +82,5 @@ def csv_text(rows: list[dict]) -> str:
 
 def writable(found: Elastic) -> Dataset:
     """The cells that the tensors belong to, those that a file can hold: one without a volume is in none."""
-    lattice = found.crystals.lattice.astype(float)
-    finite = np.isfinite(lattice).all((1, 2))
-    roomy = finite & (np.abs(np.linalg.det(np.where(finite[:, None, None], lattice, 0))) > 1e-3)
-    placed = [bool(np.isfinite(entry.frac).all()) for entry in datasets.entries(found.crystals)]
-    return datasets.take(found.crystals, roomy & np.array(placed, bool))
+    good = [not why_not(entry.frac, entry.lattice) for entry in datasets.entries(found.crystals)]
+    return datasets.take(found.crystals, np.array(good, bool))

@@ -11,9 +11,8 @@ from crysjax.chemistry.elements import atomic_number
 from crysjax.chemistry.levels import Level
 from crysjax.data import labels
 from crysjax.data.datasets import Dataset, offsets
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers import limits, reading, tables, zipped
-
-FORMATION_ENERGY = "formation_energy_ev_per_atom"
 
 MATERIALS_PROJECT_2021 = Level("PBE and PBE+U (VASP, Materials Project)", "as served by the Materials Project in 2021")
 """The level of MP-20 (Xie et al. 2022)."""

@@ -3,6 +3,8 @@
 The revised simplex method (Dantzig), every step of all programs of one size in a handful of batched NumPy calls. The
 pure elements are the first basis, so there is no first phase; what ends is optimal by its own certificate (no column
 of negative reduced cost, no negative amount), and the rare program that does not end goes to SciPy's HiGHS.
+`traced_simplex` is the same method inside `jit`. Once compiled it takes a third of the time for the same answers (to
+5e-16 eV/atom), but it compiles for each size of program, seconds each, and a set has many sizes.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.geometry.supercells import Images, SiteMaps, Supercell, moved, partners
+from crysjax.geometry.torus import AROUND
 
 THZ = float(np.sqrt(1.602176634e-19 / 1.66053906660e-27) / 1e-10 / (2 * np.pi) / 1e12)
 """√(eV/(Å² u)) / 2π in THz, 15.633 (CODATA 2018)."""
@@ -27,7 +28,7 @@ PER_CM = 1e12 / 2.99792458e10
 """1 THz in cm⁻¹."""
 MOST_WAVES = 1_000_000  # of a mesh, both of each pair q and -q counted
 WELL_SPANNED = 0.1  # least eigenvalue of the directions' mean projector (1/3 is the most) that counts as spanning
-_DIRECTIONS = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)], float)
+_DIRECTIONS = AROUND[14:].astype(float)  # of each and its opposite one
 
 
 class Plan(NamedTuple):
