@@ -155,7 +155,7 @@ def digests_of(plan: Plan) -> dict[str, str]:
 def _tell_of_references(plan: Plan, judge: Any, names: tuple[str, ...]) -> None:
     """Say so where a judge's energies are no formation energies."""
     from crysjax.campaign.hull_distance import ABOVE_HULL
-    from crysjax.physics.hull.hull import FORMATION_ENERGY
+    from crysjax.data.entry import FORMATION_ENERGY
     from crysjax.terminal import say
 
     if judge and judge.reference is None and {FORMATION_ENERGY, ABOVE_HULL} & set(names):
@@ -195,7 +195,7 @@ def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str
     from importlib.util import find_spec
 
     from crysjax.campaign.hull_distance import ABOVE_HULL
-    from crysjax.physics.hull.hull import FORMATION_ENERGY
+    from crysjax.data.entry import FORMATION_ENERGY
 
     pulled = [n for n in registry.installed() if n.startswith("nequix")]
     by = "chgnet" if find_spec("chgnet") else pulled[0] if pulled else ""

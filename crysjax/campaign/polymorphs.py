@@ -25,7 +25,7 @@ from crysjax.data.readers import io, reading
 from crysjax.models import registry
 from crysjax.potentials.relax_dataset import relax_dataset
 from crysjax.reports import energy_volume
-from crysjax.reports.report import usual_formula
+from crysjax.reports.page import usual_formula
 from crysjax.sampling import draws
 from crysjax.sampling import sample as sampling
 from crysjax.sampling.options import Options, formula_counts

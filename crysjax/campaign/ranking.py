@@ -15,7 +15,8 @@ import numpy as np
 from crysjax.crystallography import distances, matching
 from crysjax.data import datasets, files
 from crysjax.data.datasets import Dataset
-from crysjax.reports.report import Shown, usual_formula
+from crysjax.reports.page import usual_formula
+from crysjax.reports.report import Shown
 
 NAME = "ranking.csv"
 MOST_KNOWN = 100_000

@@ -16,9 +16,9 @@ from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.models import references
 from crysjax.models.references import Reference, read_reference  # noqa: F401 (handed on to those who validate)
-from crysjax.physics.hull.hull import FORMATION_ENERGY
 from crysjax.potentials.mlip import Potential
 from crysjax.potentials.relax_dataset import AS_USUAL, relax_dataset
 from crysjax.predictors.predictor import Predictor

@@ -102,7 +102,7 @@ def _exchanged(one: Path, other: Path) -> bool:
     return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def write(path: str | Path, data: bytes | str) -> Path:
+def write(path: str | os.PathLike, data: bytes | str) -> Path:
     """One file of these bytes, or of this text in UTF-8."""
     with whole(path) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)

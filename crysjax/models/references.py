@@ -19,8 +19,8 @@ from crysjax.base import NUM_SPECIES, Params
 from crysjax.chemistry.elements import NUMBERS, SYMBOLS
 from crysjax.data import datasets
 from crysjax.data.datasets import ENERGY, Dataset, entries
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers import reading
-from crysjax.physics.hull.hull_entries import FORMATION_ENERGY
 from crysjax.potentials import learn
 from crysjax.potentials.label import label
 from crysjax.potentials.mlip import Potential

@@ -63,7 +63,7 @@ def left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int]
     answers(table)  # an error where it is none
     header, *rows = csv.reader(io.StringIO(reading.read_text(table)))
     if tuple(header) == COLUMNS[:-1]:  # an older version knew no codes
-        rows = [[*row, _code(row[-1])] for row in rows]
+        rows = [[*row, _code(row[-1])] for row in rows if row]
         files.write(table, files.csv_text(COLUMNS, rows))
     if any(len(row) != len(COLUMNS) for row in rows) or not reading.read_bytes(table).endswith(b"\n"):
         rows = [row for row in rows[:-1] if len(row) == len(COLUMNS)]  # a kill cut it short

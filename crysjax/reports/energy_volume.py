@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from crysjax.reports.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Scale, axis, svg
-from crysjax.reports.report import filled, table
+from crysjax.reports.page import filled, table
 
 
 def chart(volumes: np.ndarray, energies: np.ndarray, said: Sequence[str]) -> str:
@@ -30,7 +30,7 @@ def chart(volumes: np.ndarray, energies: np.ndarray, said: Sequence[str]) -> str
 
 def page(title: str, words: Sequence[str], drawing: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The page as text."""
-    return plain_page(title, words, f'{drawing}<div class="scroll">{table(head, rows, left=(1, 2))}</div>')
+    return plain_page(title, words, drawing + table(head, rows, left=(1, 2), sortable=True, label="Polymorphs"))
 
 
 def plain_page(title: str, words: Sequence[str], body: str) -> str:

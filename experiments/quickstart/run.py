@@ -47,9 +47,9 @@ from crysjax.campaign.round import Tools
 from crysjax.chemistry.elements import formula
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset, entries
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.models import registry
 from crysjax.oracles import calculators
-from crysjax.physics.hull.hull import FORMATION_ENERGY
 from crysjax.potentials.relax_dataset import relax_dataset
 from crysjax.predictors.predictor import estimate
 from crysjax.reports import record

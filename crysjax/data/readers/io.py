@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -269,9 +270,9 @@ def write_crystals(
     return [files.write(place, text) for place, text in zip(places, texts)]
 
 
-def write(dataset: Dataset, path: str | Path) -> None:
+def write(dataset: Dataset, path: str | PathLike) -> None:
     """A data set as `.npz`, which keeps all of it, or as `write_crystals` has it."""
-    save(dataset, path) if Path(path).suffix == ".npz" else write_crystals(dataset, path)
+    save(dataset, Path(path)) if Path(path).suffix == ".npz" else write_crystals(dataset, Path(path))
 
 
 def _in_a_comment(name: str) -> str:
