@@ -76,8 +76,8 @@ def _at(entry: Entry, tolerance_angstrom: float) -> tuple[Symmetrized | None, st
     letters = tuple(letter[k] for k in found.std_mapping_to_primitive[sites].tolist())
     row = entry._replace(numbers=numbers, frac=frac, lattice=found.std_lattice, site_properties={})
     return Symmetrized(
-        row, int(found.number), found.international, hall_settings.symbol(hall), kind.hall_symbol, *operations, sites, letters,
-        np.array([len(m) for m in orbits]), _numbered(orbits, len(frac)), tolerance_angstrom, moved,
+        row, int(found.number), found.international, hall_settings.symbol(hall), kind.hall_symbol, *operations,
+        sites, letters, np.array([len(m) for m in orbits]), _numbered(orbits, len(frac)), tolerance_angstrom, moved,
     ), ""  # fmt: skip
 
 

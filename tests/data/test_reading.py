@@ -223,7 +223,8 @@ READS = re.compile(
     r"[^.\w]open\(|yaml\.(safe_)?load\(|csv\.(Dict)?[rR]eader\(|getattr\(spglib|spglib\.(get_sy|stand)|urlopen\("
 )
 ELSEWHERE = {
-    "data/readers/reading.py": 2, "data/files.py": 1, "crystallography/symmetry_finder.py": 1, "data/readers/hall_settings.py": 1, "config.py": 1,
+    "data/readers/reading.py": 2, "data/files.py": 1, "crystallography/symmetry_finder.py": 1,
+    "data/readers/hall_settings.py": 1, "config.py": 1,
     "data/readers/tables.py": 3, "data/readers/powder.py": 1,  # rows of a text that was read
     "oracles/calculators.py": 2,  # what our own process prints
     "cli/judge.py": 1, "oracles/opinions.py": 1, "oracles/inputs.py": 1, "campaign/polymorphs.py": 1,
