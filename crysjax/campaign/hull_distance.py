@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from crysjax.base import Estimate, Pack, Params, sum_by_crystal
-from crysjax.physics.hull.hull import FORMATION_ENERGY
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.physics.hull.traced import Table, hull_energy
 from crysjax.predictors.predictor import Predictor
 
