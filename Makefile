@@ -1,19 +1,21 @@
-# Two commands: `make quickstart` (set up, then design crystals) and `make test` (set up, then all tests).
+# Three commands: `make quickstart` (set up, then design crystals), `make test` (set up, then all tests) and `make docs`.
 SHELL := /bin/bash
 VENV := .venv
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 # Processes that share out the test files; each takes up to 6 GB.
 WORKERS ?= 2
 # The first interpreter of at least 3.11; `make PYTHON=/path/to/python quickstart` names another one.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: quickstart test setup lint clean
+.PHONY: quickstart test docs setup lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   set up, then design crystals by configs/quickstart.yaml into runs/quickstart"
-	@echo "make test         set up, then ruff and all tests"
+	@echo "make test         set up, then ruff, mypy and all tests"
+	@echo "make docs         set up, then the documentation site, its examples executed, in build/docs/index.html"
 	@echo "make setup        only set up: $(VENV) with the exact versions of requirements/lock.txt"
 
 setup: $(READY)
@@ -32,9 +34,18 @@ quickstart: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m mypy
 
 test: lint
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+$(DOCS_READY): $(READY) requirements/docs.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/docs.txt
+	@touch $@
+
+docs: setup $(DOCS_READY)
+	$(VENV)/bin/python -m sphinx -W --keep-going -E -q -b html -d build/docs-cache/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -119,13 +119,14 @@ def training_batch(model: Model) -> tuple:
     crystals.lattice[:] *= np.cbrt(18.0 * num_atoms)[:, None, None]
     shape = batching.capacity(num_atoms, TRAIN_PAIRS)
     batch = batching.stack(crystals, batching.assign(num_atoms, shape)[:TILES], shape)
-    return batch.pack, np.full((*batch.index.shape, len(model.config["properties"])), np.nan, np.float32)
+    unknown = np.full((*batch.index.shape, len(model.config["properties"])), np.nan, np.float32)
+    return batch.pack, batching.Labels(unknown, np.zeros(batch.index.shape, np.int32))
 
 
 def trained(model: Model) -> dict:
     """Seconds a training step over all devices, and the loss of each step."""
     optimizer = loop.adamw(learning_rate=1e-4, steps=1000)
-    step = loop.make_step(tasks.generator_loss(model.build, tuple(model.config["properties"])), optimizer)
+    step = loop.make_step(tasks.generator_loss(model.build), optimizer)
     own = jax.tree.map(np.array, model.params)  # a step gives its state's buffers away
     state, batch, losses = loop.initial(own, optimizer, jax.random.key(2)), training_batch(model), []
 

@@ -2,7 +2,7 @@
 
 The verbs of `crysjax.front` are here, loaded when they are first used: `import crysjax as cx`, then `cx.read`,
 `cx.load`, `cx.sample`, `cx.relax`, `cx.predict`, `cx.evaluate`, `cx.phonons`, `cx.elasticity`, `cx.diffraction`,
-`cx.train`, `cx.design`, `cx.objective`.
+`cx.train`, `cx.design`, `cx.polymorphs`, `cx.objective`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from crysjax.data.readers.source import read
     from crysjax.front.judging import evaluate
     from crysjax.front.physics import at_minimum, diffraction, elasticity, pair_distribution, phonons, relax
-    from crysjax.front.verbs import design, load, objective, predict, sample, train
+    from crysjax.front.verbs import design, load, objective, polymorphs, predict, sample, train
 
 __version__ = "0.1.0"
 __all__ = [
     "Dataset", "Plan", "at_minimum", "design", "diffraction", "elasticity", "evaluate", "load", "objective",
-    "pair_distribution", "phonons", "predict", "read", "relax", "sample", "train",
+    "pair_distribution", "phonons", "polymorphs", "predict", "read", "relax", "sample", "train",
 ]  # fmt: skip
 
 

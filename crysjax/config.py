@@ -40,7 +40,7 @@ def checked(factory: Callable, settings: Mapping[str, Any], where: str = "") -> 
             raise ValueError(f"{where}{str(key)[:100]}: unknown key; expected {choice(key, known)}")
     for name in known:
         if name not in settings and parameters[name].default is inspect.Parameter.empty:
-            raise ValueError(f"{where}{name}: missing; expected {_type_name(hints.get(name))}")
+            raise ValueError(f"{where}{name}: missing; expected {type_name(hints.get(name))}")
     try:
         return {key: _typed(key, value, hints.get(key, Any)) for key, value in settings.items()}
     except ValueError as error:
@@ -53,8 +53,10 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
             value = float(value)  # YAML 1.1 reads 1e-3 as text
     if _is(value, hint):
         return float(value) if hint is float else value
+    if typing.get_origin(hint) is typing.Literal:
+        raise ValueError(f"{key}: {limits.shown(value)}; expected {choice(value, typing.get_args(hint))}")
     infinite = hint is float and isinstance(value, int | float) and not isinstance(value, bool)
-    expected = "a finite number" if infinite else _type_name(hint)
+    expected = "a finite number" if infinite else type_name(hint)
     raise ValueError(f"{key}: {limits.shown(value)}; expected {expected}")
 
 
@@ -63,6 +65,8 @@ def _is(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_is(value, one) for one in inner)
+    if origin is typing.Literal:
+        return isinstance(value, str) and value in inner
     if hint is type(None):
         return value is None
     if origin in (list, tuple):
@@ -76,10 +80,21 @@ def _is(value: Any, hint: Any) -> bool:
     return not isinstance(hint, type) or isinstance(value, hint)
 
 
-def _type_name(hint: Any) -> str:
+_PLURAL = {int: "whole numbers", float: "numbers", float | None: "numbers, null for none", str: "text"}
+
+
+def type_name(hint: Any) -> str:
+    """An annotation in a user's words."""
     plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
-    if typing.get_origin(hint) is list:
-        return f"a list of {plain.get(typing.get_args(hint)[0], 'values')}"
+    if typing.get_origin(hint) in (list, tuple):
+        inner = typing.get_args(hint)[0]
+        return f"a list of {_PLURAL.get(inner, 'values')}"
+    if typing.get_origin(hint) is dict:
+        return plain[dict]
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(typing.get_args(hint))}"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join("null" if one is type(None) else type_name(one) for one in typing.get_args(hint))
     return plain.get(hint) or str(hint).replace("NoneType", "null")
 
 

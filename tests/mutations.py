@@ -1,13 +1,15 @@
 """Do the tests notice a wrong formula? Each entry of `mutations.json` is one: it is made, and its tests have to fail.
 
-    python tests/mutations.py [--room generators] [--out experiments/mutations/result.json] [--baseline]
+    python tests/mutations.py [--room generators] [--new] [--out experiments/mutations/result.json] [--baseline]
 
 A mutation changes one formula of physical meaning (a sign, a factor, an exponent, a missing term) in a temporary copy
 of the package and runs the few tests that should notice, and nothing else. It counts as caught where pytest reports a
 failed test (exit code 1); no test found or an error before the tests is not "caught" but an error of the table. The old
 text has to occur exactly once in its file, so the table cannot rot silently: `tests/test_mutations.py` checks it
 with every run of the suite. Results are kept under a digest of the mutation, its file and its tests: what has not
-changed is not run again. `--baseline` runs the selected tests unchanged as well, where they have to pass.
+changed is not run again. A result of an earlier state stays until it is run again and says `"current": false`; `--new`
+runs those alone that have no result at all. `--baseline` runs the selected tests unchanged as well, where they have to
+pass.
 """
 
 from __future__ import annotations
@@ -129,6 +131,13 @@ def copied(folder: Path) -> Path:
     return folder
 
 
+def kept(every: list[Mutation], known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results in the order of the table, each with whether it is of the mutation, file and tests as they are."""
+    of = {(row["file"], row["wrong"]): row for row in known}
+    found = [(m, of[m.file, m.wrong]) for m in every if (m.file, m.wrong) in of]
+    return [row | {"current": row["digest"] == digest(m)} for m, row in found]
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts in all and by room."""
     rooms = sorted({row["file"].partition("/")[0] for row in rows})
@@ -141,6 +150,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--room", action="append", help="only these rooms")
+    parser.add_argument("--new", action="store_true", help="only those that were never run")
     parser.add_argument("--out", type=Path, default=ROOT / "experiments/mutations/result.json")
     parser.add_argument("--baseline", action="store_true", help="run the tests without mutations, too")
     args = parser.parse_args()
@@ -148,24 +158,24 @@ def main() -> None:
         importlib.import_module(name)
     every = table()
     known = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
-    done = {row["digest"]: row for row in known if row["answer"] == "caught"}
+    rows = kept(every, known)
+    done = {(row["file"], row["wrong"]) for row in rows if args.new or (row["current"] and row["answer"] == "caught")}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         copy = copied(Path(folder))
         for mutation in every:
-            key = digest(mutation)
-            if (args.room and mutation.room not in args.room) or key in done:
+            if (args.room and mutation.room not in args.room) or (mutation.file, mutation.wrong) in done:
                 continue
             answer = run(mutation, copy)
             if args.baseline and run(mutation, copy, changed=False)["answer"] != "survived":
                 answer |= {"answer": "error", "said": "the tests fail without the mutation"}
-            done[key] = {"digest": key, "file": mutation.file, "wrong": mutation.wrong, **answer}
+            row = {"digest": digest(mutation), "file": mutation.file, "wrong": mutation.wrong, **answer}
             print(f"{answer['answer']:9s}{answer['seconds']:6.0f} s  {mutation.file}: {mutation.wrong}", flush=True)
-            rows = [done[digest(m)] for m in every if digest(m) in done]
+            rows = kept(every, [*rows, row])
             args.out.write_text(json.dumps(summary(rows) | {"rows": rows}, indent=1) + "\n")
-    rows = [done[digest(m)] for m in every if digest(m) in done]
-    found = summary(rows)
+    found, current = summary(rows), sum(row["current"] for row in rows)
     print(f"{found['caught']} of {found['mutations']} caught, {found['share']:.1%} (goal {GOAL:.0%})")
+    print(f"{current} were run with files as they are, {len(every) - len(rows)} never")
     sys.exit(0 if found["share"] >= GOAL else 1)
 
 

@@ -13,7 +13,12 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "crysjax"
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests import lengths
+
+PACKAGE = lengths.PACKAGE
 PAGE = PACKAGE.parent / "ARCHITECTURE.md"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVEL = {
@@ -173,17 +178,6 @@ def without_a_door(graph: Imports) -> list[str]:
     return sorted(name for name in left if (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists())
 
 
-def bodies() -> dict[str, int]:
-    """Lines of each function below its docstring, functions inside it included: `module:line name` -> lines."""
-    found = {}
-    for path in FILES:
-        for node in nodes(parsed(path)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                start = node.body[1].lineno if ast.get_docstring(node) and len(node.body) > 1 else node.body[0].lineno
-                found[f"{module_name(path)}:{node.lineno} {node.name}"] = node.end_lineno - start + 1
-    return found
-
-
 def class_names() -> dict[str, list[str]]:
     """Classes whose name, without a leading underscore, more than one file defines, and where."""
     found = defaultdict(list)
@@ -198,15 +192,15 @@ def measured() -> dict[str, int]:
     """The table: what is measured -> its value."""
     graph = together(imports(), by_name())
     lines = [len(path.read_text().splitlines()) for path in FILES]
-    sizes = sorted(bodies().values())
+    sizes = [body.lines for body in lengths.bodies()]
     table = {
         "files": len(FILES),
         "lines": sum(lines),
         "lines of the longest file": max(lines),
         "functions": len(sizes),
         "lines of a function's body, median": int(statistics.median(sizes)),
-        "lines of a function's body, 90th percentile": sizes[int(0.9 * len(sizes))],
-        "lines of the longest body": sizes[-1],
+        "lines of a function's body, 90th percentile": lengths.p90(sizes),
+        "lines of the longest body": max(sizes),
         "circles between files": len(circles(imports())),
         "imports that climb to another room of the same or a higher level": len(upward(graph, graph)),
         "modules that no command and no public function leads to": len(without_a_door(graph)),
@@ -251,6 +245,5 @@ if __name__ == "__main__":
     print(text(measured()))
     for name in without_a_door(together(imports(), by_name())):
         print(f"no door: {name}")
-    longest = bodies()
-    for name in sorted(longest, key=longest.get)[-5:]:
-        print(f"{longest[name]} lines: {name}")
+    for body in lengths.bodies()[:5]:
+        print(f"{body.lines} lines: {body.place}")

@@ -5,11 +5,13 @@ import re
 import statistics
 import subprocess
 import sys
+import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests import structure
+from tests import lengths, structure
 from tests.structure import FILES, LEVEL, PACKAGE, circles, imported, room
 
 STACK = {"jax", "flax", "optax", "pymatgen", "ase", "scipy", "numpyro", "spglib", "smact", "e3nn_jax", "jraph"}
@@ -20,7 +22,6 @@ ASE_ROOMS = (
     "reports/", "potentials/ase.py",
 )  # fmt: skip
 """The only places that know pymatgen or ase."""
-LONGEST_FILE = 300
 NO_DOOR_YET = {
     "crysjax.oracles.by_potential", "crysjax.oracles.costs", "crysjax.oracles.inputs", "crysjax.oracles.traced",
     "crysjax.surrogates.deep_ensemble",
@@ -103,22 +104,51 @@ def test_every_room_is_in_the_plan():
 
 
 def test_files_are_short():
-    lengths = {str(p.relative_to(PACKAGE)): len(p.read_text().splitlines()) for p in FILES}
-    assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
-    assert [name for name in lengths if name.endswith("utils.py")] == []
-    assert {n: c for n, c in lengths.items() if n.endswith("__init__.py") and c > 40} == {}
+    found = lengths.files()
+    assert {name: n for name, n in found.items() if n > lengths.FILE} == {}
+    assert [name for name in found if name.endswith("utils.py")] == []
+    assert {n: c for n, c in found.items() if n.endswith("__init__.py") and c > 40} == {}
 
 
 def test_functions_are_short():
-    bodies = [
-        node.end_lineno - node.body[0].lineno + 1 - (node.body[0].end_lineno - node.body[0].lineno + 1) * has_docstring
-        for path in FILES
-        for node in structure.nodes(structure.parsed(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        for has_docstring in [ast.get_docstring(node) is not None]
-    ]
-    assert statistics.median(bodies) <= 10
-    assert sorted(bodies)[int(0.9 * len(bodies))] <= 45
+    found = lengths.bodies()
+    assert [f"{body.place}: {body.lines} lines" for body in found if body.lines > lengths.BODY] == []
+    assert lengths.p90([body.lines for body in found]) <= lengths.P90
+    assert statistics.median(body.lines for body in found) <= lengths.MEDIAN
+
+
+def test_a_body_is_counted_without_signature_and_docstring(tmp_path):
+    source = (
+        'def f(\n    x,\n):\n    """Says\n\n    more."""\n    y = x\n\n    def g():\n        return y\n\n    return g\n'
+    )
+    (tmp_path / "f.py").write_text(source)
+    assert lengths.bodies(tmp_path) == [(6, "f.py:1 f"), (1, "f.py:9 g")]
+
+
+def undocumented(part: type) -> list[str]:
+    """Fields of a NamedTuple that hold a function, but not of a documented protocol that says how it is called."""
+    faults = []
+    for name, hint in typing.get_type_hints(part).items():
+        for kind in typing.get_args(hint) or (hint,):
+            function = typing.get_origin(hint) is Callable or "__call__" in vars(kind)
+            if function and not (getattr(kind, "_is_protocol", False) and kind.__doc__):
+                faults.append(f"{part.__name__}.{name}: {hint}")
+    return faults
+
+
+def test_every_function_of_the_contract_has_a_protocol():
+    from crysjax.base import contract
+
+    parts = [part for part in vars(contract).values() if isinstance(part, type) and hasattr(part, "_fields")]
+    assert len(parts) == 7
+    assert [fault for part in parts for fault in undocumented(part)] == []
+    assert not [p.name for p in (PACKAGE / "base").glob("*.py") if "Callable[" in p.read_text()]
+
+    class Loose(typing.NamedTuple):
+        apply: Callable[[int], int]
+        name: str
+
+    assert undocumented(Loose)
 
 
 ONCE = {

@@ -41,9 +41,9 @@ def test_nasty_yaml_is_one_short_line(name, tmp_path):
 
 def test_a_pipe_is_refused_and_a_byte_order_mark_is_not(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(ValueError, match=r"pipe\.yaml: a pipe; expected a regular file"):
+    with pytest.raises(ValueError, match=r"pipe\.yaml: is a pipe; expected a regular file"):
         read_yaml(tmp_path / "pipe.yaml")
-    with pytest.raises(ValueError, match=r"/dev/zero: a device; expected a regular file"):
+    with pytest.raises(ValueError, match=r"/dev/zero: is a device; expected a regular file"):
         read_yaml("/dev/zero")
     (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert read_yaml(tmp_path / "a.yaml") == {"a": 1}

@@ -1,5 +1,6 @@
 """The front door: every verb once, by what a user would type."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +190,21 @@ def test_the_first_screen_of_the_readme_runs(capsys):
     exec(text.split("```python\n")[1].split("```")[0], found)
     assert len(found["crystals"]) == 4 and found["relaxed"].converged.any() and jnp.isfinite(found["slope"].frac).all()
     assert "formation_energy_ev_per_atom" in capsys.readouterr().out
+
+
+def test_a_folder_of_the_same_name_around_the_clone_does_not_hide_the_package(tmp_path):
+    """Python started above the clone finds a folder `crysjax` without `__init__.py` first, and must go on looking.
+
+    It does where the package is on the path, as an editable install puts it with a `package-dir` of the root alone;
+    setuptools' import hook would come after the folder.
+    """
+    import tomllib
+
+    root = Path(__file__).parents[1]
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-dir"] == {"": "."}
+    (tmp_path / "crysjax").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    for command in (["-c", "import crysjax; print(crysjax.__version__)"], ["-m", "crysjax", "--version"]):
+        run = subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert run.stdout.strip() == cx.__version__, run.stderr

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -49,3 +50,18 @@ def test_old_text_that_is_missing_or_comes_twice_is_refused():
 def test_the_share_counts_what_was_caught_alone():
     rows = [{"file": "nets/a.py", "answer": a} for a in ("caught", "caught", "survived", "error")]
     assert mutations.summary(rows) == {"mutations": 4, "caught": 2, "share": 0.5, "rooms": {"nets": "2/4"}}
+
+
+def test_results_of_an_earlier_state_are_kept_and_say_so():
+    one, other = TABLE[0], TABLE[1]
+    row = {"digest": mutations.digest(one), "file": one.file, "wrong": one.wrong, "answer": "caught"}
+    old = row | {"digest": "0", "file": other.file, "wrong": other.wrong}
+    found = mutations.kept(TABLE, [old, row, row | {"wrong": "no such formula"}])
+    assert found == [row | {"current": True}, old | {"current": False}]
+
+
+def test_kept_results_name_formulas_of_the_table_where_they_are():
+    known = json.loads((mutations.ROOT / "experiments/mutations/result.json").read_text())["rows"]
+    places = Counter((mutation.file, mutation.wrong) for mutation in TABLE)
+    assert max(places.values()) == 1
+    assert all((row["file"], row["wrong"]) in places for row in known)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,15 @@ from crysjax.campaign.round import Tools
 from crysjax.campaign.validate import read_reference
 from crysjax.data.readers.part import read_part, with_split
 from crysjax.models import registry
-from crysjax.sampling import defaults
 
-BESIDE = {"generator": ("sampling.json",), "potential": ("references.json",)}
+BESIDE = {"generator": ("sampling.json",), "potential": ("references.json", "{}.references.json")}
 """Files beside a model's own that a campaign reads as well."""
 
 
 def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     """The plan's models behind plain functions, and how the report names them."""
+    from crysjax.campaign import constrained, judges, measures, screens
     from crysjax.campaign import goals as targets
-    from crysjax.campaign.guide import draws, guide
     from crysjax.campaign.hull_distance import with_hull
     from crysjax.campaign.inspect import inspector
     from crysjax.campaign.propose import proposer
@@ -31,68 +32,151 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     from crysjax.chemistry.elements import formula
     from crysjax.data.datasets import entries
     from crysjax.evaluation.chemistry import coordination_flag, oxidation_flag
-    from crysjax.evaluation.gates import gates
-    from crysjax.surrogates.gp import gp
+    from crysjax.potentials.label import label
 
     with _naming("generator"):
-        model = defaults.load(plan.generator, False, {"generator.steps": plan.sample_steps})
+        config = registry.read_config(registry.model_path(plan.generator), "generator")
     with _naming("heads"):
         predictor, heads = registry.load_predictor(plan.heads)
-    if plan.hull:
-        with _naming("hull"):
-            predictor = with_hull(predictor, read_table(plan))
     with _naming("potential"):
         potential, params, path = registry.load_potential(plan.potential)
-    _check_elements(plan, {"generator": model.config["elements"], "heads": heads["elements"],
-                           "potential": potential.numbers})  # fmt: skip
-    sizes = {int(n): c for n, c in model.config["sizes"].items() if plan.min_atoms <= int(n) <= plan.max_atoms}
-    if not sizes:
-        known = sorted(map(int, model.config["sizes"]))
-        raise ValueError(f"max_atoms: {plan.max_atoms}; the generator knows {known[0]} to {known[-1]} atoms")
+    with _naming("judge"):
+        last = judges.made(plan.made("judge"), plan.max_atoms)
+    known_to = {"generator": config["elements"], "heads": heads["elements"], "potential": potential.numbers}
+    known_to |= {"judge": last.potential.numbers} if last and last.potential else {}
+    allowed = constrained.elements(plan, known_to)
+    if plan.hull:
+        with _naming("hull"):
+            predictor = with_hull(predictor, read_table(plan, allowed))
+    drawn = constrained.make(plan, allowed)
+    constrained.check_search(plan, drawn)
+    sizes = drawn.sizes
     goals = targets.goals(plan.target, predictor.names, predictor.scale)
-    settings = model.config["settings"]
-    center, scale = (settings[f"generator.property_{key}"] for key in ("center", "scale"))
-    surrogate = gp(ard=False, capacity=plan.validations, unit_prior=True, observed=True)  # see campaign/predictive.py
+    settings = config["settings"]
+    center, scale = (settings.get(f"generator.property_{key}", ()) for key in ("center", "scale"))
+    surrogate, guidance = plan.made("surrogate"), plan.made("guidance")
+    _check_novelty(plan, predictor)
     with _naming("novel_to"):
         known = read_part(plan.novel_to) if plan.novel_to else None
-    reference, gate = read_reference(path), gates(max_atoms=plan.max_atoms)
+    relax = relaxer(potential, params, steps=plan.relax_steps)
+    reference = last.reference if last else read_reference(path.with_name("references.json"))
+    _tell_of_references(plan, last, goals.names)
+    asked = measures.Asked(*((last.potential, last.params) if last and last.potential else (potential, params)),
+                           plan.max_atoms)  # fmt: skip
+    more = measures.made(plan.measure, asked)
+    with _naming("gates"):
+        gate = screens.made(plan.made("gates"), plan.max_atoms, plan.density_g_cm3)
     shape = pack_shape(sizes, -(-plan.validations // plan.rounds))
     flags = {"oxidation": lambda entry: oxidation_flag(entry.numbers), "coordination": coordination_flag}
+    flags |= {"constraint": drawn.flag} if drawn.flag else {}
     tools = Tools(
         goals=goals,
-        propose=proposer(guide(model.build, plan), predictor, goals, gate, surrogate, exploration=plan.exploration,
+        propose=proposer(guidance.guide(drawn.generator), predictor, goals, gate, surrogate,
+                         acquire=plan.made("acquisition"), novelty_penalty=plan.novelty_penalty,
                          judge_error=judge_error(goals, reference)),
-        generator=model.params, predictor=predictor, surrogate=surrogate, sizes=sizes,
-        condition=targets.wanted(goals, model.config["properties"], center, scale),
-        relax=relaxer(potential, params, steps=plan.relax_steps), inspect=inspector(gate, shape, flags),
+        generator=drawn.params, predictor=predictor, surrogate=surrogate, sizes=sizes,
+        condition=targets.wanted(goals, config["properties"], center, scale),
+        relax=judges.after(relax, last) if last else relax, inspect=inspector(gate, shape, flags),
         judge=judge(goals, predictor, shape, reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
-        draws=draws(plan), files=digests_of(plan),
+        draws=guidance.draws, files=digests_of(plan), elements=allowed, start=drawn.start, broken=drawn.broken,
+        oracles=_oracles(plan, predictor, asked._replace(potential=potential, params=params), last) | more,
+        measure=lambda crystals: measures.ask(more, crystals, plan.max_atoms),
     )  # fmt: skip
-    names = {"generator": plan.generator, "heads": plan.heads, "potential": plan.potential}
-    steered = "" if plan.guidance == "none" else ", which also steered the sampling"
-    judges = f"the property heads {plan.heads}{steered}"
-    if reference is not None:
-        judges += ", except the formation energy, which is that of the potential"
-    return tools, {
-        "novelty_limit": predictor.limit,
-        "models": names,
-        "judges": judges,
-        "opinions": opinions(plan, goals.names, reference is not None),
+    return tools, _about(plan, tools, reference is not None) | {
+        "label": partial(label, potential=asked.potential, params=asked.params),
+        "level": level_of(plan, tools.files, path, last.file if last else None),
+        "known": known,
+        "above_hull": hull_judge(plan, predictor, shape, reference),
     }
+
+
+def _about(plan: Plan, tools: Tools, by_energy: bool) -> dict[str, Any]:
+    """How the report names the models; `by_energy`: formation energies are those of the potential or the judge."""
+    by = f"{plan.potential}, then {plan.judge}" if plan.judge else plan.potential
+    names = {"generator": plan.generator, "heads": plan.heads, "potential": by}
+    steered = "" if plan.guidance == "none" else ", which also steered the sampling"
+    by_whom = f"the property heads {plan.heads}{steered}"
+    if by_energy:
+        whose = f"the judge {plan.judge}" if plan.judge else "the potential"
+        by_whom += f", except the formation energy, which is that of {whose}"
+    return {
+        "novelty_limit": tools.predictor.limit,
+        "models": names,
+        "judges": by_whom,
+        "opinions": opinions(plan, tools.goals.names, by_energy),
+    }
+
+
+def level_of(plan: Plan, digests: dict[str, str], potential: Path, judge: Path | None) -> str:
+    """The level of theory of energies and forces that come with the candidates: the judge's if it is a potential."""
+    by_judge, by_potential = (plan.judge, judge, "judge"), (plan.potential, potential, "potential")
+    name, file, role = by_judge if judge else by_potential
+    digest = digests[f"{file.name} of the {role}"]
+    return f"{name}, a machine-learned potential, no DFT (SHA-256 {digest})"
+
+
+def hull_judge(plan: Plan, predictor: Any, shape: Any, reference: Any) -> Any:
+    """What judges the distance to the plan's hull, where the target does not speak of it."""
+    from crysjax.campaign import goals as targets
+    from crysjax.campaign.hull_distance import ABOVE_HULL
+    from crysjax.campaign.validate import judge
+
+    if not plan.hull or ABOVE_HULL in plan.target:
+        return None
+    goals = targets.goals({ABOVE_HULL: targets.Goal("minimise")}, predictor.names, predictor.scale)
+    return judge(goals, predictor, shape, reference)
 
 
 def digests_of(plan: Plan) -> dict[str, str]:
     """SHA-256 of the files that the plan names: models, what is read beside them, known compositions and the hull."""
+    from crysjax.campaign import judges
     from crysjax.data.readers import reading
 
     found = {}
     for role in ("generator", "heads", "potential"):
         path = registry.model_path(getattr(plan, role))
-        beside = (path.with_name(name) for name in BESIDE.get(role, ()))
+        beside = (path.with_name(name.format(path.stem)) for name in BESIDE.get(role, ()))
         found |= {f"{file.name} of the {role}": reading.digest(file) for file in (path, *beside) if file.is_file()}
-    named = {"novel_to": [plan.novel_to] if plan.novel_to else [], "hull": plan.hull}
+    if scorer := plan.made("gates").scorer:
+        path = registry.model_path(scorer)
+        found[f"{path.name} of the gates"] = reading.digest(path)
+    judging = plan.made("judge")
+    if judging.name and not judges.is_calculator(judging.name):
+        path = registry.model_path(judging.name)
+        beside = [] if judging.references else [path.with_name("references.json")]
+        found |= {f"{file.name} of the judge": reading.digest(file) for file in (path, *beside) if file.is_file()}
+    named = {key: [one for one in texts if one] for key, texts in
+             {"novel_to": [plan.novel_to], "hull": plan.hull, "fix": [plan.fix],
+              "judge.references": [judging.references]}.items()}  # fmt: skip
     return found | {f"{text} of {key}": digest_of(text) for key, texts in named.items() for text in texts}
+
+
+def _tell_of_references(plan: Plan, judge: Any, names: tuple[str, ...]) -> None:
+    """Say so where a judge's energies are no formation energies."""
+    from crysjax.campaign.hull_distance import ABOVE_HULL
+    from crysjax.data.entry import FORMATION_ENERGY
+    from crysjax.terminal import say
+
+    if judge and judge.reference is None and {FORMATION_ENERGY, ABOVE_HULL} & set(names):
+        say(f"crysjax: judge {plan.judge} has no reference energies of the elements, so that formation energies are "
+            "those of the heads; judge.references gives them", err=True)  # fmt: skip
+
+
+def _oracles(plan: Plan, predictor: Any, asked: Any, judge: Any) -> dict[str, Any]:
+    """Heads, potential and judge with their price a call."""
+    from crysjax.base import Oracle
+    from crysjax.campaign import measures
+    from crysjax.campaign.rows import PRICE
+    from crysjax.data import batching
+
+    def of_heads(crystals: Any) -> Any:
+        return predictor.predict(predictor.params, batching.pack_stacked(crystals))
+
+    (by_potential,) = measures.made(["energy_ev_per_atom"], asked).values()
+    found = {"heads": Oracle(plan.heads, "as each property's name says", PRICE["scored"], of_heads),
+             "potential": by_potential._replace(name=plan.potential, cost=PRICE["relaxed"])}  # fmt: skip
+    return found | ({"judge": judge.oracle} if judge else {})
 
 
 def digest_of(text: str) -> str:
@@ -111,7 +195,7 @@ def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str
     from importlib.util import find_spec
 
     from crysjax.campaign.hull_distance import ABOVE_HULL
-    from crysjax.physics.hull.hull import FORMATION_ENERGY
+    from crysjax.data.entry import FORMATION_ENERGY
 
     pulled = [n for n in registry.installed() if n.startswith("nequix")]
     by = "chgnet" if find_spec("chgnet") else pulled[0] if pulled else ""
@@ -119,19 +203,20 @@ def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str
         "none is installed: `pip install chgnet` or `crysjax models pull nequix-mp-1`, then `crysjax judge`"
     )  # fmt: skip
     heads = f"the heads {plan.heads}" + (", which also chose" if plan.guidance == "none" else ", which also steered")
-    judge = f"the potential {plan.potential}, which did not steer" if by_potential else heads
+    whose = f"the judge {plan.judge}" if plan.judge else f"the potential {plan.potential}"
+    judge = f"{whose}, which did not steer" if by_potential else heads
     energies = (FORMATION_ENERGY, ABOVE_HULL)
     return {n: f"{judge}. Another: {more}" if n in energies else f"{heads}. No other judge but DFT" for n in names}
 
 
-def read_table(plan: Plan) -> Any:
-    """The hull of the plan's entries, of its elements alone, for use inside the round."""
+def read_table(plan: Plan, numbers: tuple[int, ...]) -> Any:
+    """The hull of the plan's entries, of these elements alone, for use inside the round."""
     from crysjax.chemistry.elements import SYMBOLS
     from crysjax.physics.hull import hull
     from crysjax.physics.hull.read_hull import read_hull
 
     known = read_hull(list(plan.hull))
-    symbols = tuple(SYMBOLS[z - 1] for z in plan.elements)
+    symbols = tuple(SYMBOLS[z - 1] for z in numbers)
     # the heads' and the potential's formation energies are fitted to MP-20's
     return hull.traced(known, level=hull.MATERIALS_PROJECT_2021, elements=symbols)
 
@@ -145,10 +230,10 @@ def _naming(key: str) -> Iterator[None]:
         raise ValueError(f"{key}: {error}") from None
 
 
-def _check_elements(plan: Plan, known: dict[str, Any]) -> None:
-    from crysjax.chemistry.elements import SYMBOLS
-
-    for model, numbers in known.items():
-        strange = [SYMBOLS[z - 1] for z in plan.elements if z not in set(numbers)]
-        if strange:
-            raise ValueError(f"elements: {strange[0]}; the {model} {getattr(plan, model)} does not know it")
+def _check_novelty(plan: Plan, predictor: Any) -> None:
+    """An error for a penalty on a novelty that the heads do not know."""
+    if plan.novelty_penalty and (predictor.novelty is None or not math.isfinite(predictor.limit)):
+        raise ValueError(
+            f"novelty_penalty: {plan.novelty_penalty:g}; the heads {plan.heads} know no novelty; expected 0, or heads "
+            "trained with novelty, such as mp_20_heads"
+        )

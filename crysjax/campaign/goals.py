@@ -1,7 +1,8 @@
-"""A target as numbers: what is minimized, and what a candidate with uncertain properties is worth."""
+"""A target as numbers: goals of properties, what is minimized, and the probability that it is met."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,10 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crysjax.base import Estimate
-from crysjax.campaign.plan import Goal
 from crysjax.predictors import ranges
-from crysjax.surrogates import acquisition
+
+
+class Goal(NamedTuple):
+    """What one property should be: inside a window (either side may be open), or as low or as high as possible."""
+
+    kind: str  # "window", "minimise" or "maximise": the spelling of states and summaries; plans may use either
+    low: float = -math.inf
+    high: float = math.inf
+    weight: float = 1.0  # of its share of the objective
 
 
 class Goals(NamedTuple):
@@ -25,6 +32,12 @@ class Goals(NamedTuple):
     sign: np.ndarray  # (k,) +1 minimise, -1 maximise, 0 window
     scale: np.ndarray  # (k,) the spread of each property in the heads' training data
     least: np.ndarray  # (k,) the least value that a property can take; -inf where there is none
+    weight: np.ndarray  # (k,) of each property's share of the objective
+
+    @property
+    def unit(self) -> np.ndarray:
+        """What counts as 1 in the objective: the spread over the weight, (k,)."""
+        return self.scale / self.weight
 
 
 def goals(target: dict[str, Goal], names: Sequence[str], scale: Sequence[float]) -> Goals:
@@ -37,7 +50,8 @@ def goals(target: dict[str, Goal], names: Sequence[str], scale: Sequence[float])
     fields = zip(*((goal.low, goal.high, sign[goal.kind]) for goal in target.values()))
     low, high, signs = (np.array(values, np.float32) for values in fields)
     least = np.array([ranges.least(name) for name in target], np.float32)
-    return Goals(tuple(target), column, low, high, signs, np.asarray(scale, np.float32)[column], least)
+    weight = np.array([goal.weight for goal in target.values()], np.float32)
+    return Goals(tuple(target), column, low, high, signs, np.asarray(scale, np.float32)[column], least, weight)
 
 
 def in_range(goals: Goals, values: Array) -> Array:
@@ -52,21 +66,22 @@ def lower_ends(goals: Goals) -> np.ndarray:
 
 
 def misses(goals: Goals, values: Array) -> Array:
-    """How far values (..., k) lie outside their windows, in units of the scale; 0 for what has no window."""
+    """How far values (..., k) lie outside their windows, in weighted units; 0 for what has no window."""
     xp = np if isinstance(values, np.ndarray) else jnp
     shape = (1,) * (values.ndim - 1) + (-1,)
-    low, high, scale = (a.reshape(shape) for a in (goals.low, goals.high, goals.scale))
-    return xp.maximum(xp.maximum(low - values, values - high), 0) / scale
+    low, high, unit = (a.reshape(shape) for a in (goals.low, goals.high, goals.unit))
+    return xp.maximum(xp.maximum(low - values, values - high), 0) / unit
 
 
 def objective(goals: Goals, values: Array) -> Array:
     """What is minimized: distances outside the windows, plus what shall be low, minus what shall be high.
 
-    Values (..., k) in the order of the goals -> (...). Everything counts in units of the property's spread.
+    Values (..., k) in the order of the goals -> (...). Everything counts in units of the property's spread, times its
+    weight.
     """
     shape = (1,) * (values.ndim - 1) + (-1,)
-    sign, scale = (a.reshape(shape) for a in (goals.sign, goals.scale))
-    return (misses(goals, values) + sign * values / scale).sum(-1)
+    sign, unit = (a.reshape(shape) for a in (goals.sign, goals.unit))
+    return (misses(goals, values) + sign * values / unit).sum(-1)
 
 
 def meets(goals: Goals, values: np.ndarray) -> np.ndarray:
@@ -91,23 +106,6 @@ def hit_probability(goals: Goals, values: np.ndarray, std: np.ndarray) -> np.nda
     exact = (value >= goals.low) & (value <= goals.high)
     inside = np.where(goals.high < goals.least, 0.0, np.where(certain, exact, inside))
     return np.where(window, inside, 1.0).prod(-1)
-
-
-def worth(goals: Goals, estimate: Estimate, best: Array, exploration: Array) -> Array:
-    """Log-acquisition of uncertain values (b, k): higher is better.
-
-    The log-probability of every window (independent Gaussians, censored at the least value), plus the log-expected
-    improvement of the sum of what is minimized or maximized over `best` (in units of the scale). Standard deviations
-    count `exploration` times; `exploration` -> 0 is greedy.
-    """
-    std = jnp.maximum(estimate.std * exploration, 1e-3 * goals.scale[None])
-    inside = acquisition.log_window_probability(estimate.value, std, lower_ends(goals)[None], goals.high[None])
-    windowed = jnp.where(goals.sign[None] == 0, inside, 0.0).sum(-1)
-    slope = jnp.asarray(goals.sign / goals.scale)[None]
-    mean, spread = (slope * estimate.value).sum(-1), jnp.sqrt(jnp.square(slope * std).sum(-1))
-    if not goals.sign.any():
-        return windowed
-    return windowed + acquisition.log_expected_improvement(mean, jnp.maximum(spread, 1e-6), best)
 
 
 def wanted(goals: Goals, names: Sequence[str], center: Sequence[float], scale: Sequence[float]) -> np.ndarray:

@@ -1,8 +1,13 @@
-"""The ways of steering that a plan can name, each a function from an energy to a steered generator."""
+"""The ways of steering that a plan can name: `guidance: NAME`, with `guidance.KEY` for the settings of its factory.
+
+All aim at p(x) exp(-strength * objective). A search strategy becomes one by a row in `GUIDANCES`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,36 +15,106 @@ import optax
 from jax import Array
 
 from crysjax.base import Condition, Generator, Pack, Params, PyTree, Search
-from crysjax.campaign.plan import Plan
 from crysjax.campaign.propose import Guide, Steered
-from crysjax.guidance.gradient import gradient_guidance
-from crysjax.guidance.resample import resample, weighed
-from crysjax.search.gradient import gradient
-from crysjax.search.langevin import psgld, sgld
+from crysjax.guidance import gradient as through_noise
+from crysjax.guidance import resample as particles
+from crysjax.search import gradient as descents
+from crysjax.search import langevin
 from crysjax.search.run import run
 
+Energy = Callable[[Pack], Array]  # pack -> (b,)
 
-def guide(generator: Generator, plan: Plan) -> Guide:
-    """Steering as the plan says, towards p(x) exp(-strength * objective).
 
-    "resample" picks one of `guidance_steps` samples (the reference: exact as their number grows); "sgld" and "psgld"
-    go towards that law by Langevin steps in the noise of positions and lattice, through the whole sampler, for the
-    species that were drawn: few small steps hardly move, and species are not steered (`guidance/gradient` says what
-    holds); "gradient" descends instead and keeps each crystal's best point, which narrows the law to its modes.
+class Guidance(NamedTuple):
+    """A way of steering, and what it costs."""
+
+    guide: Callable[[Generator], Guide]
+    draws: int  # samples that the generator makes for one candidate
+    searches: bool = False  # whether it differentiates through the sampler, in the noise of positions and lattice
+
+
+def none() -> Guidance:
+    """Crystals as the generator draws them."""
+    return Guidance(lambda generator: lambda energy: _unweighed(generator), 1)
+
+
+def resample(*, strength: float = 2.0, steps: int = 8) -> Guidance:
+    """One of several samples is picked: the reference, exact as their number grows.
+
+    Args:
+        strength: inverse temperature; the sampled law is p(x) exp(-strength * objective).
+        steps: pool a drawn crystal is picked from. One of 4 has an effective number of 2.3 and goes 64 % of the way to
+            the tilt, one of 8 has 3.7 and goes 79 % (measured on the quickstart,
+            `experiments/quickstart/particles.py`); each costs a sample of the generator.
     """
+    _check(strength, steps)
+    settings = {"particles": steps}
 
-    def steered(energy: Callable[[Pack], Array]) -> Steered:
-        def scaled(pack: Pack) -> Array:
-            return plan.guidance_strength * energy(pack)
+    def guide(generator: Generator) -> Guide:
+        def steered(energy: Energy) -> Steered:
+            scaled = _scaled(energy, strength)
+            sample = particles.resample(generator, scaled, **settings).sample
+            return Steered(sample, particles.weighed(generator, scaled, **settings))
 
-        if plan.guidance == "none":
-            return _unweighed(generator)
-        if plan.guidance == "resample":
-            settings = {"particles": plan.guidance_steps}
-            return Steered(resample(generator, scaled, **settings).sample, weighed(generator, scaled, **settings))
-        return _unweighed(gradient_guidance(generator, scaled, minimize=_minimize(plan)))
+        return steered
 
-    return steered
+    return Guidance(guide, steps)
+
+
+def gradient(*, strength: float = 2.0, steps: int = 8, rate: float = 0.02) -> Guidance:
+    """Descent by Adam in the noise, keeping each crystal's best point, which narrows the law to its modes.
+
+    Args:
+        strength: inverse temperature; the sampled law is p(x) exp(-strength * objective).
+        steps: steps of the search; each costs a sample of the generator.
+        rate: step size of the search.
+    """
+    _check(strength, steps, rate)
+    return _searched(descents.gradient(optax.adam(rate), project=_on_torus), strength, steps, best=True)
+
+
+def sgld(*, strength: float = 2.0, steps: int = 8, rate: float = 0.02) -> Guidance:
+    """Langevin steps in the noise, for the species that were drawn: few small steps hardly move (`guidance/gradient`).
+
+    Args:
+        strength: inverse temperature; the sampled law is p(x) exp(-strength * objective).
+        steps: steps of the search; each costs a sample of the generator.
+        rate: step size of the search.
+    """
+    _check(strength, steps, rate)
+    return _searched(langevin.sgld(step_size=rate, project=_on_torus), strength, steps)
+
+
+def psgld(*, strength: float = 2.0, steps: int = 8, rate: float = 0.02, alpha: float = 0.99) -> Guidance:
+    """Langevin steps preconditioned by RMSprop.
+
+    Args:
+        strength: inverse temperature; the sampled law is p(x) exp(-strength * objective).
+        steps: steps of the search; each costs a sample of the generator.
+        rate: step size of the search.
+        alpha: weight of the past in the running mean of squared gradients.
+    """
+    _check(strength, steps, rate)
+    return _searched(langevin.psgld(step_size=rate, alpha=alpha, project=_on_torus), strength, steps)
+
+
+GUIDANCES: Mapping[str, Callable[..., Guidance]] = {
+    "none": none, "resample": resample, "gradient": gradient, "sgld": sgld, "psgld": psgld,
+}  # fmt: skip
+"""What `guidance` may be."""
+
+
+def _check(strength: float, steps: int, rate: float = 1.0) -> None:
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"strength: {strength}; expected a finite number from 0 on")
+    if not 1 <= steps <= 1_000_000:
+        raise ValueError(f"steps: {steps}; expected a whole number from 1 to 1000000")
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rate: {rate}; expected a finite number above 0")
+
+
+def _scaled(energy: Energy, strength: float) -> Energy:
+    return lambda pack: strength * energy(pack)
 
 
 def _unweighed(generator: Generator) -> Steered:
@@ -52,26 +127,19 @@ def _unweighed(generator: Generator) -> Steered:
     return Steered(generator.sample, drawn)
 
 
-def draws(plan: Plan) -> int:
-    """Samples that the generator makes for one candidate."""
-    return {"none": 1, "resample": plan.guidance_steps}.get(plan.guidance, plan.guidance_steps + 1)
-
-
-def _minimize(plan: Plan) -> Callable:
-    """The search over the noise: the best point of a descent, or the last one of a chain."""
-    settings = {"project": _on_torus}
-    makers: dict[str, Callable[[], Search]] = {
-        "gradient": lambda: gradient(optax.adam(plan.guidance_rate), **settings),
-        "sgld": lambda: sgld(step_size=plan.guidance_rate, **settings),
-        "psgld": lambda: psgld(step_size=plan.guidance_rate, **settings),
-    }
-    search = makers[plan.guidance]()
+def _searched(search: Search, strength: float, steps: int, *, best: bool = False) -> Guidance:
+    """A search over the noise, through the whole sampler: the best point met, or the last one of a chain."""
 
     def minimize(objective: Callable[[PyTree], Array], choose: Callable, key: Array, x0: PyTree) -> PyTree:
-        best, trace = run(search, objective, key, x0, plan.guidance_steps, choose=choose)
-        return best.x if plan.guidance == "gradient" else trace.last
+        lowest, trace = run(search, objective, key, x0, steps, choose=choose)
+        return lowest.x if best else trace.last
 
-    return minimize
+    def guide(generator: Generator) -> Guide:
+        return lambda energy: _unweighed(
+            through_noise.gradient_guidance(generator, _scaled(energy, strength), minimize=minimize)
+        )
+
+    return Guidance(guide, steps + 1, searches=True)
 
 
 def _on_torus(x: dict[str, Array]) -> dict[str, Array]:

@@ -38,6 +38,7 @@ def inspector(
         found = batching.each_crystal(compiled, crystals, shape)
         why = [f"{said.rstrip()} (after relaxation)" if said else "" for said in gates.why(found, range(len(crystals)))]
         measured = {"closeness": found.closeness, "shortest_distance_angstrom": found.distance_angstrom}
+        measured |= {name: held.value for name, held in found.more.items()}
         unusual = {
             f"{name}_flag": np.array(["" if lost else flag(entry) for entry, lost in zip(entries(crystals), why)])
             for name, flag in (flags or {}).items()

@@ -97,4 +97,5 @@ def _kept(path: Path, asked: str, crystals: Dataset) -> Relaxed | None:
             rest = {name: file[name] for name in Relaxed._fields if name != "crystals"}
     except files.Damaged:
         return None
+    rest["judge_seconds"] = float(rest["judge_seconds"])
     return Relaxed(crystals=Dataset(**vars(crystals) | moved), **rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +11,10 @@ import numpy as np
 
 from crysjax.campaign import store
 from crysjax.campaign.goals import Goals, meets, objective
+from crysjax.campaign.plan import as_known_now
 from crysjax.data.datasets import Dataset, concatenate, take
 from crysjax.evaluation import ledger
+from crysjax.oracles import costs
 
 STATE, LEDGER = "state.npz", "ledger.jsonl"
 CRYSTALS = ("ids", "num_atoms", "numbers", "frac", "lattice")
@@ -33,6 +36,7 @@ class Outcomes(NamedTuple):
     validated_std: np.ndarray  # (m, k)
     energy: np.ndarray  # (m,) eV/atom
     max_force: np.ndarray  # (m,) eV/Å
+    spent: costs.Ledger = ()  # on each oracle
 
 
 COLUMNS = (
@@ -61,6 +65,7 @@ def save(outcomes: Outcomes, folder: Path, plan: dict, models: dict[str, str]) -
     if outcomes.crystals is not None:
         arrays |= {name: getattr(outcomes.crystals, name) for name in CRYSTALS}
     meta = {"plan": plan, "rounds": outcomes.rounds, "calls": outcomes.calls, "seconds": outcomes.seconds}
+    meta |= {"spent": json.loads(costs.to_json(outcomes.spent))}
     meta |= {"ledger": ledger.seal(folder / LEDGER), "models": models}
     store.save_state(folder / STATE, arrays, meta)
 
@@ -74,7 +79,7 @@ def load(folder: Path, plan: dict, models: dict[str, str], say: Callable[[str], 
         return None
     store.recover(folder / STATE, say)
     arrays, meta = store.load_state(folder / STATE)
-    store.check_same_plan(folder, meta["plan"], plan)
+    store.check_same_plan(folder, _known_now(folder, meta["plan"], plan), plan)
     store.check_same_files(folder, meta.get("models", models), models)  # an older version recorded none
     ledger.check(folder / LEDGER, meta["rounds"], meta.get("ledger"))
     crystals = None
@@ -82,7 +87,19 @@ def load(folder: Path, plan: dict, models: dict[str, str], say: Callable[[str], 
         blank = np.full(len(arrays["ids"]), "")
         crystals = Dataset(*(arrays[name] for name in CRYSTALS), {}, blank, {})
     columns = (arrays[name] for name in COLUMNS)
-    return Outcomes(meta["rounds"], meta["calls"], meta["seconds"], crystals, *columns)
+    spent = costs.from_json(json.dumps(meta.get("spent", {})))  # an older version kept none
+    return Outcomes(meta["rounds"], meta["calls"], meta["seconds"], crystals, *columns, spent)
+
+
+def _known_now(folder: Path, stored: dict, now: dict) -> dict:
+    """The plan of a state, which an older version may have written in other names."""
+    if stored.keys() == now.keys():
+        return stored
+    try:
+        return as_known_now(stored)
+    except ValueError as error:
+        said = f"this campaign began with a plan that this version does not read ({error})"
+        raise ValueError(f"{folder}: {said}{store.AGAIN}") from None
 
 
 def ranked(outcomes: Outcomes, goals: Goals, group: np.ndarray) -> np.ndarray:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crysjax.campaign import interrupted, outside
+from crysjax.campaign import interrupted, outside, ranking, structures
 from crysjax.campaign.goals import Goals, hit_probability, meets, objective
+from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.campaign.outcomes import LEDGER, Outcomes, ranked
 from crysjax.campaign.plan import Plan, as_settings
+from crysjax.campaign.validate import Judged
 from crysjax.campaign.warnings import warnings
-from crysjax.chemistry.elements import formula
-from crysjax.crystallography import matching, symmetry_finder
-from crysjax.data import datasets, files, names
+from crysjax.crystallography import matching, symmetrized
+from crysjax.data import datasets, files
 from crysjax.data.datasets import Dataset, Entry, entries
-from crysjax.data.readers import io
 from crysjax.evaluation import hits, ledger
 from crysjax.reports import record, report
 from crysjax.reports.report import Shown
@@ -31,21 +32,27 @@ CAVEAT = (
 
 def write(
     folder: Path, plan: Plan, goals: Goals, outcomes: Outcomes, *, models: dict[str, str], judges: str,
-    opinions: dict[str, str], novelty_limit: float = np.inf,
+    opinions: dict[str, str], novelty_limit: float = np.inf, label: Callable[[Dataset], Dataset] | None = None,
+    level: str = "", known: Dataset | None = None, above_hull: Callable[[Dataset, np.ndarray], Judged] | None = None,
 ) -> dict:  # fmt: skip
     """Write all outputs and return the summary. Everything but the ledger is made anew from the outcomes.
 
     `opinions` says of each target property who judged it and who else could; `novelty_limit` is that of the heads
-    (`campaign.outside`), infinite where they know none.
+    (`campaign.outside`), infinite where they know none. `label` gives crystals the potential's energy, forces and
+    stress, of the level of theory `level`; `known` are the crystals to compare with; `above_hull` judges the distance
+    to the hull where the target does not speak of it.
     """
     rows = ledger.read(folder / LEDGER)
     order = best_first(outcomes, goals)
     flags, far = flagged(rows), outside.of_candidates(rows)
     candidates = [shown(outcomes, goals, row, place, len(order), flags, far) for place, row in enumerate(order)]
-    structures(folder, outcomes, goals, order)
+    crystals = ranked_crystals(outcomes, goals, order, label) if len(order) else None
+    structures.write(folder, crystals, candidates, level)
+    more = further_columns(crystals, outcomes.energy[order], known, above_hull) if len(order) else {}
+    ranking.write(folder, candidates, more)
     wary = warnings(outcomes, goals, far, novelty_limit)
     summary = summarize(plan, outcomes, rows, candidates, models)
-    summary["hits"] = hit_summary(goals, outcomes, order, rows, opinions)
+    summary["hits"] = hit_summary(goals, outcomes, order, rows, opinions, plan.guidance)
     summary["novelty"] = outside.summary(rows, novelty_limit)
     summary["resampling"] = resampling(rows)
     summary["warnings"] = [f._replace(worst=[str(outcomes.crystals.ids[i]) for i in f.worst])._asdict() for f in wary]
@@ -56,7 +63,7 @@ def write(
         windows={name: (float(a), float(b)) for name, a, b in zip(goals.names, goals.low, goals.high)},
         rows=rows, candidates=candidates, history=objective(goals, outcomes.validated).tolist(), summary=summary,
         caveat=summary["nothing"] or CAVEAT.format(potential=models["potential"], judges=judges),
-        warnings=wary,
+        warnings=wary, further=more,
     )  # fmt: skip
     files.write(folder / "report.html", page)
     return summary
@@ -69,33 +76,39 @@ def best_first(outcomes: Outcomes, goals: Goals) -> np.ndarray:
     return ranked(outcomes, goals, matching.groups(outcomes.crystals, processes=1))
 
 
-def structures(folder: Path, outcomes: Outcomes, goals: Goals, order: np.ndarray) -> None:
-    """`candidates.extxyz` and `candidates/NN_ID_FORMULA.cif`, best first; they take the place of a former run's."""
-    with files.whole(folder / "candidates", folder=True) as partial:
-        if not len(order):
-            files.write(folder / "candidates.extxyz", "")
-            return
-        named = ranked_crystals(outcomes, goals, order)
-        io.write_crystals(named, folder / "candidates.extxyz")
-        for place, entry in enumerate(entries(named)):
-            io.write_crystals([entry], partial / file_name(entry, place, len(order)))
-
-
-def ranked_crystals(outcomes: Outcomes, goals: Goals, order: np.ndarray) -> Dataset:
-    """Relaxed candidates in this order, with what validation said of them as properties."""
-    properties = {name: outcomes.validated[order, k] for k, name in enumerate(goals.names)}
-    properties |= {f"{name}_std": outcomes.validated_std[order, k] for k, name in enumerate(goals.names)}
+def ranked_crystals(
+    outcomes: Outcomes, goals: Goals, order: np.ndarray, label: Callable[[Dataset], Dataset] | None = None
+) -> Dataset:
+    """Relaxed candidates in this order, with what was predicted and validated as properties, and labels if asked."""
+    properties = {
+        f"{stage}{name}{end}": table[order, k]
+        for stage, value, std in (
+            ("", outcomes.validated, outcomes.validated_std), ("predicted_", outcomes.predicted, outcomes.predicted_std)
+        )
+        for end, table in (("", value), ("_std", std))
+        for k, name in enumerate(goals.names)
+    }  # fmt: skip
     properties |= {
         "objective": objective(goals, outcomes.validated[order]),
+        "p_hit": hit_probability(goals, outcomes.validated[order], outcomes.validated_std[order]),
         "potential_ev_per_atom": outcomes.energy[order],
     }
     crystals = datasets.take(outcomes.crystals, order)
-    return replace(crystals, properties=properties, provenance={})
+    crystals = replace(crystals, properties=properties, provenance={})
+    return label(crystals) if label is not None else crystals
 
 
-def file_name(entry: Entry, place: int, count: int) -> str:
-    """`03_1-0042_MgO.cif`: rank, id, formula."""
-    return f"{place + 1:0{len(str(count))}d}_{names.of(entry.id)}_{formula(entry.numbers)[:100]}.cif"
+def further_columns(
+    crystals: Dataset, energy: np.ndarray, known: Dataset | None,
+    above_hull: Callable[[Dataset, np.ndarray], Judged] | None,
+) -> ranking.Columns:  # fmt: skip
+    """Columns of `ranking.csv` that need more than the outcomes: the hull, and the known crystals."""
+    found = ranking.known_columns(crystals, known) if known is not None else {}
+    if above_hull is None:
+        return found
+    said = above_hull(crystals, energy)
+    value, std = (np.where(said.valid, table[:, 0], np.nan) for table in (said.value, said.std))
+    return {f"validated_{ABOVE_HULL}": value, f"validated_std_{ABOVE_HULL}": std} | found
 
 
 def flagged(rows: list[ledger.Row]) -> dict[str, str]:
@@ -114,9 +127,10 @@ def shown(
     def pairs(value: np.ndarray, std: np.ndarray) -> dict[str, tuple[float, float]]:
         return {name: (float(value[row, k]), float(std[row, k])) for k, name in enumerate(goals.names)}
 
-    file = f"candidates/{file_name(entry, place, count)}"
+    usual = report.usual_formula(entry.numbers)
+    file = f"{structures.FOLDER}/{structures.stem(entry.id, usual, place, count)}.cif"
     return Shown(
-        entry.id, report.usual_formula(entry.numbers), space_group(entry), file,
+        entry.id, usual, space_group(entry), file,
         entry.numbers, entry.frac, entry.lattice,
         float(objective(goals, outcomes.validated[row])), bool(meets(goals, outcomes.validated[row])),
         float(hit_probability(goals, outcomes.validated[row], outcomes.validated_std[row])),
@@ -125,16 +139,16 @@ def shown(
     )  # fmt: skip
 
 
-def space_group(entry: Entry, symprec_angstrom: float = 0.1) -> str:
-    """Symbol and number by spglib at 0.1 Å, the tolerance for relaxed structures; "P1 (1)" where it finds none."""
-    cell = entry.lattice, entry.frac, entry.numbers
-    found, _ = symmetry_finder.ask("get_symmetry_dataset", cell, symprec_angstrom)
-    return "P1 (1)" if found is None else f"{found.international} ({found.number})"
+def space_group(entry: Entry) -> str:
+    """Symbol and number as in the candidate's CIF (`crystallography.symmetrized`); "P1 (1)" where none is found."""
+    found, _ = symmetrized.symmetrized(entry)
+    return "P1 (1)" if found is None else f"{found.short} ({found.number})"
 
 
 def hit_summary(
-    goals: Goals, outcomes: Outcomes, order: np.ndarray, rows: list[ledger.Row], opinions: dict[str, str]
-) -> dict[str, Any]:
+    goals: Goals, outcomes: Outcomes, order: np.ndarray, rows: list[ledger.Row], opinions: dict[str, str],
+    guidance: str,
+) -> dict[str, Any]:  # fmt: skip
     """Hits as probabilities, beside what the same number of validations at random among the screened would give."""
     validated = hit_probability(goals, outcomes.validated[order], outcomes.validated_std[order])
     scored = [row.notes.get("p_hit_by_heads") for row in rows if row.stage == "scored" and row.valid]
@@ -146,6 +160,7 @@ def hit_summary(
         validations=ledger.counts(rows)["relaxed"]["entered"],
         means_inside=int(meets(goals, outcomes.validated[order]).sum()),
         opinions=opinions,
+        guidance=guidance,
     )
 
 
@@ -183,6 +198,7 @@ def summarize(
         "seed": plan.seed,
         "stages": ledger.counts(rows),
         "reasons": ledger.reasons(rows),
+        "codes": ledger.codes(rows),
         "candidates": len(candidates),
         "nothing": "" if candidates else nothing(rows),
         "best": [
@@ -199,6 +215,7 @@ def summarize(
             for c in candidates[:5]
         ],
         "oracle_calls": calls,
+        "oracles": {name: spent._asdict() for name, spent in outcomes.spent},
         "seconds": round(sum(outcomes.seconds.values()), 2),
         "seconds_by_part": {k: round(v, 2) for k, v in outcomes.seconds.items()},
         "models": models,

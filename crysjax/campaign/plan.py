@@ -1,130 +1,160 @@
-"""What a user asks of a campaign: flat YAML in, a checked plan out.
+"""What a user asks of a campaign: a checked, frozen `Plan`; flat YAML is one way to write it.
 
-The keyword-only signature of `plan` is the schema. Whatever is wrong with the input is one line that names the key,
-the value and what was expected.
+The fields of `Plan` are the schema, and so are the keyword-only signatures of what a plan chooses by name
+(`campaign/choices.py`). Whatever is wrong with the input is one line that names the key, the value and what was
+expected.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from crysjax.campaign import choices, constraint_keys, measures
+from crysjax.campaign.goals import Goal
 from crysjax.chemistry import elements as periodic
+from crysjax.chemistry.element_lists import expanded
 from crysjax.config import checked, choice, read_yaml
 from crysjax.data.readers import limits
-
-GUIDANCE = ("none", "resample", "gradient", "sgld", "psgld")
-
+from crysjax.evaluation.gates import REASONS
+from crysjax.terminal import say
 
 MOST = 1_000_000
 """Of whatever a plan counts."""
 
-
-class Goal(NamedTuple):
-    """What one property should be: inside a window (either side may be open), or as low or as high as possible."""
-
-    kind: str  # "window", "minimise" or "maximise": the spelling of states and summaries; plans may use either
-    low: float = -math.inf
-    high: float = math.inf
+RENAMED = {
+    "guidance_strength": "guidance.strength", "guidance_steps": "guidance.steps", "guidance_rate": "guidance.rate",
+    "exploration": "acquisition.exploration",
+}  # fmt: skip
+"""Keys of older plans and what they are called now."""
 
 
-class Plan(NamedTuple):
-    """A checked campaign; see `plan` for the meaning of the fields."""
-
-    target: dict[str, Goal]
-    elements: tuple[int, ...]
-    min_atoms: int
-    max_atoms: int
-    rounds: int
-    candidates: int
-    validations: int
-    guidance: str
-    guidance_strength: float
-    guidance_steps: int
-    guidance_rate: float
-    sample_steps: int
-    relax_steps: int
-    exploration: float
-    novel_to: str
-    hull: tuple[str, ...]
-    generator: str
-    heads: str
-    potential: str
-    seed: int
-
-
-def plan(
-    *,
-    target: dict,
-    elements: list[str],
-    min_atoms: int = 2,
-    max_atoms: int = 12,
-    rounds: int = 3,
-    candidates: int = 128,
-    validations: int = 24,
-    guidance: str = "resample",
-    guidance_strength: float = 2.0,
-    guidance_steps: int = 8,
-    guidance_rate: float = 0.02,
-    sample_steps: int = 20,
-    relax_steps: int = 100,
-    exploration: float = 1.0,
-    novel_to: str = "",
-    hull: list[str] = (),
-    generator: str = "mp_20_generator",
-    heads: str = "mp_20_heads",
-    potential: str = "student",
-    seed: int = 0,
-) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan:
     """A campaign.
 
-    Args:
+    Attributes:
         target: property -> `[low, high]` (null leaves a side open), "minimize" or "maximize"; in YAML one line each,
-            `target.band_gap_ev: [1, 2]`.
-        elements: symbols that may occur.
-        min_atoms, max_atoms: atoms in the cell.
+            `target.band_gap_ev: [1, 2]`, and `target.band_gap_ev.weight: 2` where one counts more than others.
+        elements: symbols that may occur, and names of lists: earth-abundant, non-toxic, all
+            (`chemistry/element_lists`); without any, those of the formula.
+        forbid: symbols, and names of lists, that may not.
+        require: symbols that have to be there.
+        formula: composition of every crystal, in whole units, such as SrTiO3.
+        num_elements: how many different ones: a number, or `[low, high]`.
+        neutral: whether charges have to add up to zero, with one common oxidation state for each element.
+        space_group: number of the space group that every crystal drawn has; 0 = any.
+        crystal_system: such as cubic: every crystal drawn has a space group of it.
+        min_distance: shortest distance of atoms in crystals as drawn, Å; 0 = none.
+        fix: file of one crystal whose atoms every crystal drawn has.
+        fix_cell: whether its cell is kept too.
+        density_g_cm3: a window `[low, high]` (null leaves a side open) that is one more gate.
+        gates: what crystals have to pass before they are predicted, and again after relaxation: apart, dense, neutral,
+            synthesizable.
+        min_atoms, max_atoms: fewest and most atoms in the cell.
         rounds: design rounds; each learns from the ones before.
         candidates: crystals drawn a round.
         validations: relaxations in all rounds together, spread evenly.
-        guidance: how samples are steered towards the target: one of `GUIDANCE`.
-        guidance_strength: inverse temperature of the steering; the sampled law is p(x) exp(-strength * objective).
-        guidance_steps: pool a drawn crystal is resampled from, or steps of the search. A pool of 4 has an effective
-            number of 2.3 and goes 64 % of the way to the tilt, one of 8 has 3.7 and goes 79 % (measured on the
-            quickstart, `experiments/quickstart/particles.py`); each costs a sample of the generator.
-        guidance_rate: step size of the search.
+        guidance: how samples are steered towards the target.
+        surrogate: what learns from outcomes.
+        acquisition: what an uncertain candidate is worth.
+        novelty_penalty: added to the objective for each multiple of the heads' limit of novelty that a crystal lies
+            beyond it; 0 = none.
         sample_steps: steps of the generator's sampler.
         relax_steps: most steps of a relaxation.
-        exploration: standard deviations of optimism in the choice of what to validate.
         novel_to: a data set whose compositions are left out.
         hull: files and folders of entries with formation energies; `target` may then name
             `energy_above_hull_ev_per_atom`.
         generator, heads, potential: name of a shipped model, or a path.
-        seed: of everything random.
+        judge: what has the last word on what the potential relaxed: another potential by name or file, or a calculator
+            such as chgnet; none: the potential itself.
+        measure: what else is asked about validated crystals, such as bulk_modulus_gpa (`campaign/measures`).
+        seed: of everything random; the same one gives the same bits.
+        settings: of what is chosen by name: `guidance.steps` and the like, in YAML one line each.
     """
-    counts = dict(
-        min_atoms=min_atoms, rounds=rounds, candidates=candidates, validations=validations,
-        guidance_steps=guidance_steps, sample_steps=sample_steps, relax_steps=relax_steps,
-    )  # fmt: skip
-    for key, value in counts.items():
+
+    target: dict[str, Any]
+    elements: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
+    require: tuple[str, ...] = ()
+    formula: str = ""
+    num_elements: int | tuple[int, ...] = 0
+    neutral: bool = False
+    space_group: int = 0
+    crystal_system: str = ""
+    min_distance: float = 0.0
+    fix: str = ""
+    fix_cell: bool = False
+    density_g_cm3: tuple[float | None, ...] = ()
+    gates: tuple[str, ...] = REASONS
+    min_atoms: int = 2
+    max_atoms: int = 12
+    rounds: int = 3
+    candidates: int = 128
+    validations: int = 24
+    guidance: str = "resample"
+    surrogate: str = "gp"
+    acquisition: str = "expected_improvement"
+    novelty_penalty: float = 0.0
+    sample_steps: int = 20
+    relax_steps: int = 100
+    novel_to: str = ""
+    hull: tuple[str, ...] = ()
+    generator: str = "mp_20_generator"
+    heads: str = "mp_20_heads"
+    potential: str = "student"
+    judge: str = ""
+    measure: tuple[str, ...] = ()
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        found = {k: tuple(v) if isinstance(v, list) else v for k, v in checked(Plan, given).items()}
+        _check_numbers(self)
+        found["target"] = _goals(self.target)
+        found |= constraint_keys.unified(found)
+        names = {key: found[key] for key in (*choices.CHOICES, *choices.SECTIONS)}
+        found["settings"], _ = choices.filled(names, self.settings)
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+        for key in names:
+            self.made(key)
+        constraint_keys.check(self)
+        for name in self.measure:
+            _require(name in measures.NAMES, "measure", name, choice(name, measures.NAMES))
+        if self.acquisition == "window_probability" and all(g.kind != "window" for g in found["target"].values()):
+            others = ", ".join(name for name in choices.CHOICES["acquisition"] if name != self.acquisition)
+            raise ValueError(f"acquisition: {self.acquisition}; the target has no window; expected one of {others}")
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Atomic numbers of the elements that may occur."""
+        left = set(expanded(self.elements)) - set(expanded(self.forbid))
+        return tuple(sorted(periodic.NUMBERS[symbol] for symbol in left))
+
+    def made(self, key: str) -> Any:
+        """What a plan chooses by this name, made of its settings."""
+        given = {"surrogate": (self.validations,), "gates": (self.gates,), "judge": (self.judge,)}.get(key, ())
+        return choices.made(key, getattr(self, key), self.settings, *given)
+
+
+def _check_numbers(plan: Plan) -> None:
+    counts = ("min_atoms", "rounds", "candidates", "validations", "sample_steps", "relax_steps")
+    for key in counts:
+        value = getattr(plan, key)
         _require(1 <= value <= MOST, key, value, f"a whole number from 1 to {MOST}")
-    _require(max_atoms >= min_atoms, "max_atoms", max_atoms, f"at least min_atoms = {min_atoms}")
-    _require(max_atoms <= 64, "max_atoms", max_atoms, "at most 64")
-    _require(validations >= rounds, "validations", validations, f"at least one per round (rounds = {rounds})")
-    _require(candidates * rounds >= validations, "validations", validations, "no more than candidates * rounds")
-    _require(guidance in GUIDANCE, "guidance", guidance, choice(guidance, GUIDANCE))
-    _require(0 <= guidance_strength < math.inf, "guidance_strength", guidance_strength, "a finite number from 0 on")
-    _require(0 < guidance_rate < math.inf, "guidance_rate", guidance_rate, "a finite number above 0")
-    _require(0 <= exploration < math.inf, "exploration", exploration, "a finite number from 0 on")
-    _require(0 <= seed < 2**32, "seed", seed, "a whole number from 0 to 4294967295")
-    _require(bool(target), "target", target, "at least one property with its goal")
-    goals = {name: _goal(name, value) for name, value in target.items()}
-    hull = tuple(hull)
-    given = dict(locals())
-    return Plan(**{name: given[name] for name in Plan._fields} | {"target": goals, "elements": _elements(elements)})
+    largest, asked = plan.max_atoms, plan.validations
+    _require(largest >= plan.min_atoms, "max_atoms", largest, f"at least min_atoms = {plan.min_atoms}")
+    _require(largest <= 64, "max_atoms", largest, "at most 64")
+    _require(asked >= plan.rounds, "validations", asked, f"at least one per round (rounds = {plan.rounds})")
+    _require(plan.candidates * plan.rounds >= asked, "validations", asked, "no more than candidates * rounds")
+    _require(plan.novelty_penalty >= 0, "novelty_penalty", plan.novelty_penalty, "a finite number from 0 on")
+    _require(0 <= plan.seed < 2**32, "seed", plan.seed, "a whole number from 0 to 4294967295")
 
 
 def _require(holds: bool, key: str, value: Any, expected: str) -> None:
@@ -132,34 +162,43 @@ def _require(holds: bool, key: str, value: Any, expected: str) -> None:
         raise ValueError(f"{key}: {limits.shown(value)}; expected {expected}")
 
 
-def _elements(symbols: list[str]) -> tuple[int, ...]:
-    _require(bool(symbols), "elements", symbols, "at least one symbol")
-    for symbol in symbols:
-        near = difflib.get_close_matches(symbol, periodic.SYMBOLS, 1, 0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        _require(symbol in periodic.NUMBERS, "elements", symbol, f"a chemical element from H to Fm{hint}")
-        _require(symbols.count(symbol) == 1, "elements", symbol, "each element once")
-    return tuple(sorted(periodic.NUMBERS[symbol] for symbol in symbols))
+def _goals(target: Mapping[str, Any]) -> dict[str, Goal]:
+    _require(bool(target), "target", dict(target), "at least one property with its goal")
+    return {name: _goal(name, value) for name, value in target.items()}
 
 
 def _goal(name: str, value: Any) -> Goal:
-    key, expected = f"target.{name}", '[low, high], "minimize" or "maximize"'
+    key, weight = f"target.{name}", 1.0
+    if isinstance(value, Goal):
+        return value
+    if isinstance(value, dict):
+        strange = [inner for inner in value if inner not in ("goal", "weight")]
+        _require(not strange, f"{key}.{strange[0] if strange else ''}", "unknown key", "goal or weight")
+        weight = value.get("weight", 1.0)
+        _require("goal" in value, key, "missing", '[low, high], "minimize" or "maximize"')
+        _require(_number(weight) and weight > 0, f"{key}.weight", weight, "a finite number above 0")
+        value = value["goal"]
+    return _of_value(key, value)._replace(weight=float(weight))
+
+
+def _of_value(key: str, value: Any) -> Goal:
+    expected = '[low, high], "minimize" or "maximize"'
     if isinstance(value, str):
         kind = {"minimize": "minimise", "maximize": "maximise"}.get(value, value)
         _require(kind in ("minimise", "maximise"), key, value, expected)
         return Goal(kind)
-    _require(isinstance(value, list) and len(value) == 2, key, value, expected)
+    _require(isinstance(value, list | tuple) and len(value) == 2, key, value, expected)
     for side in value:
-        number = isinstance(side, int | float) and not isinstance(side, bool) and _finite(side)
-        _require(side is None or number, key, value, "two numbers (null leaves a side open)")
+        _require(side is None or _number(side), key, value, "two numbers (null leaves a side open)")
     low, high = (-math.inf if value[0] is None else value[0]), (math.inf if value[1] is None else value[1])
     _require(low < high, key, value, "a window whose low side is below its high side")
     _require(low > -math.inf or high < math.inf, key, value, "a window that is bounded on one side at least")
     return Goal("window", float(low), float(high))
 
 
-def _finite(value: int | float) -> bool:
-    return abs(value) <= sys.float_info.max  # `math.isfinite` fails on a whole number of 400 digits
+def _number(value: Any) -> bool:
+    """Whether it is a finite number; `math.isfinite` fails on a whole one of 400 digits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def read_plan(path: str | Path, **overrides: Any) -> Plan:
@@ -171,20 +210,59 @@ def read_plan(path: str | Path, **overrides: Any) -> Plan:
         raise ValueError(f"{path}: {error}") from None
 
 
-def plan_of(settings: Mapping[str, Any]) -> Plan:
-    """The plan of settings as YAML has them: `target.NAME` one by one, or `target` as a mapping."""
-    flat = {k.removeprefix("target."): v for k, v in settings.items() if k.startswith("target.")}
-    settings = {k: v for k, v in settings.items() if not k.startswith("target.")}
-    if flat and isinstance(settings.get("target", {}), dict):
-        settings["target"] = settings.get("target", {}) | flat
-    return plan(**checked(plan, settings))
+def plan_of(settings: Mapping[str, Any], tell: bool = True) -> Plan:
+    """The plan of settings as YAML has them: `target.NAME` and `guidance.KEY` one by one, or `target` as a mapping.
+
+    With `tell` it is said on standard error which keys have another name now, and which are not used.
+    """
+    plain, target, chosen = {}, {}, {}
+    for old, value in settings.items():
+        key = RENAMED.get(old, old)
+        _require(key == old or key not in settings, old, value, f"{key} alone, which is its name now")
+        if key != old and tell:
+            say(f"crysjax: {old} is called {key} now", err=True)
+        section, dot, inner = key.partition(".")
+        if dot and section == "target":
+            target[inner] = value
+        elif dot and choices.factories(section):
+            chosen[key] = value
+        else:
+            plain[key] = value
+    if target and isinstance(plain.get("target", {}), dict):
+        plain["target"] = _joined(plain.get("target", {}), target)
+    plan = Plan(**checked(Plan, plain | ({"settings": chosen} if chosen else {})))
+    if tell:
+        for key in sorted(chosen.keys() - plan.settings.keys()):
+            section = key.partition(".")[0]
+            say(f"crysjax: {key} is not used by {section}: {getattr(plan, section)}", err=True)
+    return plan
+
+
+def _joined(target: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Goals, with what `target.NAME` and `target.NAME.weight` say of them."""
+    joined = dict(target) | {key: value for key, value in flat.items() if "." not in key}
+    for key, value in flat.items():
+        name, dot, inner = key.partition(".")
+        if dot:
+            before = joined.get(name, {})
+            joined[name] = (before if isinstance(before, dict) else {"goal": before}) | {inner: value}
+    return joined
 
 
 def as_settings(plan: Plan) -> dict[str, Any]:
-    """The plan as plain JSON values, for state and report."""
-    goals = {
-        name: [None if math.isinf(side) else side for side in goal[1:]] if goal.kind == "window" else goal.kind
-        for name, goal in plan.target.items()
-    }
-    symbols = [periodic.SYMBOLS[z - 1] for z in plan.elements]
-    return plan._asdict() | {"target": goals, "elements": symbols, "hull": list(plan.hull)}
+    """The plan as plain JSON values, for state and report; `plan_of` makes it again."""
+    found = {one.name: getattr(plan, one.name) for one in fields(plan) if one.name != "settings"}
+    found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.settings.items()}
+    return found | {"target": {name: _as_value(goal) for name, goal in plan.target.items()}} | settings
+
+
+def _as_value(goal: Goal) -> Any:
+    window = [None if math.isinf(side) else side for side in (goal.low, goal.high)]
+    value = window if goal.kind == "window" else goal.kind
+    return value if goal.weight == 1 else {"goal": value, "weight": goal.weight}
+
+
+def as_known_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that an older version kept, in today's names and with today's defaults for what it did not know."""
+    return as_settings(plan_of(settings, tell=False))

@@ -14,6 +14,7 @@ from jax import Array
 
 from crysjax.base import Condition, Estimate, Pack, Params, Surrogate
 from crysjax.campaign import goals as targets
+from crysjax.campaign.acquire import Acquisition
 from crysjax.campaign.goals import Goals
 from crysjax.campaign.predictive import Learned, law, prior
 from crysjax.evaluation.gates import Gated
@@ -44,14 +45,25 @@ Guide = Callable[[Callable[[Pack], Array]], Steered]
 """An energy of packs (b,) -> the generator steered down that energy."""
 
 
-def energy(predictor: Predictor, heads: Params, goals: Goals) -> Callable[[Pack], Array]:
-    """The objective as a function of a pack (b,): what guidance steers down. Finite everywhere."""
+def energy(predictor: Predictor, heads: Params, goals: Goals, novelty_penalty: float = 0.0) -> Callable[[Pack], Array]:
+    """The objective as a function of a pack (b,): what guidance steers down. Finite everywhere.
+
+    `novelty_penalty` is added for each multiple of the heads' limit of novelty that a crystal lies beyond it.
+    """
 
     def value(pack: Pack) -> Array:
         estimate = predictor.predict(heads, pack)
-        return jnp.nan_to_num(targets.objective(goals, estimate.value[:, goals.column]), nan=1e3, posinf=1e3)
+        aim = targets.objective(goals, estimate.value[:, goals.column])
+        if novelty_penalty:
+            aim += novelty_penalty * beyond(predictor, predictor.novelty(heads, pack))
+        return jnp.nan_to_num(aim, nan=1e3, posinf=1e3)
 
     return value
+
+
+def beyond(predictor: Predictor, novelty: Array) -> Array:
+    """How far crystals lie outside the heads' training data, in multiples of the limit: (b,), 0 inside."""
+    return jnp.maximum(novelty / predictor.limit - 1, 0)
 
 
 def proposer(
@@ -61,26 +73,31 @@ def proposer(
     gate: Callable[[Pack], Gated],
     surrogate: Surrogate,
     *,
-    exploration: float,
+    acquire: Acquisition,
+    novelty_penalty: float = 0.0,
     judge_error: tuple[float, ...] = (),
 ) -> Callable[..., Proposal]:
     """`(generator params, heads params, key, template, condition, learned) -> Proposal`, compiled once.
 
+    `acquire` weighs estimates (`campaign.acquire`), less `novelty_penalty` as in `energy`.
     `judge_error`: see `predictive.prior`, one number a target property; empty: the heads themselves validate.
     """
     error = jnp.asarray(judge_error or (0.0,) * len(goals.names), jnp.float32)
 
     @jax.jit
     def propose(params, heads, key: Array, template: Pack, condition: Condition, learned: Learned) -> Proposal:
-        pack, effective = guide(energy(predictor, heads, goals)).weighed(params, key, template, condition)
+        steered = guide(energy(predictor, heads, goals, novelty_penalty))
+        pack, effective = steered.weighed(params, key, template, condition)
         gated = gate(pack)
         raw = prior(goals, predictor.predict(heads, pack), error)
         features = predictor.features(heads, pack)
         estimate = law(surrogate, learned, raw, features, goals)
-        worth = targets.worth(goals, estimate, learned.best, jnp.asarray(exploration, features.dtype))
+        worth = acquire(goals, estimate, learned.best)
+        novelty = None if predictor.novelty is None else predictor.novelty(heads, pack)
+        if novelty_penalty:
+            worth -= novelty_penalty * beyond(predictor, novelty)
         usable = gated.passed & estimate.valid & jnp.isfinite(worth)
         worth = jnp.where(usable, worth, -jnp.inf)
-        novelty = None if predictor.novelty is None else predictor.novelty(heads, pack)
         return Proposal(pack, gated, raw, estimate, features, worth, effective, novelty)
 
     return propose

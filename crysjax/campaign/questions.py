@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from crysjax.campaign.plan import read_plan
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers.part import read_part
-from crysjax.models import registry
+from crysjax.models import references, registry
 from crysjax.physics.hull.read_hull import read_hull
 from crysjax.terminal import bar
 
@@ -67,7 +67,8 @@ def contents(text: str | Path) -> str:
     from crysjax.evaluation import kept
 
     path = Path(text) if Path(text).exists() else Path(str(text).rpartition(":")[0])
-    parts = sorted(path.iterdir()) if path.is_dir() else [path, path.parent / "references.json"]
+    beside = [references.place(path), path.parent / "references.json"]
+    parts = sorted(path.iterdir()) if path.is_dir() else [path, *dict.fromkeys(beside)]
     return kept.digest(str(text), *(reading.digest(p) for p in parts if p.is_file()))
 
 
@@ -132,7 +133,10 @@ def relaxed_energies(potential: str, folder: Path) -> Callable:
     engine, params, path = registry.load_potential(potential)
     reference = read_reference(path)
     if reference is None:
-        raise ValueError(f"--potential {potential}: no references.json beside it, so it has no formation energies")
+        raise ValueError(
+            f"--potential {potential}: no element references, so no formation energies; make them by "
+            f"`crysjax models references --potential {potential}`"
+        )
 
     def energies(samples: Dataset, worth: np.ndarray) -> tuple:
         index = np.flatnonzero(worth)

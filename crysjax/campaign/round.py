@@ -8,7 +8,6 @@ round is a function of the plan, that state and its number, so an interrupted ca
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crysjax.base import Condition, Params, Surrogate
+from crysjax.base import Condition, Oracle, Params, Surrogate
 from crysjax.campaign import goals as targets
 from crysjax.campaign import interrupted, outside, predictive, store
 from crysjax.campaign import outcomes as memory
+from crysjax.campaign.constrained import Start
 from crysjax.campaign.goals import Goals, hit_probability
 from crysjax.campaign.inspect import Inspected
 from crysjax.campaign.outcomes import Outcomes
@@ -31,6 +31,7 @@ from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.predictive import Learned
 from crysjax.campaign.propose import Proposal
 from crysjax.campaign.rows import of_goals, rows
+from crysjax.campaign.spending import Clock, added, spent
 from crysjax.campaign.validate import Judged, Relaxed
 from crysjax.chemistry.elements import formula
 from crysjax.crystallography import matching
@@ -43,6 +44,7 @@ from crysjax.sampling import draws as sampling
 from crysjax.surrogates.acquisition import select_batch
 
 LEAST_OUTCOMES = 4  # validated candidates before the surrogate has a say
+ROLES = {"heads", "potential", "judge"}  # of oracles; all others are measures
 PAIRS = 2048  # of a pack, about: what fits the cache
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
@@ -65,6 +67,11 @@ class Tools(NamedTuple):
     judge: Callable[[Dataset, np.ndarray], Judged]  # (relaxed crystals, eV/atom) -> target properties
     known: frozenset[str]  # reduced formulas that are not asked for
     draws: int  # network samples behind one candidate: a pool, or the steps of a search
+    elements: tuple[int, ...] = ()  # that all models know; (): those of the plan
+    start: Callable[[np.ndarray, int], Start] | None = None  # (sizes, seed) -> what a draw begins with
+    broken: Callable[[Dataset], np.ndarray] | None = None  # crystals -> the constraint that each breaks, ""
+    oracles: dict[str, Oracle] = {}  # noqa: RUF012  # role, or what is measured -> oracle; never written to
+    measure: Callable[[Dataset], dict[str, np.ndarray]] = lambda crystals: {}  # relaxed crystals -> name -> (m,)
     files: dict[str, str] = {}  # noqa: RUF012  # of the models: name -> SHA-256; never written to
 
 
@@ -125,7 +132,7 @@ def design_round(
     finite = np.where(np.isfinite(said.gated.volume_per_atom), "", "not finite")
     atoms = {"quantity": "atoms", "unit": "", "value": drawn.crystals.num_atoms}
     alive = record("sampled", ids, finite, **atoms, notes={"effective_particles": said.effective})
-    why = screen(drawn, alive, outcomes, tools.known)
+    why = screen(drawn, alive, outcomes, tools.known, tools.broken)
     alive = alive[record("screened", ids[alive], why, **measured(said.gated, alive))]
     hopeless = np.where(np.isfinite(said.worth[alive]), "", "no prediction")
     estimate = of_goals(goals, said.estimate.value[alive], said.estimate.std[alive])
@@ -148,7 +155,9 @@ def design_round(
     judged, inspected = tools.judge(kept, relaxed.energy[good]), tools.inspect(kept)
     why = np.where(judged.valid | (inspected.reason != ""), inspected.reason, "no value")
     said_now = of_goals(goals, judged.value, judged.std)
-    true = record("validated", kept.ids, why, **said_now, notes=inspected.notes | outside.notes(judged.novelty, limit))
+    said_now["notes"] = inspected.notes | outside.notes(judged.novelty, limit) | tools.measure(kept)
+    of_judge = relaxed.judged[good] * tools.oracles["judge"].cost if "judge" in tools.oracles else None
+    true = record("validated", kept.ids, why, **said_now, more_cost=of_judge)
     clock("validate")
     source, good = source[true], good[true]
     outcomes = memory.extend(
@@ -159,9 +168,13 @@ def design_round(
     )  # fmt: skip
     calls = {"generator": plan.candidates * tools.draws, "heads": plan.candidates * tools.draws + len(kept)}
     calls["potential"] = int(relaxed.evaluations.sum())
+    asked = calls | {"judge": int(np.sum(relaxed.judged))} | dict.fromkeys(tools.oracles.keys() - ROLES, len(kept))
+    seconds = {"potential": clock.seconds["relax"] - relaxed.judge_seconds, "judge": relaxed.judge_seconds}
+    seconds["heads"] = clock.seconds["sample, guide and predict"]  # of which the generator takes the most
     return outcomes._replace(
-        rounds=number + 1, calls=added(outcomes.calls, calls), seconds=added(outcomes.seconds, clock.seconds)
-    ), passed
+        rounds=number + 1, calls=added(outcomes.calls, calls), seconds=added(outcomes.seconds, clock.seconds),
+        spent=spent(outcomes.spent, tools.oracles, asked, seconds),
+    ), passed  # fmt: skip
 
 
 def learn(plan: Plan, tools: Tools, outcomes: Outcomes, key: jax.Array) -> Learned:
@@ -169,7 +182,7 @@ def learn(plan: Plan, tools: Tools, outcomes: Outcomes, key: jax.Array) -> Learn
     goals, room = tools.goals, plan.validations - len(outcomes.energy)
     features = np.pad(outcomes.features, ((0, room), (0, 0)))
     z = np.pad((outcomes.validated - outcomes.raw) / outcomes.raw_std, ((0, room), (0, 0)), constant_values=np.nan)
-    slope = goals.sign / goals.scale
+    slope = goals.sign / goals.unit
     inside = targets.meets(goals, outcomes.validated)
     reached = (outcomes.validated @ slope)[inside]
     center = np.asarray(tools.predictor.center, np.float32)[goals.column]
@@ -182,16 +195,22 @@ def draw(plan: Plan, tools: Tools, key: jax.Array, number: int, learned: Learned
     """Candidates of sizes that the generator knows: sampled, steered, gated, predicted and weighed, pack by pack."""
     sizes = {n: c for n, c in tools.sizes.items() if plan.min_atoms <= n <= plan.max_atoms}
     drawn_sizes = np.sort(sampling.draw_sizes(plan.seed + 7919 * number, sizes, plan.candidates))
-    templates = replace(
-        sampling.blank(drawn_sizes), ids=np.array([f"{number}-{i:04d}" for i in range(plan.candidates)])
-    )
-    batch = batching.pack_dataset(templates, pack_shape(sizes, plan.candidates))
-    packs, (tiles, slots) = sampling.restrict(batch.pack, plan.elements), batch.index.shape
-    asked = jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1))
-    condition, found = Condition(asked, jnp.zeros(slots, jnp.int32)), []
+    start = Start(None, None, np.zeros(len(drawn_sizes), int))
+    if tools.start is not None:
+        start = tools.start(drawn_sizes, plan.seed + 7919 * number)
+    ids = np.array([f"{number}-{i:04d}" for i in range(plan.candidates)])
+    templates = replace(sampling.blank(drawn_sizes, start.numbers), ids=ids)
+    shape = pack_shape(sizes, plan.candidates)
+    batch = batching.pack_dataset(templates, shape)
+    packs, (tiles, slots) = sampling.restrict(batch.pack, tools.elements or plan.numbers), batch.index.shape
+    asked, found = jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1)), []
     for k, one in enumerate(jax.random.split(key, tiles)):
         progress("sample", k, tiles)
         template = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), packs)
+        rows = batch.index[k]
+        group = jnp.asarray(np.where(rows >= 0, start.group[rows], 0), jnp.int32)
+        view = start.view(rows[rows >= 0], shape) if start.view else ()
+        condition = Condition(asked, group, jax.tree.map(jnp.asarray, view))
         proposal = tools.propose(tools.generator, tools.predictor.params, one, template, condition, learned)
         found.append(jax.tree.map(np.asarray, proposal))
     progress("sample", tiles, tiles)
@@ -214,13 +233,21 @@ def pack_shape(sizes: dict[int, int], candidates: int) -> Capacity:
     return batching.capacity(common, int(np.ceil(total / max(round(total / PAIRS), 1))))
 
 
-def screen(drawn: Drawn, alive: np.ndarray, outcomes: Outcomes, known: frozenset[str]) -> np.ndarray:
-    """Why a candidate of `alive` is not worth a prediction, "" for those that are: gates, novelty, uniqueness."""
+def screen(
+    drawn: Drawn, alive: np.ndarray, outcomes: Outcomes, known: frozenset[str],
+    broken: Callable[[Dataset], np.ndarray] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Why a candidate of `alive` is not worth a prediction, "" for those that are.
+
+    Gates, constraints that are broken, novelty, uniqueness.
+    """
     gated = drawn.proposal.gated
     why = np.full(len(alive), "", dtype="<U80")
-    for name in reversed(gates.REASONS):  # the first that fails is the one that is named
-        why[~getattr(gated, name)[alive]] = gates.SAID[name]
+    for name, passed in reversed(gates.verdicts(gated).items()):  # the first that fails is the one that is named
+        why[~passed[alive]] = gates.SAID[name]
     crystals = datasets.take(drawn.crystals, alive)
+    if broken is not None:
+        why = np.where(why == "", broken(crystals), why)
     familiar = np.array([formula(entry.numbers) in known for entry in entries(crystals)], bool)
     why[familiar & (why == "")] = "composition is known already"
     return unique(crystals, why, outcomes)
@@ -255,23 +282,6 @@ def select(plan: Plan, number: int, said: Proposal, alive: np.ndarray) -> np.nda
 def measured(gated: gates.Gated, index: np.ndarray) -> dict:
     """What the gates measured, for the ledger."""
     found = {"volume_a3_per_atom": (gated.volume_per_atom[index], None), "closeness": (gated.closeness[index], None)}
+    found |= {name: (held.value[index], None) for name, held in gated.more.items()}
     shortest = gated.distance_angstrom[index]
     return {"quantity": "shortest distance", "unit": "Å", "value": shortest, "properties": found}
-
-
-def added(total: dict, more: dict) -> dict:
-    """Sums key by key."""
-    return {k: total.get(k, 0) + more.get(k, 0) for k in total | more}
-
-
-class Clock:
-    """Wall time by part: each call ends a part and begins the next."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def __call__(self, part: str) -> None:
-        now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
-        self.last = now

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from crysjax.campaign.goals import Goals, hit_probability, objective
+from crysjax.data.reasons import code
 from crysjax.evaluation.ledger import Row
 
 PRICE = {"sampled": 0.02, "screened": 0.001, "scored": 0.002, "selected": 0.0, "relaxed": 0.002, "validated": 0.002}
@@ -26,18 +27,23 @@ def rows(
     value: np.ndarray,
     std: np.ndarray | None = None,
     calls: np.ndarray | None = None,
+    more_cost: np.ndarray | None = None,
     properties: dict[str, tuple[np.ndarray, np.ndarray | None]] | None = None,
     p_hit: np.ndarray | None = None,
     notes: dict[str, np.ndarray] | None = None,
 ) -> Iterator[Row]:
-    """Rows of one stage; an empty reason is a pass. A candidate that failed has no `p_hit`: it is no hit."""
+    """Rows of one stage; an empty reason is a pass. A candidate that failed has no `p_hit`: it is no hit.
+
+    `more_cost`: seconds of further oracles, by their price.
+    """
     for i, name in enumerate(ids):
         more = {k: [_number(v, i), _number(s, i)] for k, (v, s) in (properties or {}).items()}
         cost = PRICE[stage] * (1 if calls is None else int(calls[i]))
+        cost += 0.0 if more_cost is None else float(more_cost[i])
         yield Row(
             str(name), stage, number, seed, quantity, _number(value, i), _number(std, i), unit, not reason[i],
             round(cost, 6), str(reason[i]), more, None if reason[i] else _number(p_hit, i),
-            {k: _note(v, i) for k, v in (notes or {}).items()},
+            {k: _note(v, i) for k, v in (notes or {}).items()}, code(str(reason[i])),
         )  # fmt: skip
 
 
@@ -52,7 +58,7 @@ def _note(values: np.ndarray, i: int) -> float | bool | str | None:
 
 def of_goals(goals: Goals, value: np.ndarray, std: np.ndarray) -> dict[str, Any]:
     """The objective with its standard deviation, every target property, and the probability of a hit: (m, k) twice."""
-    spread = np.sqrt(np.square(std / goals.scale).sum(-1))
+    spread = np.sqrt(np.square(std / goals.unit).sum(-1))
     properties = {name: (value[:, k], std[:, k]) for k, name in enumerate(goals.names)}
     found = {"value": objective(goals, value), "std": spread, "properties": properties}
     found["p_hit"] = hit_probability(goals, value, std)

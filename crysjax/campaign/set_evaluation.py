@@ -14,6 +14,7 @@ from crysjax.crystallography import matching
 from crysjax.crystallography.matching import CDVAE
 from crysjax.data import files
 from crysjax.data.datasets import Dataset, take
+from crysjax.data.reasons import code
 from crysjax.evaluation import judge, stages, totals
 from crysjax.evaluation.failures import findings
 from crysjax.evaluation.judge import Questions
@@ -78,13 +79,14 @@ def _write_rows(out: Path | None, judged: Judged) -> None:
     columns = _columns(judged)
     with files.whole(out / judged.name / "structures.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", *columns, "reason"])
+        writer.writerow(["id", *columns, "reason", "code"])
         failed = [
             next((v.reason[i] for v in judged.verdicts.values() if v.reason[i]), "") for i in range(len(judged.samples))
         ]
         for i, name in enumerate(judged.samples.ids):
-            writer.writerow([name, *(_plain(column[i]) for column in columns.values()), failed[i]])
-        writer.writerows([row["entry"] or row["file"], *[""] * len(columns), row["reason"]] for row in judged.skipped)
+            writer.writerow([name, *(_plain(column[i]) for column in columns.values()), failed[i], code(failed[i])])
+        unread = [[row["entry"] or row["file"], *[""] * len(columns), row["reason"]] for row in judged.skipped]
+        writer.writerows([*row, "not_read"] for row in unread)
 
 
 def _columns(judged: Judged) -> dict[str, np.ndarray]:

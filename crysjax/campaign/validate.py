@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,10 +15,12 @@ from crysjax.campaign.goals import Goals, in_range
 from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
-from crysjax.data.datasets import Dataset, entries
-from crysjax.physics.hull.hull import FORMATION_ENERGY
+from crysjax.data.datasets import Dataset
+from crysjax.data.entry import FORMATION_ENERGY
+from crysjax.models import references
+from crysjax.models.references import Reference, read_reference  # noqa: F401 (handed on to those who validate)
 from crysjax.potentials.mlip import Potential
-from crysjax.potentials.relax_dataset import relax_dataset
+from crysjax.potentials.relax_dataset import AS_USUAL, relax_dataset
 from crysjax.predictors.predictor import Predictor
 
 
@@ -31,10 +32,18 @@ class Relaxed(NamedTuple):
     max_force: np.ndarray  # (m,) eV/Å
     evaluations: np.ndarray  # (m,) of energy, forces and stress
     reason: np.ndarray  # (m,) str, "" where it worked
+    judged: np.ndarray | tuple[()] = ()  # (m,) evaluations by a judge; (): there is none
+    judge_seconds: float = 0.0  # wall time of the judge
 
 
-def relaxer(potential: Potential, params: Params, *, steps: int) -> Callable[[Dataset, Callable], Relaxed]:
-    """`(crystals, progress) -> Relaxed`: positions and cells, at most `steps` evaluations per crystal."""
+def relaxer(
+    potential: Potential, params: Params, *, steps: int, fmax: float = AS_USUAL.fmax_ev_angstrom, what: str = "relax"
+) -> Callable[[Dataset, Callable], Relaxed]:
+    """`(crystals, progress) -> Relaxed`: positions and cells, at most `steps` evaluations per crystal.
+
+    `fmax` is the largest force that counts as relaxed, in eV/Å; `what` is how progress is told.
+    """
+    settings = AS_USUAL._replace(fmax_ev_angstrom=fmax)
 
     def relax(crystals: Dataset, progress: Callable[[str, int, int], None]) -> Relaxed:
         if not len(crystals):
@@ -42,8 +51,8 @@ def relaxer(potential: Potential, params: Params, *, steps: int) -> Callable[[Da
             return Relaxed(crystals, none, none, np.zeros(0, int), np.zeros(0, "<U80"))
         found = relax_dataset(
             potential.energy_forces_stress, params, crystals, cutoff_angstrom=potential.cutoff_angstrom,
-            known=potential.numbers,
-            max_steps=steps, progress=lambda done, total: progress("relax", done, total),
+            known=potential.numbers, settings=settings,
+            max_steps=steps, progress=lambda done, total: progress(what, done, total),
         )  # fmt: skip
         wrapped = replace(found.crystals, frac=datasets.wrap(found.crystals.frac))
         return Relaxed(wrapped, found.energy / crystals.num_atoms, found.fmax, found.steps, found.reason)
@@ -58,13 +67,6 @@ class Judged(NamedTuple):
     std: np.ndarray  # (m, k)
     valid: np.ndarray  # (m,) bool
     novelty: np.ndarray | None = None  # (m,) how far from the heads' training data; None: they do not know
-
-
-class Reference(NamedTuple):
-    """What turns a potential's energy into a formation energy: fitted energies of the elements, and the error left."""
-
-    element_ev: np.ndarray  # (s,) eV per atom; NaN where unknown
-    std_ev_per_atom: float  # root mean square error on held-out crystals
 
 
 def judge_error(goals: Goals, reference: Reference | None) -> tuple[float, ...]:
@@ -108,26 +110,4 @@ def judge(
 
 def element_energy(crystals: Dataset, reference: Reference) -> np.ndarray:
     """Mean energy of the elements of each crystal, eV/atom: (m,)."""
-    return np.array([reference.element_ev[entry.numbers - 1].mean() for entry in entries(crystals)], np.float32)
-
-
-def read_reference(path: Path) -> Reference | None:
-    """Element energies that turn the potential's energies into formation energies, if they were fitted."""
-    import numpy as np
-
-    from crysjax.base import NUM_SPECIES
-    from crysjax.campaign.validate import Reference
-    from crysjax.chemistry.elements import NUMBERS
-    from crysjax.data.readers import reading
-
-    file = path.parent / "references.json"
-    if not file.exists():
-        return None
-    energies = np.full(NUM_SPECIES, np.nan, np.float32)
-    try:
-        found = reading.read_json(file)
-        for symbol, value in found["element_ev"].items():
-            energies[NUMBERS[symbol] - 1] = value
-        return Reference(energies, float(found["std_ev_per_atom"]))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: expected element_ev (symbol: eV) and std_ev_per_atom ({error})") from None
+    return references.element_energy(crystals, reference.element_ev)

@@ -40,3 +40,12 @@ def ionic_radii_angstrom() -> np.ndarray:
 
     radii = [list(Element(symbol).ionic_radii.values()) for symbol in SYMBOLS]
     return np.array([float(np.mean(row)) if row else np.nan for row in radii])
+
+
+@lru_cache(maxsize=1)
+def electronegativities() -> np.ndarray:
+    """On Pauling's scale, SMACT's table; NaN = none: (NUM_SPECIES,)."""
+    import smact
+
+    found = [smact.Element(symbol).pauling_eneg for symbol in SYMBOLS]
+    return np.array([np.nan if value is None else float(value) for value in found])

@@ -8,6 +8,7 @@ import errno
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -15,8 +16,22 @@ from typing import Any
 import typer
 
 from crysjax import __version__
-from crysjax.cli import compare, data, design, diffraction, elasticity, evaluate, judge, models, phonons, predict, train
-from crysjax.cli.arguments import alone, no_empty_paths
+from crysjax.cli import (
+    compare,
+    data,
+    design,
+    diffraction,
+    elasticity,
+    evaluate,
+    inputs,
+    judge,
+    models,
+    phonons,
+    polymorphs,
+    predict,
+    train,
+)
+from crysjax.cli.arguments import alone, no_empty_paths, refuse_places
 from crysjax.cli.signals import EXIT_CODES, terminable
 from crysjax.terminal import Stopped, printable, say
 
@@ -35,6 +50,8 @@ app.command("elasticity")(elasticity.elasticity)
 app.command("diffraction")(diffraction.diffraction)
 app.command("solve")(alone(diffraction.solve, crystals=True))
 app.command("judge")(alone(judge.judge))
+app.command("polymorphs")(alone(polymorphs.polymorphs))
+app.command("inputs")(alone(inputs.inputs))
 app.command("phonons")(alone(phonons.phonons))
 app.command("design")(alone(design.design))
 app.command("evaluate")(alone(evaluate.evaluate))
@@ -58,23 +75,27 @@ WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirecto
 WRONG_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.EROFS, errno.ELOOP)
 
 
-def finite(command: Callable) -> Callable:
-    """The command, refusing numbers that are not finite: `min=0` lets NaN pass, and nothing that computes wants it."""
+def checked(command: Callable) -> Callable:
+    """The command, refusing places it cannot write to, and numbers that are not finite.
+
+    `min=0` lets NaN pass, and nothing that computes wants it.
+    """
     defaults = {name: getattr(p.default, "default", None) for name, p in inspect.signature(command).parameters.items()}
 
     @wraps(command)
-    def checked(**given: Any) -> Any:
+    def run(**given: Any) -> Any:
         for name, value in given.items():
             if isinstance(value, float) and not math.isfinite(value) and value != defaults[name]:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: expected a finite number")
+        refuse_places(command, given)
         return command(**given)
 
-    return checked
+    return run
 
 
 def _check_numbers(commands: typer.Typer) -> None:
     for known in commands.registered_commands:
-        known.callback = finite(known.callback)
+        known.callback = checked(known.callback)
     for group in commands.registered_groups:
         _check_numbers(group.typer_instance)
 
@@ -86,7 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    with terminable() as received:
+    with terminable() as received, warnings.catch_warnings():
+        _warn_in_lines()
         try:
             arguments = [a for a in arguments if a != "--debug"]
             no_empty_paths(app, arguments)
@@ -100,6 +122,22 @@ def main(arguments: list[str] | None = None) -> None:
             if message:
                 print(f"crysjax: {printable(message)}", file=sys.stderr)
     sys.exit(code or 0)
+
+
+def _warn_in_lines() -> None:
+    """What files say and crystals do not keep is one line each, every time; other warnings are shown as ever."""
+    from crysjax.data.lost import NotKept
+
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, NotKept):
+            say(f"crysjax: warning: {message}", err=True)
+        else:
+            usual(message, category, *where, **more)
+
+    warnings.simplefilter("always", NotKept)
+    warnings.showwarning = show
 
 
 def _line(error: BaseException) -> str:

@@ -1,9 +1,10 @@
-"""Rules that hold for the arguments of every command: no empty path, and an output folder for one process alone."""
+"""Rules for the arguments of every command: no empty path, outputs that can be written, a folder for one process."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -27,12 +28,40 @@ def alone(command: Callable, *, crystals: bool = False) -> Callable:
 
         with ExitStack() as stack:
             for name in ("out", "trajectory"):
-                place = given.get(name)
-                if place is not None and not (crystals and name == "out" and place.suffix in FILES):
-                    stack.enter_context(files.alone(place))
+                if is_folder(name, given.get(name)):
+                    stack.enter_context(files.alone(given[name]))
             return command(**given)
 
+    def is_folder(name: str, place: Path | None) -> bool:
+        return place is not None and not (crystals and name == "out" and place.suffix in FILES)
+
+    run.is_folder = is_folder
     return run
+
+
+def refuse_places(command: Callable, given: dict[str, Any]) -> None:
+    """An error for an output that cannot be written where it is asked for, before hours are spent on it.
+
+    Raises:
+        ValueError: one line that names what is in the way: a folder for a file, a file for a folder, no permission.
+    """
+    is_folder = getattr(command, "is_folder", lambda *_: False)
+    for name in ("out", "trajectory", "json_file"):
+        if isinstance(given.get(name), Path):
+            _refuse_place(given[name], is_folder(name, given[name]))
+
+
+def _refuse_place(path: Path, folder: bool) -> None:
+    if folder and path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: is a file; expected a folder, or a name that is free")
+    if not folder and path.is_dir():
+        raise ValueError(f"{path}: is a folder; expected a place for a file")
+    inside = path.absolute() if folder else path.absolute().parent
+    there = next(place for place in (inside, *inside.parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"{path}: {there} is a file; expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: {there} cannot be written to: no permission, or a read-only file system")
 
 
 def no_empty_paths(app: typer.Typer, arguments: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
+from crysjax.cli import data_sets
 from crysjax.config import checked, choice, read_yaml
 from crysjax.models import cells
 from crysjax.terminal import say
@@ -104,6 +105,9 @@ def compare(
     from crysjax.reports import comparison
 
     plans = [_plan(path) for path in configs]
+    for path, plan in zip(configs, plans):
+        for text in (plan.data, *plan.hull):
+            data_sets.need(path, text)
     with files.alone(out):
         lines, curves = _written(plans, out)
     page = comparison.render(lines, curves, command=" ".join(["crysjax", *sys.argv[1:]]))

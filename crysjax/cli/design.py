@@ -10,12 +10,23 @@ import typer
 from crysjax.terminal import Stopped, bar, printable, say
 
 
+def _keys(asked: bool) -> None:
+    if asked:
+        from crysjax.campaign import keys
+
+        say(keys.table())
+        raise typer.Exit
+
+
 def design(
     config: Path = typer.Argument(help="The plan, such as configs/quickstart.yaml."),
     out: Path = typer.Option(..., help="Folder for everything that comes out."),
     seed: int | None = typer.Option(None, help="Overrides the plan's."),
     resume: bool = typer.Option(
         True, help="Go on where an interrupted run in --out stopped; --no-resume begins again."
+    ),
+    keys: bool = typer.Option(
+        False, "--keys", callback=_keys, is_eager=True, help="Show all keys of a plan with default, type and meaning."
     ),
 ) -> None:
     """Design crystals: rounds of sample, guide, screen, score, select, relax, validate, feed back."""
@@ -79,10 +90,12 @@ def _outside(said: dict[str, Any]) -> str:
 
 def _hits(said: dict[str, Any]) -> str:
     """The number of hits beside what chance gives, in a line."""
-    from crysjax.evaluation.hits import told
+    from crysjax.evaluation.hits import drawn, told
 
     spent = said["validations"]
     if said["found"] is None:
         return f"{spent} validations; the target has no window, so no hits are counted"
-    at_random = f", {told(said['at_random_among_screened'])} at random" if said["at_random_among_screened"] else ""
-    return f"{told(said['found'])} hits expected of {spent} validations{at_random}"
+    found, chance = told(said["found"]), said["at_random_among_screened"]
+    among = f"screened candidates, {drawn(said['guidance_of_screened'])}"
+    at_random = f"; {told(chance)} had they been picked at random from the {among}" if chance else ""
+    return f"{found} hits expected of {spent} validations{at_random}"

@@ -22,6 +22,8 @@ def evaluate(
     level: str = typer.Option("", help="Level of theory of --dft, where it is not the hull's; they may not differ."),
     margin: float = typer.Option(0.1, min=0, help="Of stability, eV/atom above the hull."),
     target: Path | None = typer.Option(None, help="A plan of `design`: are its windows met, by its heads?"),
+    heads: str = typer.Option("", help="Heads, such as of your own column: did samples get what they were asked for?"),
+    within: float | None = typer.Option(None, min=0, help="With --heads: how far from what was asked is a success."),
     synthesizability: str = typer.Option("", help="A model of kind synthesizability."),
     floors: bool = typer.Option(True, help="Compute the no-learning floors of --match from --train."),
     match_only: bool = typer.Option(False, "--match-only", help="Only the match rate of --match, with its floors."),
@@ -38,15 +40,27 @@ def evaluate(
             samples or None, match=match or None, train=train or None, reference=reference or None, known=known,
             hull=hull, potential=potential, dft=dft, level=level, margin=margin, target=target,
             synthesizability=synthesizability, floors=floors, match_only=match_only, ceiling=ceiling, seed=seed,
-            processes=processes, out=out, progress=_progress, command=" ".join(["crysjax", *sys.argv[1:]]),
+            processes=processes, heads=heads, within=within, out=out,
+            progress=_progress, command=" ".join(["crysjax", *sys.argv[1:]]),
         )  # fmt: skip
     except KeyboardInterrupt:
         raise Stopped(f"finished stages are kept in {out}; the same command goes on" if out else "") from None
+    for name, requests in found.asked.items():
+        _show_asked(name, requests, out)
     if found.match:
         _show_match(found.match, no_floors=bool(samples) and not (floors and train))
     _show(found.totals, found.findings)
     if out is not None and found.totals:
         say(f"{out / 'report.html'}: side by side, with the reasons")
+
+
+def _show_asked(name: str, found: list, out: Path | None) -> None:
+    from crysjax.evaluation import requests
+
+    for one in found:
+        say(f"{name}: {requests.told(one)}")
+    if out is not None:
+        say(f"{out / name / 'asked.html'}: what was asked and what came")
 
 
 def _progress(text: str) -> None:
@@ -57,12 +71,18 @@ def _show_match(lines: dict[str, dict], no_floors: bool) -> None:
     from crysjax.crystallography.matching import CDVAE
     from crysjax.evaluation.stages import said
 
-    say(f"{said(CDVAE)}\n  {'one try per row':36s}{'match':>9s}{'RMSE':>8s}{'offered':>9s}")
+    width = max(map(len, [*lines, "one try per row"]))
+    say(f"match rate, {said(CDVAE)}\n  {'one try per row':{width}s}{'match':>10s}{'RMSE':>8s}{'offered':>10s}")
     for name, value in lines.items():
-        offered = f"{value['offered']:>9.1%}" if "offered" in value else ""
-        say(f"  {name:36s}{value['rate']:>9.1%}{value['rmse']:>8.3f}{offered}")
+        rmse = "–" if value["rmse"] != value["rmse"] else f"{value['rmse']:.3f}"
+        offered = _percent(value["offered"]) if "offered" in value else ""
+        say(f"  {name:{width}s}{_percent(value['rate']):>10s}{rmse:>8s}{offered:>10s}".rstrip())
     if no_floors:
         say("  no floors beside this match rate: give --train to see what no learning would reach")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
@@ -74,12 +94,14 @@ def _show(found: dict[str, dict], warned: dict[str, list]) -> None:
         say(f"{name}: {totals['crystals']} crystals, {totals['not_read']} could not be read")
         for row in totals["ledger"]:
             say(f"  {row['stage']:10s}{row['passed']:>7d} of {row['entered']:<7d} {row['level']}")
-        for metric, value in (totals["metrics"] | totals.get("distances", {})).items():
-            say(f"  {metric:36s}{number(metric, value)}")
+        metrics = totals["metrics"] | totals.get("distances", {})
+        width = max(map(len, metrics), default=0)
+        for metric, value in metrics.items():
+            say(f"  {metric:{width}s}  {number(metric, value)}")
         for kind, names in totals["flags"].items():
-            said = ", ".join(f"{what} {count}" for what, count in names.items())
-            say(f"  unusual {kind}: {said}")
-        if warned.get(name):
-            say(detectors.text(warned[name]))
+            said = "; ".join(f"{what} ({count})" for what, count in names.items())
+            say(f"  unusual {kind}: {said or 'none'}")
+        for finding in warned.get(name, []):
+            say(f"  {detectors.text([finding])}")
         if totals["not_measured"]:
             say("  not measured: " + "; ".join(f"{k} (needs {v})" for k, v in totals["not_measured"].items()))

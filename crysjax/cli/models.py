@@ -8,13 +8,14 @@ from pathlib import Path
 
 import typer
 
-from crysjax.cli import pull
+from crysjax.cli import pull, references
 from crysjax.data.readers.part import read_part
 from crysjax.models import published, registry
 from crysjax.terminal import bar, printable, say
 
 app = typer.Typer(help="List the models that are here, and get more.", no_args_is_help=True)
 app.command("pull")(pull.pull)
+app.command("references")(references.references)
 
 
 def sample(
@@ -68,6 +69,11 @@ def sample(
         drawn = with_novelty(drawn, novelty)
     io.write(drawn, out)
     say(f"{out}: {len(drawn)} crystals")
+    if drawn.properties and out.suffix not in (".npz", ".extxyz", ".xyz"):
+        say(
+            f"not kept, a CIF has no place for it: {', '.join(sorted(drawn.properties))}; .npz and .extxyz have",
+            err=True,
+        )
 
 
 def _asked(texts: list[str], names: list[str]) -> dict[str, float | tuple[float, float]]:
@@ -144,12 +150,18 @@ def relax(
 
 
 @app.command("list")
-def show() -> None:
-    """Names of the models that are here, and of those that `pull` gets."""
-    for name in registry.installed():
-        say(f"{name:24s}{registry.model_path(name)}")
-    for name in sorted(set(published.PUBLISHED) - set(registry.installed())):
-        say(f"{name:24s}not here: crysjax models pull {name}")
+def show(
+    json_file: Path | None = typer.Option(None, "--json", help="Write the list as JSON, with the models' paths."),
+) -> None:
+    """A line a model: name, kind, what it is for, and how good it is; `models card` tells more of one."""
+    from crysjax.data import files
+    from crysjax.models import listing
+
+    found = listing.listed()
+    for one in found:
+        say(listing.line(one))
+    if json_file is not None:
+        files.write(json_file, json.dumps([one._asdict() for one in found], indent=1))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,15 +11,21 @@ from crysjax.data.readers.part import read_part
 from crysjax.models.answers import Answers, table, warn_of_strangers
 from crysjax.terminal import say
 
+if TYPE_CHECKING:
+    from crysjax.data.datasets import Dataset
 
-def tell(answers: Answers, what: str) -> None:
+
+def tell(answers: Answers, dataset: Dataset, what: str) -> None:
     """Lines on standard error: how many crystals have no answer, and how many are outside the training data."""
     import numpy as np
 
-    count, refused = len(answers.novelty), int(np.isnan(answers.novelty).sum())
-    if refused:
+    count, refused = len(answers.novelty), np.flatnonzero(np.isnan(answers.novelty))
+    if len(refused):
         reason = "more neighbors, or a thinner cell, than the model takes"
-        say(f"crysjax: {refused} of {count} {what} have no prediction: {reason}", err=True)
+        first = refused[0]
+        volume = abs(np.linalg.det(dataset.lattice[first].astype(float))) / dataset.num_atoms[first]
+        which = f"the first is row {first + 1} (id {dataset.ids[first]}), {volume:.3g} Å³ per atom"
+        say(f"crysjax: {len(refused)} of {count} {what} have no prediction: {reason}; {which}", err=True)
     outside = int(np.nansum(answers.outside))
     if outside:
         say(f"crysjax: {outside} of {count} {what} are outside the training data: their novelty is above "
@@ -43,5 +50,5 @@ def predict(
         warn_of_strangers(crystals, dataset, answers.elements, "predictions", counted=True)
     if answers.meaning:
         say(f"crysjax: {answers.names[0]}: {answers.meaning}", err=True)
-    tell(answers, "crystals")
+    tell(answers, dataset, "crystals")
     say(table(dataset.ids, answers).rstrip("\n") if out is None else f"{out}: {len(dataset)} crystals")

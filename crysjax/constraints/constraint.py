@@ -32,6 +32,7 @@ class Constraint(NamedTuple):
     allowed: np.ndarray  # (s,) bool: elements that free sites may take
     fixed: Fixed | None = None
     formula: tuple[tuple[int, int], ...] = ()  # (atomic number, atoms) of one formula unit
+    required: tuple[int, ...] = ()  # an element for each of the first sites behind the fixed part
     species: SpeciesRules | None = None
 
 
@@ -58,8 +59,13 @@ def prepare(constraint: Constraint | None, template: Pack) -> Pack:
     rows = jnp.asarray(constraint.allowed / constraint.allowed.sum(), dtype)[None]
     if constraint.formula:
         rows = one_hot(_formula_sites(constraint, rank, template), dtype)
+    k = 0 if constraint.fixed is None else len(constraint.fixed.numbers)
+    if constraint.required:
+        place = rank - k
+        first = jnp.asarray(constraint.required)[jnp.clip(place, 0, len(constraint.required) - 1)]
+        here = (place >= 0) & (place < len(constraint.required))
+        rows = jnp.where(here[:, None], one_hot(first, dtype), rows)
     if constraint.fixed is not None:
-        k = len(constraint.fixed.numbers)
         known = one_hot(jnp.asarray(constraint.fixed.numbers)[jnp.minimum(rank, k - 1)], dtype)
         rows = jnp.where((rank < k)[:, None], known, rows)
     return template._replace(occupancy=rows * occupied)

@@ -9,6 +9,8 @@ for, and answers what samplers need. `constrain` wraps any generator. How each i
   each of its steps, if the generator was built with the constraint (`native`: `iterative(constraint=...)`); for any
   other family by draft and repair: a free draft is drawn, its species are replaced by feasible ones near them (a
   joint draw with odds of e^-20 against a change of a site), and the crystal is drawn again for these species;
+* elements that must be there take the first free sites, which are exchangeable: a crystal counts the more often, the
+  more of its atoms are of these elements;
 * fixed atoms, and a fixed cell, follow the noise inside of a native sampler and are put back bit for bit at the end;
 * distances are projected (`constraints/projection`), fixed atoms standing still, with the cell as the last resort;
 * a space group is a choice of orbits, made before anything is drawn (`constraints/space_group`).
@@ -51,6 +53,7 @@ class Constraints(NamedTuple):
     states: States | None = None  # oxidation states under which the crystal has to be neutral
     fixed: Fixed | None = None  # atoms, and perhaps the cell, that are given
     min_distance_angstrom: float = 0.0  # of all atoms, periodic images included
+    required: tuple[int, ...] = ()  # elements that have to be there
     space_group: int = 0  # whose operations every crystal has, in the primitive cell of the standard setting; 0 = any
 
 
@@ -68,11 +71,13 @@ def compiled(
     """
     permitted = _permitted(wanted, known)
     _check_fixed(wanted, permitted, min(sizes))
+    _check_required(wanted, permitted, min(sizes))
     allowed = np.isin(np.arange(1, NUM_SPECIES + 1), permitted)
     if wanted.formula:
         _check_formula(wanted, permitted, sizes)
         return Constraint(allowed, wanted.fixed, tuple(sorted(wanted.formula.items())))
-    if wanted.num_elements is None and wanted.states is None:
+    missing = _missing(wanted)
+    if wanted.num_elements is None and wanted.states is None and not missing:
         return Constraint(allowed, wanted.fixed)
     _check_number(wanted, permitted, min(sizes))
     witness = _witness(wanted, permitted, sizes)
@@ -83,7 +88,7 @@ def compiled(
     rules = species_rules(
         allowed=allowed, counted=wanted.num_elements is not None, states=states, witness=witness, proposals=proposals
     )
-    return Constraint(allowed, wanted.fixed, species=rules)
+    return Constraint(allowed, wanted.fixed, required=missing, species=rules)
 
 
 def possible_sizes(wanted: Constraints, sizes: list[int], *, known: list[int] | None = None) -> list[int]:
@@ -93,7 +98,7 @@ def possible_sizes(wanted: Constraints, sizes: list[int], *, known: list[int] | 
 
 
 def _witness(wanted: Constraints, permitted: list[int], sizes: list[int]) -> Witness:
-    states, given = wanted.states, _fixed_counts(wanted)
+    states, given = wanted.states, _fixed_counts(wanted) | dict.fromkeys(_missing(wanted), 1)
     return feasible(sizes, permitted, num_elements=wanted.num_elements, states=states, at_least=given)
 
 
@@ -139,7 +144,10 @@ def constrain(
         template = constraints.prepare(constraint, template)
         return decode(params, key_decode, generator.noise(key_noise, template), template, condition)
 
-    return generator._replace(decode=decode, sample=sample, log_prob=None)
+    def noise(key: Array, template: Pack) -> PyTree:
+        return generator.noise(key, constraints.prepare(constraint, template))
+
+    return generator._replace(noise=noise, decode=decode, sample=sample, log_prob=None)
 
 
 def violations(wanted: Constraints, crystals: Dataset) -> dict[str, np.ndarray]:
@@ -148,6 +156,7 @@ def violations(wanted: Constraints, crystals: Dataset) -> dict[str, np.ndarray]:
     tests = {
         "elements": lambda e: not set(e.numbers.tolist()) <= set(_permitted(wanted._replace(states=None), None)),
         "formula": lambda e: bool(wanted.formula) and not _of_formula(wanted.formula, e.numbers),
+        "required": lambda e: not set(wanted.required) <= set(e.numbers.tolist()),
         "num_elements": lambda e: not _in_range(len(set(e.numbers.tolist())), wanted.num_elements),
         "neutral": lambda e: wanted.states is not None and not neutral(
             _counts(e.numbers), wanted.states, mixed_valence=bool(wanted.formula)
@@ -232,6 +241,21 @@ def _check_fixed(wanted: Constraints, permitted: list[int], smallest: int) -> No
         raise ValueError("fixed part: has two atoms in one place")
 
 
+def _missing(wanted: Constraints) -> tuple[int, ...]:
+    """Required elements that the fixed part does not have."""
+    return tuple(z for z in wanted.required if z not in _fixed_counts(wanted))
+
+
+def _check_required(wanted: Constraints, permitted: list[int], smallest: int) -> None:
+    for z in wanted.required:
+        if z not in permitted or (wanted.formula and z not in wanted.formula):
+            where = "in the formula" if wanted.formula else "among the elements that may appear"
+            raise ValueError(f"required element {SYMBOLS[z - 1]}: is not {where}")
+    least = sum(_fixed_counts(wanted).values()) + len(_missing(wanted))
+    if not wanted.formula and least > smallest:
+        raise ValueError(f"required elements: take {least} atoms, more than the {smallest} of the smallest crystal")
+
+
 def _check_number(wanted: Constraints, permitted: list[int], smallest: int) -> None:
     if wanted.num_elements is None:
         return
@@ -242,6 +266,9 @@ def _check_number(wanted: Constraints, permitted: list[int], smallest: int) -> N
         raise ValueError(f"number of elements: {low} in a crystal of {smallest} atoms")
     if low > len(permitted):
         raise ValueError(f"number of elements: {low}, but only {len(permitted)} may appear")
+    needed = len(_fixed_counts(wanted)) + len(_missing(wanted))
+    if needed > high and _missing(wanted):
+        raise ValueError(f"number of elements: at most {high}, but {needed} have to be there")
     if len(_fixed_counts(wanted)) > high:
         raise ValueError(f"number of elements: at most {high}, but the fixed part has {len(_fixed_counts(wanted))}")
 
@@ -262,7 +289,8 @@ def _name(formula: dict[int, int]) -> str:
 def _asked(wanted: Constraints) -> str:
     low, high = wanted.num_elements or (0, 0)
     number = [] if wanted.num_elements is None else [f"{low} elements" if low == high else f"{low} to {high} elements"]
-    return " and ".join(number + ["neutrality"] * (wanted.states is not None))
+    needed = ["required " + ", ".join(SYMBOLS[z - 1] for z in wanted.required)] if wanted.required else []
+    return " and ".join(number + ["neutrality"] * (wanted.states is not None) + needed)
 
 
 def _among(permitted: list[int]) -> str:

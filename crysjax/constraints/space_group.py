@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crysjax.base import Condition, Generator, Pack, Params, PyTree, is_known
+from crysjax.base import Condition, Generator, Pack, Params, PyTree, SymmetricSites, Views, is_known
 from crysjax.chemistry.elements import SYMBOLS
 from crysjax.constraints import orbit_layouts, symmetric_sites
-from crysjax.constraints.symmetric_sites import SymmetricSites
 from crysjax.data.batching import Capacity
 from crysjax.geometry import symmetry
 
@@ -64,10 +63,10 @@ def sites_of(orbits: Orbits) -> np.ndarray:
     return np.repeat(orbits.numbers, symmetry.table().sites[orbits.group, list(orbits.letters)]).astype(np.uint8)
 
 
-def orbits_view(drawn: Sequence[Orbits]) -> Callable[[np.ndarray, Capacity], SymmetricSites]:
-    """`Condition.view` of crystals with these orbits: `rows(members, shape)`, as `sampling.sample` takes it."""
+def orbits_view(drawn: Sequence[Orbits]) -> Callable[[np.ndarray, Capacity], Views]:
+    """The `sites` of crystals with these orbits: `rows(members, shape)`, as `sampling.draws.sample` takes it."""
 
-    def rows(members: np.ndarray, shape: Capacity) -> SymmetricSites:
+    def rows(members: np.ndarray, shape: Capacity) -> Views:
         group, first = np.ones(shape.crystals, np.int32), np.arange(shape.sites, dtype=np.int32)
         linear, offset = (
             np.tile(np.eye(3, dtype=np.float32), (shape.sites, 1, 1)),
@@ -79,24 +78,25 @@ def orbits_view(drawn: Sequence[Orbits]) -> Callable[[np.ndarray, Capacity], Sym
             here = slice(done, done + len(m))
             group[slot], linear[here], offset[here], first[here] = drawn[k].group, m, c, lead + done
             done += len(m)
-        return SymmetricSites(group, first, linear, offset, np.linalg.pinv(linear).astype(np.float32))
+        solve = np.linalg.pinv(linear).astype(np.float32)
+        return Views(sites=SymmetricSites(group, first, linear, offset, solve))
 
     return rows
 
 
 def in_group(generator: Generator, *, native: bool = False) -> Generator:
-    """`generator` with every sample in the group that `Condition.view` says (`orbits_view`).
+    """`generator` with every sample in the group that `Condition.sites` says (`orbits_view`).
 
     Args:
-        native: the generator keeps `SymmetricSites` at every step by itself (`iterative`). Any other draws a draft,
+        native: the generator keeps `Condition.sites` at every step by itself (`iterative`). Any other draws a draft,
             gives every orbit the species of its first site, and draws again for these; then the sites are put in place.
     """
 
     def decode(params: Params, key: Array, noise: PyTree, template: Pack, condition: Condition) -> Pack:
-        sites, keys = condition.view, jax.random.split(key)
+        sites, keys = condition.sites, jax.random.split(key)
         if native:
             return symmetric_sites.settle(sites, generator.decode(params, keys[1], noise, template, condition))
-        plain = condition._replace(view=())
+        plain = condition._replace(sites=None)
         draft = generator.decode(params, keys[0], noise, template, plain)
         known = is_known(template.occupancy)[:, None] > 0
         rows = symmetric_sites.of_first(sites, jnp.where(known, template.occupancy, draft.occupancy))

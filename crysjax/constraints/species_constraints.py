@@ -22,6 +22,7 @@ the host found (`feasible`); where there is none the constraint is refused befor
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,9 +31,10 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Pack, num_sites, one_hot, site_mask
+from crysjax.constraints import neutrality
 from crysjax.constraints.feasible import States, Witness
+from crysjax.constraints.neutrality import IMPOSSIBLE, Charges
 
-IMPOSSIBLE = -1e30  # log-probability zero; finite, so that differences are never NaN
 LEAST = -60.0  # smallest log-probability of an allowed element: exp of it is a float32
 
 
@@ -49,6 +51,28 @@ class SpeciesRules(NamedTuple):
 
     start: Callable[[Array, Pack], Plan]  # (key, template) -> plan
     draw: Callable[..., tuple[Array, Plan]]  # (key, logits (n, s), held (n, s), plan, template) -> (rows, plan)
+
+
+class Rules(NamedTuple):
+    """The settings of `species_rules`."""
+
+    allowed: np.ndarray  # (s,) bool
+    counted: bool
+    charges: Charges | None  # `None`: charges are free
+    witness: Witness
+    proposals: int
+    rounds: int
+
+
+class Step(NamedTuple):
+    """What one draw starts from."""
+
+    logits: Array  # (n, s) of the network, `IMPOSSIBLE` for elements that are not allowed
+    held: Array  # (n, s) one-hot rows of settled sites, zero rows of free ones
+    used: Array  # (b, s) bool: the elements of settled sites
+    chance: Array  # (b, s) log of the mean probability over the free sites
+    plan: Plan
+    template: Pack
 
 
 def species_rules(
@@ -73,83 +97,78 @@ def species_rules(
     `draw` takes one-hot rows in `held` for sites that are settled and zero rows for free ones, and answers one-hot
     rows of all; sites of a crystal have to lie side by side in the pack.
     """
-    s = len(allowed)
-    most = witness.possible.shape[1] - 1
-    table, known = _table(states or {}, s)
-    kinds = np.unique(np.append(table, 0))  # 0 is the charge of an empty slot
-    span = _span(kinds, len(witness.possible) - 1)
-
-    def start(key: Array, template: Pack) -> Plan:
-        n = jnp.minimum(num_sites(template).astype(jnp.int32), len(witness.possible) - 1)
-        weight = jnp.where(jnp.asarray(witness.possible)[n], 0.0, IMPOSSIBLE)
-        m = jax.random.categorical(key, weight).astype(jnp.int32)
-        return Plan(m, jnp.asarray(witness.elements)[n, m], jnp.asarray(witness.charge)[n, m])
-
-    def elements(key: Array, chance: Array, used: Array, plan: Plan, template: Pack) -> Array:
-        if not counted:
-            return jnp.broadcast_to(jnp.asarray(allowed)[None], used.shape)
-        return _filled_up(key, chance, used, plan.count, template)
-
-    def rows_of(key: Array, chosen: Array, logits: Array, held: Array, template: Pack) -> Array:
-        free = (held.sum(-1) == 0) & (site_mask(template.occupancy) > 0)
-        rows = jnp.where(chosen[template.owner], logits, IMPOSSIBLE)
-        rows = jnp.maximum(jax.nn.log_softmax(rows), jnp.where(rows > IMPOSSIBLE, LEAST, IMPOSSIBLE))
-        if counted:
-            missing = chosen & ~_used(held, template)
-            held = held + _given_away(key, rows, missing, free, most, template)
-        return jnp.where(held.sum(-1, keepdims=True) > 0, jnp.where(held > 0, 0.0, IMPOSSIBLE), rows)
-
-    def draw(key: Array, logits: Array, held: Array, plan: Plan, template: Pack) -> tuple[Array, Plan]:
-        logits = jnp.where(jnp.asarray(allowed)[None], jax.lax.stop_gradient(logits), IMPOSSIBLE)
-        used = _used(held, template)
-        chance = _mean_chance(logits, held, template)
-
-        def propose(key: Array) -> tuple[Array, Array, Array]:
-            keys = jax.random.split(key, 4)
-            chosen = elements(keys[0], chance, used, plan, template)
-            charge = _states(keys[1], table, known, used.shape[0])
-            keep = used & jax.random.bernoulli(keys[2], 0.5, (used.shape[0], 1))  # half of the crystals: as before
-            charge = jnp.where(keep, plan.charge, charge)
-            return chosen, charge, rows_of(keys[3], chosen, logits, held, template)
-
-        if states is None:
-            key, key_rows = jax.random.split(key)
-            chosen, charge, rows = propose(key)
-            found = jax.random.categorical(key_rows, rows)
-        else:
-            key_last, key_rows, key_loop = jax.random.split(key, 3)
-            last = plan.elements, plan.charge, rows_of(key_last, plan.elements, logits, held, template)
-            chosen, charge, rows = settle(key_loop, last, propose, template)
-            found = _neutral(key_rows, charge, rows, kinds, span, template)
-        drawn = one_hot(found + 1, logits.dtype) * site_mask(template.occupancy)[:, None]
-        return drawn, Plan(plan.count, chosen, charge)
-
-    def settle(key: Array, last: tuple, propose: Callable, template: Pack) -> tuple:
-        """The proposal of each crystal, of the first round in which one can be completed; else the last plan."""
-
-        def more(state: tuple) -> Array:
-            return (state[0] < rounds) & ~state[1].all()
-
-        def attempt(state: tuple) -> tuple:
-            turn, done, kept = state
-            key_pick, *keys = jax.random.split(jax.random.fold_in(key, turn), 1 + proposals)
-            tried = jax.vmap(propose)(jnp.stack(keys))
-            picked, works = _picked(key_pick, tried, kinds, span, template)
-            return turn + 1, done | works, _merged(picked, tried, works & ~done, kept, template.owner)
-
-        start = jnp.zeros((), jnp.int32), num_sites(template) == 0, last
-        return jax.lax.while_loop(more, attempt, start)[2]
-
-    return SpeciesRules(start, draw)
+    charges = None if states is None else neutrality.charges(states, len(allowed), len(witness.possible) - 1)
+    rules = Rules(allowed, counted, charges, witness, proposals, rounds)
+    return SpeciesRules(partial(_start, witness), partial(_draw, rules))
 
 
-def _table(states: States, s: int) -> tuple[np.ndarray, np.ndarray]:
-    """Oxidation states (s, k) and which entries are real, (s, k)."""
-    width = max((len(q) for q in states.values()), default=1)
-    table, known = np.zeros((s, width), np.int32), np.zeros((s, width), bool)
-    for z, q in states.items():
-        table[z - 1, : len(q)], known[z - 1, : len(q)] = q, True
-    return table, known
+def _start(witness: Witness, key: Array, template: Pack) -> Plan:
+    n = jnp.minimum(num_sites(template).astype(jnp.int32), len(witness.possible) - 1)
+    weight = jnp.where(jnp.asarray(witness.possible)[n], 0.0, IMPOSSIBLE)
+    m = jax.random.categorical(key, weight).astype(jnp.int32)
+    return Plan(m, jnp.asarray(witness.elements)[n, m], jnp.asarray(witness.charge)[n, m])
+
+
+def _draw(rules: Rules, key: Array, logits: Array, held: Array, plan: Plan, template: Pack) -> tuple[Array, Plan]:
+    logits = jnp.where(jnp.asarray(rules.allowed)[None], jax.lax.stop_gradient(logits), IMPOSSIBLE)
+    used = _used(held, template)
+    step = Step(logits, held, used, _mean_chance(logits, held, template), plan, template)
+    if rules.charges is None:
+        key, key_rows = jax.random.split(key)
+        chosen, charge, rows = _proposal(rules, step, key)
+        found = jax.random.categorical(key_rows, rows)
+    else:
+        key_last, key_rows, key_loop = jax.random.split(key, 3)
+        last = plan.elements, plan.charge, _rows_of(rules, step, key_last, plan.elements)
+        chosen, charge, rows = _settled(rules, rules.charges, key_loop, last, step)
+        found = neutrality.neutral(key_rows, charge, rows, rules.charges, template)
+    drawn = one_hot(found + 1, logits.dtype) * site_mask(template.occupancy)[:, None]
+    return drawn, Plan(plan.count, chosen, charge)
+
+
+def _proposal(rules: Rules, step: Step, key: Array) -> tuple[Array, Array, Array]:
+    """(1) and the states of (2): elements (b, s), charges (b, s) and log-rows (n, s)."""
+    keys, used = jax.random.split(key, 4), step.used
+    if rules.counted:
+        chosen = _filled_up(keys[0], step.chance, used, step.plan.count, step.template)
+    else:
+        chosen = jnp.broadcast_to(jnp.asarray(rules.allowed)[None], used.shape)
+    charge = jnp.zeros(used.shape, jnp.int32)
+    if rules.charges is not None:
+        charge = neutrality.drawn_states(keys[1], rules.charges, used.shape[0])
+    keep = used & jax.random.bernoulli(keys[2], 0.5, (used.shape[0], 1))  # half of the crystals: as before
+    charge = jnp.where(keep, step.plan.charge, charge)
+    return chosen, charge, _rows_of(rules, step, keys[3], chosen)
+
+
+def _rows_of(rules: Rules, step: Step, key: Array, chosen: Array) -> Array:
+    """Log-probabilities of the elements at each site, given the chosen ones and those that are held: (n, s)."""
+    held, template = step.held, step.template
+    free = (held.sum(-1) == 0) & (site_mask(template.occupancy) > 0)
+    rows = jnp.where(chosen[template.owner], step.logits, IMPOSSIBLE)
+    rows = jnp.maximum(jax.nn.log_softmax(rows), jnp.where(rows > IMPOSSIBLE, LEAST, IMPOSSIBLE))
+    if rules.counted:
+        missing, most = chosen & ~_used(held, template), rules.witness.possible.shape[1] - 1
+        held = held + _given_away(key, rows, missing, free, most, template)
+    return jnp.where(held.sum(-1, keepdims=True) > 0, jnp.where(held > 0, 0.0, IMPOSSIBLE), rows)
+
+
+def _settled(rules: Rules, charges: Charges, key: Array, last: tuple, step: Step) -> tuple:
+    """The proposal of each crystal, of the first round in which one can be completed; else the last plan."""
+    template = step.template
+
+    def more(state: tuple) -> Array:
+        return (state[0] < rules.rounds) & ~state[1].all()
+
+    def attempt(state: tuple) -> tuple:
+        turn, done, kept = state
+        key_pick, *keys = jax.random.split(jax.random.fold_in(key, turn), 1 + rules.proposals)
+        tried = jax.vmap(partial(_proposal, rules, step))(jnp.stack(keys))
+        picked, works = neutrality.picked(key_pick, tried, charges, template)
+        return turn + 1, done | works, _merged(picked, tried, works & ~done, kept, template.owner)
+
+    start = jnp.zeros((), jnp.int32), num_sites(template) == 0, last
+    return jax.lax.while_loop(more, attempt, start)[2]
 
 
 def _used(held: Array, template: Pack) -> Array:
@@ -197,92 +216,9 @@ def _first_of(flag: Array, owner: Array) -> Array:
     return place == jax.ops.segment_min(place, owner, len(flag))[owner]
 
 
-def _states(key: Array, table: np.ndarray, known: np.ndarray, crystals: int) -> Array:
-    """One of the declared states of each element, evenly, for each crystal: (b, s) int32."""
-    weight = jnp.broadcast_to(jnp.where(jnp.asarray(known), 0.0, IMPOSSIBLE)[None], (crystals, *known.shape))
-    which = jax.random.categorical(key, weight)
-    return jnp.take_along_axis(jnp.asarray(table)[None], which[..., None], -1)[..., 0].astype(jnp.int32)
-
-
-def _picked(key: Array, tried: tuple, kinds: np.ndarray, span: int, template: Pack) -> tuple[Array, Array]:
-    """One proposal of each crystal by its probability of being neutral, and whether there is one: (b,), (b,) bool.
-
-    `tried` holds elements (k, b, s), charges (k, b, s) and log-rows (k, n, s).
-    """
-    _, charge, rows = tried
-    weight = jax.vmap(lambda c, r: _by_charge(c[template.owner], r, kinds, template))(charge, rows)  # (k, n, q)
-    total = jax.vmap(lambda w: _filter(w, kinds, span, template)[1])(weight)
-    works = total > 0.5 * IMPOSSIBLE
-    return jax.random.categorical(key, jnp.where(works, total, IMPOSSIBLE), axis=0), works.any(0)
-
-
 def _merged(picked: Array, tried: tuple, use: Array, kept: tuple, owner: Array) -> tuple:
     """Elements, charges and rows: of the picked proposal where `use`, else as `kept`."""
     crystals, sites, of_site = jnp.arange(len(picked)), jnp.arange(len(owner)), picked[owner]
     elements, charge, rows = tried[0][picked, crystals], tried[1][picked, crystals], tried[2][of_site, sites]
     where = use[:, None], use[:, None], use[owner][:, None]
     return tuple(jnp.where(u, new, old) for u, new, old in zip(where, (elements, charge, rows), kept))
-
-
-def _neutral(key: Array, charge: Array, rows: Array, kinds: np.ndarray, span: int, template: Pack) -> Array:
-    """Elements of all sites, from their rows given neutrality: (b, s), (n, s) -> (n,) index of the species axis."""
-    key_charge, key_element = jax.random.split(key)
-    of_site = charge[template.owner]
-    weight = _by_charge(of_site, rows, kinds, template)
-    which = _draw_charges(key_charge, weight, _filter(weight, kinds, span, template)[0], kinds, span, template)
-    fits = of_site == jnp.asarray(kinds, charge.dtype)[which][:, None]
-    return jax.random.categorical(key_element, jnp.where(fits, rows, IMPOSSIBLE))
-
-
-def _span(kinds: np.ndarray, sites: int) -> int:
-    """The largest running charge of a neutral crystal: as much as the remaining sites can still undo."""
-    up, down = int(kinds.max()), -int(kinds.min())
-    return int(np.ceil(sites * up * down / max(up + down, 1))) + 1
-
-
-def _by_charge(charge: Array, rows: Array, kinds: np.ndarray, template: Pack) -> Array:
-    """Log-probability that a site has each of the charges; an empty slot has charge 0: (n, s) twice -> (n, q)."""
-    chance = jnp.where(rows > 0.5 * IMPOSSIBLE, jnp.exp(rows), 0.0)
-    total = jnp.stack([jnp.sum(jnp.where(charge == q, chance, 0.0), -1) for q in kinds.tolist()], -1)
-    log = jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1.0)), IMPOSSIBLE)
-    nothing = jnp.where(jnp.asarray(kinds == 0), 0.0, IMPOSSIBLE).astype(rows.dtype)
-    return jnp.where(site_mask(template.occupancy)[:, None] > 0, log, nothing[None])
-
-
-def _filter(weight: Array, kinds: np.ndarray, span: int, template: Pack) -> tuple[Array, Array]:
-    """Forward filtering: log-probability of each running charge before each site, and of a total of zero.
-
-    (n, q) -> (n, 2 span + 1), (b,). A crystal starts anew at its first site.
-    """
-    width, reach = 2 * span + 1, int(np.abs(kinds).max())
-    start = jnp.where(jnp.arange(width) == span, 0.0, IMPOSSIBLE).astype(weight.dtype)
-    new = jnp.concatenate([jnp.ones(1, bool), template.owner[1:] != template.owner[:-1]])
-
-    def step(running: Array, item: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        chance, first = item
-        running = jnp.where(first, start, running)
-        padded = jnp.pad(running, reach, constant_values=IMPOSSIBLE)
-        moved = jnp.stack([padded[reach - q : reach - q + width] for q in kinds.tolist()]) + chance[:, None]
-        total = jnp.maximum(jax.nn.logsumexp(moved, 0), IMPOSSIBLE)
-        return total, (running, total[span])
-
-    _, (before, at_zero) = jax.lax.scan(step, start, (weight, new))
-    last = jax.ops.segment_max(jnp.arange(len(weight)), template.owner, template.lattice.shape[0])
-    return before, at_zero[jnp.clip(last, 0, len(weight) - 1)]
-
-
-def _draw_charges(key: Array, weight: Array, before: Array, kinds: np.ndarray, span: int, template: Pack) -> Array:
-    """Backward sampling: which of `kinds` each site has, given a total of zero: (n, q), (n, c) -> (n,) int."""
-    last = jnp.concatenate([template.owner[1:] != template.owner[:-1], jnp.ones(1, bool)])
-    charges = jnp.asarray(kinds, jnp.int32)
-
-    def step(total: Array, item: tuple[Array, ...]) -> tuple[Array, Array]:
-        chance, running, end, noise = item
-        source = jnp.where(end, span, total) - charges
-        inside = (source >= 0) & (source <= 2 * span)
-        reached = jnp.where(inside, running[jnp.clip(source, 0, 2 * span)], IMPOSSIBLE)
-        which = jnp.argmax(jnp.maximum(chance + reached, IMPOSSIBLE) + noise)
-        return source[which], which
-
-    noise = jax.random.gumbel(key, weight.shape, weight.dtype)
-    return jax.lax.scan(step, jnp.asarray(span, jnp.int32), (weight, before, last, noise), reverse=True)[1]

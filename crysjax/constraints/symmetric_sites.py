@@ -8,32 +8,15 @@ with orbits that it takes from templates; any other sample is put into place onc
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crysjax.base import Pack
+from crysjax.base import Pack, SymmetricSites
 from crysjax.geometry import symmetry, torus
 
 _IMAGES = torus.AROUND[np.argsort(torus.AROUND.any(-1), kind="stable")]  # the home cell first: it wins ties
-
-
-class SymmetricSites(NamedTuple):
-    """The orbits of a pack's crystals, in its order of sites; empty slots are sites of their own in P1."""
-
-    group: Array  # (b,) int32
-    first: Array  # (n,) int32: the first site of the orbit
-    linear: Array  # (n, 3, 3) M
-    offset: Array  # (n, 3) c
-    solve: Array  # (n, 3, 3) the pseudo-inverse of M
-
-
-def of(view: object) -> SymmetricSites | None:
-    """What `Condition.view` says of symmetry, if it does."""
-    return view if isinstance(view, SymmetricSites) else None
 
 
 def average(sites: SymmetricSites | None, tangent: Array) -> Array:

@@ -111,17 +111,23 @@ def pair_matrix(dataset: Dataset, *, tolerance: Tolerance = CDVAE, processes: in
 
 def novel(dataset: Dataset, reference: Dataset, *, tolerance: Tolerance = CDVAE, processes: int = 2) -> np.ndarray:
     """Whether each structure equals none of the reference set: (m,) bool. Only the same reduced formula is compared."""
+    return same_as(dataset, reference, tolerance=tolerance, processes=processes) < 0
+
+
+def same_as(dataset: Dataset, reference: Dataset, *, tolerance: Tolerance = CDVAE, processes: int = 2) -> np.ndarray:
+    """The first row of the reference set that each structure equals, -1 where there is none: (m,) int."""
     rows, known = entries(dataset), entries(reference)
     names, others = ([formula(row.numbers) for row in part] for part in (rows, known))
-    shared, new = set(names) & set(others), np.ones(len(rows), bool)
+    shared, same = set(names) & set(others), np.full(len(rows), -1)
     with _workers(processes) as run:
         asked = _by_composition(rows, [i for i, name in enumerate(names) if name in shared], run)
-        same = _by_composition(known, [i for i, name in enumerate(others) if name in shared], run)
-        tasks = [(members, [row for _, row in same[key]]) for key, members in asked.items() if key in same]
+        there = _by_composition(known, [i for i, name in enumerate(others) if name in shared], run)
+        tasks = [(members, there[key]) for key, members in asked.items() if key in there]
         work = sum(len(members) * len(cells) for members, cells in tasks)
-        for seen in run(partial(_seen, tolerance=tolerance), tasks, work):
-            new[seen] = False
-    return new
+        for found in run(partial(_seen, tolerance=tolerance), tasks, work):
+            for i, j in found:
+                same[i] = j
+    return same
 
 
 def _with_company(rows: list[Entry], run: Callable) -> list[Members]:
@@ -183,7 +189,9 @@ def _equal_pairs(task: tuple[Members, tuple[int, int]], tolerance: Tolerance) ->
     return found
 
 
-def _seen(task: tuple[Members, list[Entry]], tolerance: Tolerance) -> list[int]:
-    """The indices of the members that equal one of the known cells."""
+def _seen(task: tuple[Members, Members], tolerance: Tolerance) -> list[tuple[int, int]]:
+    """(index, index of the first known one that it equals) of the members that equal a known cell."""
     members, known = task
-    return [i for i, cell in members if next(matches(cell, known, tolerance), None) is not None]
+    cells = [cell for _, cell in known]
+    found = ((i, next(matches(cell, cells, tolerance), None)) for i, cell in members)
+    return [(i, known[n][0]) for i, n in found if n is not None]

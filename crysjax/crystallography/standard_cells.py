@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crysjax.crystallography import symmetry_finder
+from crysjax.crystallography import symmetrized, symmetry_finder
 from crysjax.data.datasets import FORCES, Dataset, Entry, entries, wrap
 
 _ROUNDS = 8  # a cell is reduced until it stays as it is: rounding to float32 and means of positions can open a new step
@@ -103,6 +103,43 @@ def standard_cell(entry: Entry, *, symprec: float = 0.01) -> StandardCell:
 def reduced(entry: Entry, *, symprec: float = 0.01) -> Entry:
     """The crystal in the right-handed Niggli cell of its lattice, with all of its sites; itself if there is none."""
     return _niggli(entry, symprec) or entry
+
+
+class Conventional(NamedTuple):
+    """A crystal in the conventional cell of its space group, symmetrized; rows are the sites of that cell."""
+
+    numbers: np.ndarray  # (n,)
+    frac: np.ndarray  # (n, 3) from 0 to 1
+    lattice: np.ndarray  # (3, 3) Å; a lies along x, b in the xy plane
+    symbol: str  # Hermann-Mauguin: "Fd-3m"
+    number: int  # of the space group
+    wyckoff: np.ndarray  # (n,) str: letters
+    orbit: np.ndarray  # (n,) int: sites of one orbit share a number
+    setting: str = "P 1"  # the symbol with the choice of origin or axes: "F d -3 m :2"
+    moved_angstrom: float = 0.0  # the farthest that the symmetry moved an atom
+
+
+def conventional(entry: Entry, *, tolerance_angstrom: float = symmetrized.TOLERANCE_ANGSTROM) -> Conventional:
+    """The cell of `symmetrized`, turned to the standard axes; where there is no symmetry, the reduced cell in P1.
+
+    A cell to look at, not to compute with: atoms are moved to where the symmetry has them.
+    """
+    found, _ = symmetrized.symmetrized(entry, tolerance_angstrom=tolerance_angstrom)
+    row = reduced(entry, symprec=tolerance_angstrom) if found is None else found.entry
+    numbers, frac = np.asarray(row.numbers), np.asarray(row.frac, float) % 1.0
+    lattice = _along_axes(np.asarray(row.lattice, float))
+    if found is None:
+        return Conventional(numbers, frac, lattice, "P1", 1, np.full(len(numbers), "a"), np.arange(len(numbers)))
+    letters = np.array(found.letters)[found.orbit]
+    return Conventional(
+        numbers, frac, lattice, found.short, found.number, letters, found.orbit, found.symbol, found.moved_angstrom
+    )
+
+
+def _along_axes(lattice: np.ndarray) -> np.ndarray:
+    """A lattice turned so that a lies along x and b in the xy plane."""
+    _, triangle = np.linalg.qr(lattice.T)
+    return (triangle * np.sign(np.diag(triangle))[:, None]).T
 
 
 def _niggli(entry: Entry, symprec: float) -> Entry | None:

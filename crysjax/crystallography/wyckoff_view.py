@@ -10,12 +10,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from crysjax.base import Orbits, Views
 from crysjax.crystallography import symmetry_finder
 from crysjax.data import datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.data.readers import hall_settings
-from crysjax.geometry.symmetry import LETTERS, Orbits, table
+from crysjax.geometry.symmetry import LETTERS, table
 from crysjax.geometry.torus import AROUND
 
 _TOLERANCE = 0.08  # in fractions, how far off its position a site may lie that spglib says is on it
@@ -23,8 +24,8 @@ _TOLERANCE = 0.08  # in fractions, how far off its position a site may lie that 
 
 def wyckoff_view(
     dataset: Dataset, *, max_orbits: int = 20, tolerance_angstrom: float = 0.1
-) -> Callable[[np.ndarray, Capacity], Orbits]:
-    """The view of a data set: `rows(members, shape)` gives the `Orbits` of those rows, leaves (shape.crystals, ...).
+) -> Callable[[np.ndarray, Capacity], Views]:
+    """The view of a data set: `rows(members, shape)` gives the `orbits` of those rows, leaves (shape.crystals, ...).
 
     A crystal is left undescribed (group 0) if spglib finds nothing, if its cell is not primitive, or if it has more
     than `max_orbits` orbits; so are unused slots. A row is described when it is first asked for, and kept.
@@ -36,9 +37,10 @@ def wyckoff_view(
             kept[row] = _orbits(dataset, row, max_orbits, tolerance_angstrom)
         return kept[row]
 
-    def rows(members: np.ndarray, shape: Capacity) -> Orbits:
+    def rows(members: np.ndarray, shape: Capacity) -> Views:
         unused = [_nothing(max_orbits)] * (shape.crystals - len(members))
-        return Orbits(*(np.stack(leaves) for leaves in zip(*[described(int(k)) for k in members], *unused)))
+        leaves = zip(*[described(int(k)) for k in members], *unused)
+        return Views(orbits=Orbits(*(np.stack(leaf) for leaf in leaves)))
 
     return rows
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crysjax.base import NUM_SPECIES, UNKNOWN, Crystal, Pack, site_mask
+from crysjax.base import NUM_SPECIES, UNKNOWN, Crystal, Pack, Views, site_mask
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
 
@@ -35,6 +35,18 @@ class Batch(NamedTuple):
 
     pack: Pack  # every leaf (t, ...)
     index: np.ndarray  # (t, b) int32
+
+
+class Labels(NamedTuple):
+    """What is known of the crystals of a pack, or of `t` packs with an axis in front."""
+
+    properties: np.ndarray  # (b, k) float32 in their own units; NaN = not known
+    space_group: np.ndarray  # (b,) int32; 0 = not known
+    views: Views = Views()
+
+
+View = Callable[[np.ndarray, Capacity], Views]
+"""What a family is given of a data set beside its packs: (rows of a pack, its shape) -> `Views`, host arrays."""
 
 
 def capacity(num_atoms: np.ndarray, pairs: int = 1024) -> Capacity:
@@ -142,8 +154,8 @@ def stack(dataset: Dataset, groups: list[list[int]], shape: Capacity) -> Batch:
     return Batch(Pack(*(np.stack(leaves) for leaves in zip(*packs))), index)
 
 
-def stack_view(view: Callable, groups: list[list[int]], shape: Capacity) -> Any:
-    """A family's own view of the groups of rows, stacked; `view(rows, shape)` is a pytree of arrays of one pack."""
+def stack_view(view: View, groups: list[list[int]], shape: Capacity) -> Views:
+    """A family's own view of the groups of rows, stacked."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(view(np.asarray(g, np.int64), shape) for g in groups))
 
 
@@ -256,3 +268,9 @@ def targets(dataset: Dataset, names: tuple[str, ...], index: np.ndarray) -> np.n
             raise ValueError(f"property {name!r} is not in the data set, which has {sorted(dataset.properties)}")
     values = np.stack([dataset.properties[n] for n in names], -1) if names else np.zeros((len(dataset), 0))
     return np.where((index >= 0)[..., None], values[np.maximum(index, 0)], np.nan).astype(np.float32)
+
+
+def labels(dataset: Dataset, names: tuple[str, ...], index: np.ndarray, group: bool = False) -> Labels:
+    """The labels of the rows `index`; with `group` the column "space_group" is read as well."""
+    groups = targets(dataset, ("space_group",), index)[..., 0] if group else np.zeros(index.shape)
+    return Labels(targets(dataset, names, index), np.nan_to_num(groups).astype(np.int32))

@@ -207,7 +207,7 @@ def _refuse_values(dataset: Dataset) -> None:
         far, flat = np.abs(frac) > limits.FRACTION, np.abs(np.linalg.det(cell)) < LEAST_VOLUME_ANGSTROM3
     of_crystals = [
         ("a cell that is not finite", ~np.isfinite(cell).all((1, 2))),
-        ("a cell without volume", flat),
+        (f"a cell of less than {LEAST_VOLUME_ANGSTROM3:g} Å³", flat),
         (f"a cell vector beyond {limits.CELL_ANGSTROM:g} Å", (np.abs(cell) > limits.CELL_ANGSTROM).any((1, 2))),
         (f"an id of more than {limits.ID_CHARACTERS} characters", np.char.str_len(dataset.ids) > limits.ID_CHARACTERS),
         *((f"an infinite {limits.shown(name)}", _infinite(a)) for name, a in dataset.properties.items()),
@@ -222,7 +222,10 @@ def _refuse_values(dataset: Dataset) -> None:
     for said, wrong in [*of_crystals, *((said, np.isin(np.arange(len(dataset)), owner[w])) for said, w in of_sites)]:
         if wrong.any():
             row = int(wrong.argmax())
-            raise ValueError(f"crystal {row} ({limits.shown(str(dataset.ids[row]))}) has {said}")
+            size = (
+                f" ({abs(np.linalg.det(cell[row])) / dataset.num_atoms[row]:.3g} Å³ per atom)" if "cell" in said else ""
+            )
+            raise ValueError(f"crystal {row} ({limits.shown(str(dataset.ids[row]))}) has {said}{size}")
 
 
 def _infinite(values: np.ndarray) -> np.ndarray:

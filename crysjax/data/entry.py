@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crysjax.chemistry.elements import SYMBOLS
+from crysjax.data.lost import Lost
 from crysjax.data.readers import limits
 from crysjax.geometry import soundness
 
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
     properties: dict[str, float]  # missing = NaN or left out
     site_properties: dict[str, np.ndarray] = {}  # noqa: RUF012 (never changed)  # name -> (n, ...)
     row: Row | None = None  # what a reader found beside the crystal and has not settled
+    lost: Lost = {}  # noqa: RUF012 (never changed)  # what the file says of atoms and a crystal does not keep
 
 
 def checked(entry: Entry) -> Entry:
@@ -66,7 +68,9 @@ def sound(entry: Entry) -> Entry:
         raise ValueError(f"an id of {len(entry.id)} characters; at most {limits.ID_CHARACTERS} are kept")
     entry = checked(entry._replace(numbers=numbers, lattice=_real(entry.lattice), frac=_far(_real(entry.frac))))
     if (longest := np.abs(entry.lattice).max()) > limits.CELL_ANGSTROM:
-        raise ValueError(f"a cell vector of {longest:.3g} Å; at most {limits.CELL_ANGSTROM:g} Å are read")
+        per_atom = abs(np.linalg.det(entry.lattice)) / len(numbers)
+        said = f"a cell vector of {longest:.3g} Å, {per_atom:.3g} Å³ per atom"
+        raise ValueError(f"{said}; at most {limits.CELL_ANGSTROM:g} Å are read")
     return entry._replace(
         properties={k: float(v) for k, v in entry.properties.items()},
         site_properties={k: _of_sites(k, v, len(numbers)) for k, v in entry.site_properties.items()},

@@ -58,6 +58,9 @@ def whole(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     file or folder of its own, of a random name, made exclusively. Errors name `path`.
     """
     path = Path(path)
+    kind = reading.other_kind(path)
+    if kind and not path.is_dir():  # it would be replaced by a file: as root, /dev/null too
+        raise ValueError(f"{path}: {kind}; expected a place for a file")
     if path.parent.name.endswith(PARTIAL):  # of a folder that is written whole itself
         yield path
         return
@@ -99,7 +102,7 @@ def _exchanged(one: Path, other: Path) -> bool:
     return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def write(path: str | Path, data: bytes | str) -> Path:
+def write(path: str | os.PathLike, data: bytes | str) -> Path:
     """One file of these bytes, or of this text in UTF-8."""
     with whole(path) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)

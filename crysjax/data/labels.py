@@ -131,7 +131,8 @@ def settle(entries: list[Entry], rows: list[int]) -> tuple[list[Entry], list[dic
     its very name before all others; what the file says in a standard place (an energy of a frame) goes before both.
 
     A report's row has `column` and `property` ("" if it was not read), `known` and `unread` cells, `reason`, and
-    `row` (from 1, of `rows`), `id` and `value` of the first cell that was not read.
+    `row` (from 1, of `rows`), `id` and `value` of the first cell that was not read. What files say of atoms and a
+    crystal does not keep (`lost`) has a row with the number of `crystals` too, and `unread` counts atoms.
     """
     columns, report = _columns(entries), _taken(entries)
     given = {name for entry in entries for name in entry.properties}
@@ -143,11 +144,11 @@ def settle(entries: list[Entry], rows: list[int]) -> tuple[list[Entry], list[dic
         report.append(_located(line, columns[name], entries, rows))
     order = {name: k for k, name in enumerate(columns)}
     report.sort(key=lambda line: order.get(line["column"], -1))
-    kept = [entry._replace(properties=dict(entry.properties), row=None) for entry in entries]
+    kept = [entry._replace(properties=dict(entry.properties), row=None, lost={}) for entry in entries]
     for target, name in found.items():
         for i, value in _values(columns[name]).items():
             kept[i].properties[target] = value
-    return kept, report + _passed(entries)
+    return kept, report + _passed(entries) + _lost(entries)
 
 
 def _columns(entries: list[Entry]) -> dict[str, Column]:
@@ -230,8 +231,32 @@ def _passed(entries: list[Entry]) -> list[dict]:
     return [{"column": c, "property": "", "known": 0, "unread": n, "reason": r} for (c, r), n in count.items()]
 
 
+def _lost(entries: list[Entry]) -> list[dict]:
+    """What was said of atoms and is not kept: atoms and crystals by name."""
+    count: dict[tuple[str, str], list[int]] = {}
+    for entry in entries:
+        for name, atoms in entry.lost.items():
+            count.setdefault(name, []).append(atoms)
+    return [{"column": what, "property": "", "known": 0, "unread": sum(n), "crystals": len(n), "reason": became}
+            for (what, became), n in count.items()]  # fmt: skip
+
+
+def lost_lines(report: list[dict]) -> list[str]:
+    """A line for everything that was said of atoms and is not kept: `selective dynamics of 8 atoms not kept`."""
+    return [clean(f"{row['column']} of {_atoms(row)} {row['reason']}") for row in report if "crystals" in row]
+
+
+def _atoms(row: dict) -> str:
+    among = f" ({row['crystals']} crystals)" if row["crystals"] > 1 else ""
+    return f"{row['unread']} atom{'s' * (row['unread'] > 1)}{among}"
+
+
 def lines(report: list[dict]) -> list[str]:
-    """The report for people: what was read, what was not, and a line for every column with cells that were lost."""
+    """The report for people: what was read, what was not, and a line for every column with cells that were lost.
+
+    What was said of atoms is left to `lost_lines`.
+    """
+    report = [row for row in report if "crystals" not in row]
     name = lambda row: clean(repr(row["column"]), 80)  # noqa: E731
     read = [f"{row['property']} from {name(row)}" if row["property"] != row["column"] else row["property"]
             for row in report if row["property"]]  # fmt: skip

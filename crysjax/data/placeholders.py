@@ -18,6 +18,9 @@ FAR = 1e3
 REPEATED = 3
 """Times that a value must come to be taken for a placeholder, unless its digits are all nines."""
 
+ABSURD = 1e30
+"""Magnitude that no label has: carriers per cubic meter, among the largest numbers in use, reach 2e29 in aluminum."""
+
 _DISTINCT = 5  # other values that a column needs, so that flags and classes are not taken for placeholders
 _ROUNDS = 4  # different placeholders looked for in one column
 
@@ -28,7 +31,7 @@ class Suspicious(NamedTuple):
     value: float
     count: int
     known: int  # values of the column in all
-    low: float  # the range of the others
+    low: float  # the range of the others; NaN where there are none
     high: float
 
 
@@ -37,7 +40,8 @@ def suspicious(values: np.ndarray) -> list[Suspicious]:
 
     The smallest or the largest value is suspicious if it lies outside the others by more than their own range and has
     nothing but nines for digits (-9999; also if it alone is negative), or comes at least `REPEATED` times and is the
-    largest in magnitude; or if it is more than `FAR` spreads from the median.
+    largest in magnitude; or if it is more than `FAR` spreads from the median. The only value of a column is suspicious
+    if it is nothing but nines (four, or three below zero) or at least `ABSURD` in magnitude.
     """
     known = np.asarray(values, np.float64)
     known, total, found = known[np.isfinite(known)], int(np.isfinite(known).sum()), []
@@ -49,13 +53,14 @@ def suspicious(values: np.ndarray) -> list[Suspicious]:
         rest = known[known != worst]
         found.append((float(worst), len(known) - len(rest)))
         known = rest
-    return [Suspicious(value, count, total, float(known.min()), float(known.max())) for value, count in found]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (np.nan, np.nan)
+    return [Suspicious(value, count, total, low, high) for value, count in found]
 
 
 def _stands_out(value: float, known: np.ndarray) -> bool:
     rest = known[known != value]
     if not len(rest):
-        return False
+        return (_nines(value) and not 0 < value < 1000) or abs(value) >= ABSURD
     width, gap = np.ptp(rest), np.abs(rest - value).min()
     if _nines(value) and (gap > width or (value < 0 <= rest.min())):
         return True
@@ -82,6 +87,10 @@ def said(dataset: Dataset, names: Iterable[str] | None = None) -> list[str]:
 
 def sentence(name: str, one: Suspicious) -> str:
     """Column, value and count, and how far it is from the others."""
+    if np.isnan(one.low):
+        rest = "" if one.count == one.known else "the other "
+        which = "the only value is" if one.known == 1 else f"{rest or 'all '}{one.count} values are"
+        return f"{name}: {which} {one.value:.6g}; if it stands for an unknown value, leave the cells empty"
     return (
         f"{name}: {one.value:.6g} comes {one.count} {'time' if one.count == 1 else 'times'} in {one.known} values, the "
         f"others run from {one.low:.4g} to {one.high:.4g}; if it stands for an unknown value, leave the cell empty"

@@ -6,7 +6,7 @@ a candidate failed. The composition gate is `validity.smact_valid`, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,6 +23,21 @@ from crysjax.evaluation.validity import oxidation_table
 from crysjax.geometry import lattice as lattices
 
 
+class Bound(NamedTuple):
+    """A further gate: a number of each crystal that has to lie between two others."""
+
+    measure: Callable[[Pack], Array]  # pack -> (b,)
+    low: float = -np.inf
+    high: float = np.inf
+
+
+class Held(NamedTuple):
+    """What a `Bound` found."""
+
+    value: Array  # (b,)
+    within: Array  # (b,) bool
+
+
 class Gated(NamedTuple):
     """What the gates found, one row per crystal."""
 
@@ -31,7 +46,8 @@ class Gated(NamedTuple):
     apart: Array  # (b,) bool: no two atoms closer than the radii of the pair allow
     dense: Array  # (b,) bool: neither a gas nor a collapse
     neutral: Array  # (b,) bool: SMACT's test
-    passed: Array  # (b,) bool: all of them
+    passed: Array  # (b,) bool: all that are asked
+    more: dict[str, Held] = {}  # noqa: RUF012 (never changed)  # further gates, each a number and its bounds
 
     @property
     def distance_angstrom(self) -> Array:
@@ -45,11 +61,15 @@ class Gated(NamedTuple):
 
 
 REASONS = ("apart", "dense", "neutral")
+SYNTHESIZABLE, DENSITY = "synthesizability_score", "density_g_cm3"
 SAID = {
     "apart": contacts.TOO_CLOSE,
     "dense": "volume per atom out of range",
     "neutral": "composition fails SMACT's charge and electronegativity test",
+    SYNTHESIZABLE: "resembles crystals that have been made too little",
+    DENSITY: "density out of range",
 }
+"""Gate -> its sentence for the ledger."""
 
 
 def gates(
@@ -57,12 +77,16 @@ def gates(
     max_atoms: int,
     min_volume_per_atom: float = 4.0,
     max_volume_per_atom: float = 80.0,
+    names: Sequence[str] = REASONS,
+    bounds: Mapping[str, Bound] | None = None,
 ) -> Callable[[Pack], Gated]:
     """All gates as one function of a pack, for crystals as they are drawn and again for what relaxation made of them.
 
     Args:
         max_atoms: of the largest crystal.
         min_volume_per_atom, max_volume_per_atom: in Å^3.
+        names: which of `REASONS` are asked; the others let every crystal pass.
+        bounds: further gates by name.
     """
     neutral_one = smact_gate(max_atoms=max_atoms)
 
@@ -73,17 +97,33 @@ def gates(
         apart = contacts.apart(contact) & used
         dense = (volume >= min_volume_per_atom) & (volume <= max_volume_per_atom) & used
         neutral = jax.vmap(neutral_one)(sum_by_crystal(pack.occupancy, pack)) & used
-        return Gated(contact, volume, apart, dense, neutral, apart & dense & neutral)
+        asked = {name: ok if name in names else used for name, ok in zip(REASONS, (apart, dense, neutral))}
+        more = {name: _held(bound, pack, used) for name, bound in (bounds or {}).items()}
+        passed = asked["apart"] & asked["dense"] & asked["neutral"]
+        for held in more.values():
+            passed &= held.within
+        return Gated(contact, volume, **asked, passed=passed, more=more)
 
     return gate
+
+
+def _held(bound: Bound, pack: Pack, used: Array) -> Held:
+    value = bound.measure(pack)
+    return Held(value, (value >= bound.low) & (value <= bound.high) & used)
+
+
+def verdicts(gated: Gated) -> dict[str, Array]:
+    """Which crystals pass each gate, by its name: (b,) bool each, in the order in which failures are named."""
+    return {name: getattr(gated, name) for name in REASONS} | {name: held.within for name, held in gated.more.items()}
 
 
 def why(gated: Gated, rows: Iterable[int]) -> list[str]:
     """The first gate that each of these crystals fails, with its numbers; "" for those that pass."""
     said = []
     for row in rows:
-        failed = next((name for name in REASONS if not getattr(gated, name)[row]), None)
+        failed = next((name for name, passed in verdicts(gated).items() if not passed[row]), None)
         more = f": {contacts.said(gated.contact, row)}" if failed == "apart" else ""
+        more = f": {gated.more[failed].value[row]:.3g}" if failed in gated.more else more
         said.append(f"{SAID[failed]}{more}" if failed else "")
     return said
 

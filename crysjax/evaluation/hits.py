@@ -40,6 +40,7 @@ def summary(
     validations: int,
     means_inside: int,
     opinions: dict[str, str],
+    guidance: str,
 ) -> dict[str, Any]:
     """What `summary.json` says of hits: found, and expected of as many validations drawn at random.
 
@@ -50,6 +51,8 @@ def summary(
         validations: relaxations spent; those that failed, or whose crystal failed a gate afterwards, are no hits.
         means_inside: candidates whose value lies in every window, whatever its error: a secondary figure.
         opinions: property -> who judged it, and who else could.
+        guidance: how the screened candidates were steered when they were drawn; "none" where they were not. Chance
+            among guided candidates is not that of the generator: it shows what selection adds, not what guidance does.
     """
     base = float(screened.mean()) if windowed and len(screened) else None
     found = hits(validated)._asdict() if windowed else None
@@ -57,7 +60,7 @@ def summary(
     return {
         "validations": validations, "found": found, "means_inside": means_inside if windowed else None,
         "screened": len(screened), "base_rate_among_screened": base, "at_random_among_screened": chance,
-        "judged_by": opinions,
+        "guidance_of_screened": guidance, "judged_by": opinions,
     }  # fmt: skip
 
 
@@ -69,19 +72,30 @@ def told(found: Hits | dict | None) -> str:
     return f"{expected:.1f} ({low} to {high})"
 
 
+def drawn(guidance: str) -> str:
+    """How the screened candidates came about: `drawn with guidance (resample)`."""
+    return "drawn without guidance" if guidance == "none" else f"drawn with guidance ({guidance})"
+
+
 def lines(said: dict[str, Any]) -> list[Sequence[str]]:
     """Rows of the report's panel: what, how many, what it means."""
     if said["found"] is None:
         return [("hits", "–", "the target has no window, so no candidate can be a hit")]
-    base, spent = said["base_rate_among_screened"], said["validations"]
+    base, spent, chance = said["base_rate_among_screened"], said["validations"], told(said["at_random_among_screened"])
+    guided = "" if said["guidance_of_screened"] == "none" else (
+        "; guidance has steered them towards the target, so this is not the rate of the generator, which a plan with "
+        "guidance: none measures"
+    )  # fmt: skip
     rows = [
         ("hits expected", f"{told(said['found'])} of {spent}",
          "sum over validated candidates of the probability of lying in every window, by value and std; "
          "95 % interval if errors are independent"),
-        ("the same number at random", "–" if base is None else f"{told(said['at_random_among_screened'])} of {spent}",
-         "as many validations drawn at random from the screened candidates, by the same heads before relaxation"),
-        ("base rate among screened", "–" if base is None else f"{100 * base:.1f} %",
-         f"mean probability of the {said['screened']} screened candidates, sampled as the plan says"),
+        ("as many at random among the screened", "–" if base is None else f"{chance} of {spent}",
+         f"validations picked at random, not by acquisition, from the screened candidates, "
+         f"{drawn(said['guidance_of_screened'])}; by the same heads before relaxation"),
+        ("rate among the screened", "–" if base is None else f"{100 * base:.1f} %",
+         f"mean probability of the {said['screened']} screened candidates, {drawn(said['guidance_of_screened'])}"
+         f"{guided}"),
         ("values inside every window", f"{said['means_inside']} of {spent}",
          "secondary: a value inside says little where its std is as wide as the window"),
     ]  # fmt: skip

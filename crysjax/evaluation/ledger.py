@@ -11,18 +11,24 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from crysjax.data import files
 from crysjax.data.readers import reading
+from crysjax.data.reasons import code
 
 STAGES = ("sampled", "screened", "scored", "selected", "relaxed", "validated")
 """In the order of a round: drawn, passed the gates, predicted, within the budget, relaxed, judged after relaxation."""
 
 TWIN = "equals another candidate"
 """What reasons "equals ID" count as."""
+
+
+COST = "cost_seconds"
+"""What a ledger calls `Row.cost`."""
 
 
 class Row(NamedTuple):
@@ -42,11 +48,19 @@ class Row(NamedTuple):
     properties: dict[str, list] = {}  # noqa: RUF012  # further quantities: name -> [value, std]; never written to
     p_hit: float | None = None  # probability of lying in every window, by value and std; None: not asked, or no window
     notes: dict[str, float | bool | str | None] = {}  # noqa: RUF012  # what else was found; never written to
+    code: str = ""  # of the reason, see `data.reasons`
 
 
 def line(row: Row) -> str:
     """The JSON line of a row; what is not finite becomes null."""
-    return json.dumps({name: _plain(value) for name, value in row._asdict().items()}, allow_nan=False) + "\n"
+    said = {COST if name == "cost" else name: _plain(value) for name, value in row._asdict().items()}
+    return json.dumps(said, allow_nan=False) + "\n"
+
+
+def _row(text: bytes) -> Row:
+    """The row of a line; older ledgers name the cost without its unit."""
+    found = reading.parse_json(text)
+    return Row(**{"cost" if name == COST else name: value for name, value in found.items()})
 
 
 def _plain(value):
@@ -102,8 +116,8 @@ def read(path: str | Path) -> list[Row]:
     rows = []
     for number, text in enumerate(complete, start=1):
         try:
-            rows.append(Row(**reading.parse_json(text)))
-        except (ValueError, TypeError) as error:
+            rows.append(_row(text))
+        except (AttributeError, ValueError, TypeError) as error:
             raise ValueError(f"{path}: line {number} is not a row of a ledger ({error})") from None
     return rows
 
@@ -130,10 +144,14 @@ def check(path: str | Path, rounds: int, sealed: dict | None) -> None:
 
 
 def keep_rounds(path: str | Path, rounds: int) -> list[Row]:
-    """Leave out the rows of rounds that did not finish, `rounds` and later; a crash leaves the old file whole."""
-    rows = [row for row in read(path) if row.round < rounds]
-    files.write(path, "".join(map(line, rows)))
-    return rows
+    """Leave out the rows of rounds that did not finish, `rounds` and later; a crash leaves the old file whole.
+
+    Lines stay as they were written, by whatever version: the state knows their digest.
+    """
+    rows, written = read(path), reading.read_bytes(path) if Path(path).exists() else b""
+    lines = [text for text, row in zip(written.split(b"\n"), rows) if row.round < rounds]
+    files.write(path, b"".join(text + b"\n" for text in lines))
+    return [row for row in rows if row.round < rounds]
 
 
 def counts(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
@@ -153,3 +171,12 @@ def reasons(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
             why = TWIN if row.reason.startswith("equals ") else row.reason
             found[row.stage][why] = found[row.stage].get(why, 0) + 1
     return {stage: dict(sorted(why.items(), key=lambda item: -item[1])) for stage, why in found.items()}
+
+
+def codes(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """Stage -> code of the reason -> how many candidates failed for it, the most frequent first."""
+    found = {stage: Counter() for stage in STAGES}
+    for row in rows:
+        if not row.valid:
+            found[row.stage][row.code or code(row.reason)] += 1
+    return {stage: dict(counted.most_common()) for stage, counted in found.items()}

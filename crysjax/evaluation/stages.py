@@ -18,6 +18,7 @@ from crysjax.chemistry.elements import formula
 from crysjax.crystallography import contacts, matching
 from crysjax.crystallography.contacts import MIN_CLOSENESS, TOO_CLOSE
 from crysjax.crystallography.equivalence import CDVAE, Tolerance
+from crysjax.data import reasons
 from crysjax.data.datasets import Dataset, entries, take
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.evaluation import stability
@@ -33,6 +34,7 @@ MAX_ASPECT = 60.0  # longest edge over the least distance of lattice planes; rea
 MAX_SITES = 500  # beyond, pairs of sites and fingerprints would take the memory and the hours of everything else
 MIN_HEIGHT_ANGSTROM = 0.5  # between lattice planes: a flatter cell has a site closer than that to its own image
 
+OUT_OF_RANGE = "volume per atom out of range"
 SMACT_FAILS = "composition fails SMACT's charge and electronegativity test"
 
 
@@ -44,6 +46,11 @@ class Verdict(NamedTuple):
     columns: dict[str, np.ndarray]  # further numbers, (m,) each; names carry units
     level: str  # how it was measured: method, tolerances, data
     asked: np.ndarray  # (m,) bool: which crystals the stage looked at; the others neither passed nor failed
+
+    @property
+    def code(self) -> np.ndarray:
+        """The codes of the reasons, see `data.reasons`: (m,) str, "" where passed."""
+        return reasons.codes(self.reason)
 
 
 def verdict(
@@ -68,7 +75,7 @@ def valid(samples: Dataset) -> Verdict:
     low, high = VOLUME_A3_PER_ATOM
     cell = {
         "no volume": volume >= LEAST_VOLUME_ANGSTROM3,
-        "volume per atom out of range": (per_atom >= low) & (per_atom <= high),
+        OUT_OF_RANGE: (per_atom >= low) & (per_atom <= high),
         "flat cell": height >= MIN_HEIGHT_ANGSTROM,
         "needle of a cell": np.linalg.norm(cells, axis=-1).max(1) <= MAX_ASPECT * height,
         f"more than {MAX_SITES} sites": samples.num_atoms <= MAX_SITES,
@@ -78,6 +85,8 @@ def valid(samples: Dataset) -> Verdict:
     fused = [f"{TOO_CLOSE}: {contacts.said(contact, i)}" if m else "" for i, m in enumerate(measured & ~apart)]
     tests = cell | {TOO_CLOSE: apart, SMACT_FAILS: found["composition"]}
     reason = np.where(measured & ~apart, fused, _first_failure(tests))
+    sizes = [f"{why}: {v:.3g} Å³; expected {low:g} to {high:g} Å³" for why, v in zip(reason, per_atom)]
+    reason = np.where(reason == OUT_OF_RANGE, sizes, reason)
     columns = {
         "sane": measured & (contact.shortest_angstrom >= LEAST_DISTANCE_ANGSTROM),
         "apart": apart,

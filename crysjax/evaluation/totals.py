@@ -8,6 +8,7 @@ would need, so that a table never shows a zero for a question that nobody asked.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from crysjax.base import Estimate
 from crysjax.crystallography import contacts, families
 from crysjax.data.datasets import Dataset
 from crysjax.data.entry import FORMATION_ENERGY
+from crysjax.data.reasons import code
 from crysjax.evaluation import stability, stages
 from crysjax.evaluation.metrics import continuous, distributions, symmetry
 from crysjax.evaluation.metrics.coverage import Coverage
@@ -91,13 +93,15 @@ def ledger(judged: Judged) -> list[dict[str, Any]]:
     """One row per stage: how many entered, how many passed, how it was measured, the commonest reasons of failure."""
     read, asked = len(judged.samples), len(judged.samples) + len(judged.skipped)
     rows = [{"stage": "parsed", "entered": asked, "passed": read, "level": "read as crystals of 1 to 100 elements",
-             "reasons": _counted(np.array([row["reason"] for row in judged.skipped], str))}]  # fmt: skip
+             "reasons": _counted(np.array([row["reason"] for row in judged.skipped], str)),
+             "codes": {"not_read": len(judged.skipped)} if judged.skipped else {}}]  # fmt: skip
     before = np.ones(read, bool)
     for name, alive in stages.passed_so_far(judged.verdicts).items():
         said = judged.verdicts[name]
         why = np.where(said.asked | (said.reason != ""), said.reason, "not asked, as it failed before")
         rows.append({"stage": name, "entered": int(before.sum()), "passed": int(alive.sum()), "level": said.level,
-                     "reasons": _counted(why[before & ~alive])})  # fmt: skip
+                     "reasons": _counted(why[before & ~alive]),
+                     "codes": _codes(said, before & ~alive)})  # fmt: skip
         before = alive
     return rows
 
@@ -109,16 +113,24 @@ def _counted(reasons: np.ndarray, most: int = 6) -> dict[str, int]:
     return {str(names[i]): int(count[i]) for i in order}
 
 
+KINDS = {
+    "repeated": "equals another sample",
+    "too_close": contacts.TOO_CLOSE,
+    "volume_out_of_range": stages.OUT_OF_RANGE,
+    "error_exceeds_margin": "cannot tell: the error of the energy exceeds the margin",
+    "above_hull": "above the hull",
+    "not_believed": "too far below the hull to be believed",
+}
+"""Code -> what its sentences count as, without their names and numbers."""
+
+
 def _kind(reason: str) -> str:
-    if reason.startswith("equals ") and "crystal of" not in reason:
-        return "equals another sample"
-    if reason.startswith(contacts.TOO_CLOSE):
-        return contacts.TOO_CLOSE
-    if reason.startswith("cannot tell") and "probability" in reason:
-        return "cannot tell: the error of the energy exceeds the margin"
-    if reason.endswith("above the hull"):
-        return "above the hull"
-    return "too far below the hull to be believed" if reason.endswith("not believed") else reason
+    return KINDS.get(code(reason), reason)
+
+
+def _codes(said: stages.Verdict, failed: np.ndarray) -> dict[str, int]:
+    """How many of those that `failed` did so for which code, the most frequent first."""
+    return dict(Counter(name or "not_asked" for name in said.code[failed].tolist()).most_common())
 
 
 def metrics(judged: Judged) -> dict[str, Interval]:
@@ -256,7 +268,8 @@ def worst(judged: Judged, count: int = 5) -> dict[str, list[dict[str, str]]]:
             above = np.nan_to_num(said.columns["e_above_hull_ev_per_atom"][failed], nan=-np.inf)
             failed = failed[np.argsort(-above, kind="stable")]
         found[name] = [
-            {"id": str(judged.samples.ids[i]), "index": int(i), "reason": said.reason[i]} for i in failed[:count]
+            {"id": str(judged.samples.ids[i]), "index": int(i), "reason": said.reason[i], "code": code(said.reason[i])}
+            for i in failed[:count]
         ]
         before = alive
     return found

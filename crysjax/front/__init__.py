@@ -13,7 +13,7 @@ PLACES = {
     "crysjax.data.readers.source": ("read",),
     "crysjax.front.judging": ("evaluate",),
     "crysjax.front.physics": ("at_minimum", "diffraction", "elasticity", "pair_distribution", "phonons", "relax"),
-    "crysjax.front.verbs": ("design", "load", "objective", "predict", "sample", "train"),
+    "crysjax.front.verbs": ("design", "load", "objective", "polymorphs", "predict", "sample", "train"),
 }
 WHERE = {name: place for place, names in PLACES.items() for name in names}
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from crysjax.campaign import questions, set_evaluation
+from crysjax.campaign.asked import did_they_get_it
 from crysjax.campaign.set_evaluation import RESERVED
 from crysjax.data.datasets import Dataset
 from crysjax.data.readers.source import read
@@ -22,13 +23,15 @@ class Evaluation(NamedTuple):
     totals: dict[str, dict[str, Any]]  # crystals, ledger, metrics with intervals, flags, what was not measured
     findings: dict[str, list]  # what the failure detectors say
     match: dict[str, dict[str, float]]  # structure prediction: rate, rmse, and those of the floors
+    asked: dict[str, list]  # what samples were asked for, beside what `heads` predict
 
 
 def evaluate(
     samples: Any = None, *, match: Any = None, train: Any = None, reference: Any = None, known: Sequence[str] = (),
     hull: Sequence[str] = (), potential: str = "", dft: str = "", level: str = "", margin: float = 0.1,
     target: str | PathLike | None = None, synthesizability: str = "", floors: bool = True, match_only: bool = False,
-    ceiling: bool = True, seed: int = 0, processes: int = 2, out: str | PathLike | None = None,
+    ceiling: bool = True, heads: str = "", within: float | None = None, seed: int = 0, processes: int = 2,
+    out: str | PathLike | None = None,
     progress: Callable[[str], None] = lambda text: None, command: str = "crysjax.evaluate",
 ) -> Evaluation:  # fmt: skip
     """Judge sets of crystals in stages, side by side; with `match`, match rate and RMSE beside the floors.
@@ -48,6 +51,7 @@ def evaluate(
         synthesizability: a model of that kind.
         floors, match_only, ceiling: whether to compute the no-learning floors of `match`, nothing but the match rate,
             and one half of the real crystals judged against the other.
+        heads: a model that predicts what samples were asked for; `within`: how far a value may be from the request.
         seed: of the floors that draw, and of the ceiling's halves.
         processes: for structure matching and symmetry.
         out: folder for the report, metrics.json, table.tex and a CSV of each set; an evaluation that was interrupted
@@ -64,22 +68,23 @@ def evaluate(
     rates: dict[str, dict] = {}
     with TemporaryDirectory() as spare:  # without `out` nothing is kept
         sets = {name: _set(one) for name, one in _named(samples).items()}
+        crystals = {name: found for name, (found, _) in sets.items()}
+        asked = did_they_get_it(crystals, heads, within, place, progress)
         if given["match"] is not None:
-            crystals = {name: found for name, (found, _) in sets.items()}
             templates = given["train"] if floors else None
             rates = set_evaluation.structure_prediction(crystals, given["match"], templates, seed, processes, place)
         if not sets or match_only:
-            return Evaluation({}, {}, rates)
-        asked = questions.questions(
+            return Evaluation({}, {}, rates, asked)
+        questioned = questions.questions(
             given["train"], _held_out(given, progress), {name: read(name) for name in known}, list(hull), potential,
             dft, level, margin, None if target is None else Path(target), synthesizability, processes,
             place or Path(spare),
         )  # fmt: skip
         totals, findings = set_evaluation.judged_sets(
-            sets, asked, given["train"], seed, place, progress, command=command,
+            sets, questioned, given["train"], seed, place, progress, command=command,
             with_ceiling=ceiling and given["match"] is None,
         )  # fmt: skip
-    return Evaluation(totals, findings, rates)
+    return Evaluation(totals, findings, rates, asked)
 
 
 def _named(samples: Any) -> dict[str, Any]:

@@ -68,12 +68,12 @@ def relax(
 
     Returns:
         One row per crystal: `crystals`, `energy` (eV), `fmax` (eV/Å), `steps`, `converged`, `valid`, and `reason`, why
-        a crystal is not valid.
+        a crystal is not valid, with its `code` (`data.reasons`), which also says "not_converged".
     """
     (engine, params), given = _engine(potential), read(crystals)
     settings = Relax(method=method, fmax_ev_angstrom=fmax, pressure_gpa=pressure_gpa, move_cell=cell)
     frames: trajectories.Frames = {}
-    recorded = {} if trajectory is None else {"record": trajectories.recorder(frames), "chunk": 1}
+    recorded: dict[str, Any] = {} if trajectory is None else {"record": trajectories.recorder(frames), "chunk": 1}
     found = relax_dataset(
         engine.energy_forces_stress, params, given, cutoff_angstrom=engine.cutoff_angstrom, known=engine.numbers,
         settings=settings, max_steps=steps, keep_symmetry_angstrom=keep_symmetry or None, progress=progress, **recorded,
@@ -116,8 +116,8 @@ def at_minimum(
         `crystals(params, occupancy)`, a pack whose derivatives by both are those of the implicit function theorem. A
         crystal that is at no minimum has the derivative zero; one that was not relaxed is an error here.
     """
-    (engine, params), asked = _engine(potential), {"pressure_gpa": pressure_gpa, "cell": cell}
-    found = relax(crystals, potential, steps=steps, fmax=fmax, **asked)
+    engine, params = _engine(potential)
+    found = relax(crystals, potential, steps=steps, fmax=fmax, pressure_gpa=pressure_gpa, cell=cell)
     if not found.converged.all():
         row = int(np.argmin(found.converged))
         why = found.reason[row] or f"{found.fmax[row]:.3g} eV/Å remain after {steps} steps"
@@ -190,8 +190,8 @@ def elasticity(
         progress: told how many crystals are done, of how many.
     """
     (engine, params), given = _engine(potential), read(crystals)
-    asked = {"settings": Relax(fmax_ev_angstrom=fmax), "max_steps": steps}
-    told = {} if progress is None else {"progress": progress}
+    asked: dict[str, Any] = {"settings": Relax(fmax_ev_angstrom=fmax), "max_steps": steps}
+    told: dict[str, Any] = {} if progress is None else {"progress": progress}
     found, gain = driver.elasticity(engine, params, given, relax=relax, **asked, **told), None
     if remedy:
         found, gain = soft_ions.remedied(engine, params, found, times=remedy, **asked)

@@ -16,7 +16,8 @@ from crysjax.base import Condition, Pack, PyTree
 from crysjax.campaign import goals as targets
 from crysjax.campaign import outputs, propose, round
 from crysjax.campaign.assemble import assemble
-from crysjax.campaign.plan import Plan, plan, plan_of, read_plan
+from crysjax.campaign.plan import Plan, plan_of, read_plan
+from crysjax.campaign.polymorphs import Polymorphs, Search, find
 from crysjax.config import read_yaml
 from crysjax.data import batching, files
 from crysjax.data.datasets import Dataset
@@ -123,12 +124,39 @@ def design(config: Plan | str | PathLike | Mapping[str, Any], out: str | PathLik
     Returns:
         What `summary.json` holds: counts per stage, hits beside what chance gives, calls, the best candidates.
     """
-    checked = (
-        config if isinstance(config, Plan) else plan_of(config) if isinstance(config, Mapping) else read_plan(config)
-    )
+    if isinstance(config, Plan):
+        checked = config
+    else:
+        checked = plan_of(config) if isinstance(config, Mapping) else read_plan(Path(config))
     tools, about = assemble(checked)
     outcomes = round.run(checked, tools, Path(out), resume=resume, progress=lambda *_: None)
     return outputs.write(Path(out), checked, tools.goals, outcomes, **about)
+
+
+def polymorphs(
+    formula: str, out: str | PathLike, *, n: int = 64, units: int = 4, space_groups: Sequence[int] = (),
+    generator: str = "mp_20_wyckoff", templates: str = "", potential: str = "student", hull: Sequence[str] = (),
+    steps: int = 200, batch: int = 32, seed: int = 0, progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Polymorphs:  # fmt: skip
+    """Structures of one composition: sampled, relaxed, without duplicates, lowest energy first.
+
+    Args:
+        formula: such as "SrTiO3".
+        out: folder for tables, CIFs, report and batches; the same search goes on where it was stopped.
+        n: samples; each costs at most `steps` evaluations of the potential.
+        units: formula units in a cell, at most.
+        space_groups: only these; () leaves them to the generator.
+        generator, templates: what draws, and what a retrieval-based one looks up from.
+        potential: relaxes and ranks; the student is made for screening.
+        hull: files of entries with formation energies, for distances to the hull.
+
+    Returns:
+        `crystals` with energies and volumes as properties, `counts` of what became of the samples, and the `level` of
+        theory.
+    """
+    asked = Search(formula, generator, potential, n, units, tuple(space_groups), templates, tuple(hull), steps, batch,
+                   seed)  # fmt: skip
+    return find(asked, Path(out), progress=progress)
 
 
 class Objective(NamedTuple):
@@ -155,7 +183,7 @@ def objective(
     """
     loaded = registry.load_model(model, "generator", {"generator.steps": steps})
     predictor, _ = registry.load_predictor(heads)
-    goals = targets.goals(plan(target=dict(target), elements=["O"]).target, predictor.names, predictor.scale)
+    goals = targets.goals(Plan(target=dict(target), elements=("O",)).target, predictor.names, predictor.scale)
     counts = formula_counts(formula, loaded.config["elements"])
     numbers = np.tile(np.repeat(list(counts), list(counts.values())), n)
     atoms = len(numbers) // n

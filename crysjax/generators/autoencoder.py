@@ -16,9 +16,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.base import UNKNOWN, Condition, Network, Pack, Params, is_known, mean_by_crystal, num_sites, site_mask
+from crysjax.base import (
+    UNKNOWN,
+    Condition,
+    Generator,
+    Network,
+    Pack,
+    Params,
+    is_known,
+    mean_by_crystal,
+    num_sites,
+    site_mask,
+)
 from crysjax.generators import coordinates
-from crysjax.generators.coordinates import Numbers
+from crysjax.generators.coordinates import Fields, Numbers
+from crysjax.generators.iterative import Denoiser, Denoising, generator
+from crysjax.generators.processes.samplers import sampler
 
 
 class Perceptron(nn.Module):
@@ -80,6 +93,17 @@ def hide_species(key: Array, pack: Pack, known_fraction: float) -> Pack:
     kept = jax.random.uniform(key, pack.lattice.shape[:1]) < known_fraction
     unknown = UNKNOWN * site_mask(pack.occupancy)[:, None]
     return pack._replace(occupancy=jnp.where(kept[pack.owner][:, None], pack.occupancy, unknown))
+
+
+def decoder(network: Network, processes: Fields, settings: Denoising, latent: int) -> Generator:
+    """`iterative` under a condition of `with_latent`, which an autoencoder drops (or not) itself."""
+    scales = settings.scales
+    wide = scales._replace(
+        property_center=(*scales.property_center, *(0.0,) * latent),
+        property_scale=(*scales.property_scale, *(1.0,) * latent),
+    )
+    settings = settings._replace(scales=wide, drop_condition=0.0)
+    return generator(Denoiser(network, processes, sampler("euler", processes), settings))
 
 
 def with_latent(condition: Condition, z: Array) -> Condition:

@@ -17,7 +17,7 @@ within t at small t would leave lattices far too narrow.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -31,28 +31,32 @@ from crysjax.base import (
     Pack,
     Params,
     Prediction,
+    Process,
     mean_by_crystal,
     num_sites,
     site_mask,
-    sum_by_crystal,
 )
 from crysjax.generators import coordinates
-from crysjax.generators.composition import composition
-from crysjax.generators.coordinates import Fields, Geometry
+from crysjax.generators.composition import Composition, composition
+from crysjax.generators.coordinates import Fields, Geometry, Scales
 from crysjax.generators.coupling import ReadOut
+from crysjax.generators.flow_solver import TABLEAUS, Field, Scored, Solver, solve, trace
 from crysjax.generators.processes.flows import centered, euclidean_flow, torus_flow
 from crysjax.geometry import torus
 
-Field = Callable[[Geometry, Array], Geometry]  # (x, u) -> dx/du
-TABLEAUS = {"heun": ((0.0, 1.0), (0.5, 0.5)), "rk4": ((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6))}
-"""Nodes and weights of methods of order 2 and 4 whose stages build on the one before alone."""
 
+class Flow(NamedTuple):
+    """The parts of a `continuous_flow`, in the names of their parameters, and its settings."""
 
-class Scored(NamedTuple):
-    """A point on its way, and the integral of the divergence so far."""
-
-    x: Geometry
-    divergence: Array  # (b,)
+    network: Network
+    spread: ReadOut
+    species: Composition
+    processes: tuple[Process, Process]  # of positions and lattice
+    scales: Scales
+    solver: Solver
+    objective: str
+    drop_condition: float
+    weights: Fields
 
 
 def continuous_flow(
@@ -110,158 +114,130 @@ def continuous_flow(
     _check("objective", objective, ("flow_matching", "likelihood"))
     if not 0 < blur < 1:
         raise ValueError(f"blur: {blur}; expected a share of noise between 0 and 1")
-    species, spread = composition(width=width), ReadOut(6, width)
-    scales, end = (lattice_center, lattice_scale), math.log(blur)
-    frac, lattice = torus_flow(), euclidean_flow()
-
-    def init(key: Array, pack: Pack, condition: Condition) -> Params:
-        keys, static = jax.random.split(key, 3), known(pack, condition)
-        time = jnp.ones(len(pack.lattice), pack.frac.dtype)
-        context = coordinates.context(time, condition, property_center, property_scale)
-        params = network.init(keys[0], pack, context)
-        features = jnp.concatenate([network.apply(params, pack, context).crystal, static], -1)
-        return {
-            "network": params,
-            "spread": spread.init(keys[1], features)["params"],
-            "species": species.init(keys[2], static),
-        }
-
-    def known(pack: Pack, condition: Condition) -> Array:
-        return coordinates.given(condition, property_center, property_scale, pack.frac.dtype)
-
-    def predict(params: Params, x: Geometry, t: Array, pack: Pack, condition: Condition) -> Prediction:
-        """The network's answer; its lattice is the mean of a Gaussian, of which E[clean | x_t] is the posterior."""
-        noisy = coordinates.assemble(Fields(x.frac, x.lattice, pack.occupancy), pack, *scales, limit=None)
-        context = coordinates.context(t, condition, property_center, property_scale)
-        answer = network.apply(params["network"], noisy, context)
-        features = jnp.concatenate([answer.crystal, known(pack, condition)], -1)
-        precision = jnp.exp(-spread.apply({"params": params["spread"]}, features))
-        t = t[:, None]
-        gain = (1 - t) / ((1 - t) ** 2 + t**2 * precision)
-        return answer._replace(lattice=answer.lattice + gain * (x.lattice - (1 - t) * answer.lattice))
-
-    def field(params: Params, pack: Pack, condition: Condition) -> Field:
-        used = (num_sites(pack) > 0)[:, None]
-
-        def velocity(x: Geometry, u: Array) -> Geometry:
-            t = jnp.exp(u)
-            answer = predict(params, x, jnp.full(len(pack.lattice), t), pack, condition)
-            move = centered(answer.frac, pack)
-            towards = jnp.where(used, x.lattice - answer.lattice, 0)
-            return Geometry(t * move * site_mask(pack.occupancy)[:, None], towards)
-
-        return velocity
-
-    def trace(velocity: Field, x: Geometry, u: Array, pack: Pack, key: Array) -> tuple[Geometry, Array]:
-        at, push = jax.linearize(lambda x: velocity(x, u), x)
-
-        def along(probe: Geometry) -> Array:
-            moved = push(probe)
-            return sum_by_crystal((probe.frac * moved.frac).sum(-1), pack) + (probe.lattice * moved.lattice).sum(-1)
-
-        if divergence == "exact":
-            total = jax.lax.map(along, unit_probes(x, pack, max_sites)).sum(0)
-            return at, jnp.where(num_sites(pack) <= max_sites, total, jnp.nan)
-        return at, jax.lax.map(along, sign_probes(key, x, probes)).mean(0)
-
-    def score(params: Params, x: Geometry, pack: Pack, condition: Condition, key: Array) -> Array:
-        """log p of a point at t = blur, in the coordinates of the solver: (b,)."""
-        velocity = field(params, pack, condition)
-
-        def both(state: Scored, u: Array) -> Scored:
-            return Scored(*trace(velocity, state.x, u, pack, key))
-
-        start = Scored(x, jnp.zeros_like(x.lattice[:, 0]))
-        final = solve(both, start, end, 0.0, steps, solver)
-        return jax.scipy.stats.norm.logpdf(final.x.lattice).sum(-1) + final.divergence
-
-    def log_prob(
-        params: Params, pack: Pack, condition: Condition, template: Pack | None = None, key: Array | None = None
-    ) -> Array:
-        x = coordinates.encode(pack, *scales)
-        shrunk = Geometry(x.frac, x.lattice * (1 - blur))
-        value = score(params, shrunk, pack, condition, jax.random.key(seed) if key is None else key)
-        value = jnp.where(num_sites(pack) > 0, value + 6 * math.log(1 - blur), 0)
-        if template is None:
-            return value
-        return value + species.log_prob(params["species"], pack.occupancy, template, known(pack, condition))
-
-    def matching(params: Params, key: Array, pack: Pack, condition: Condition) -> Geometry:
-        keys, clean = jax.random.split(key, 3), coordinates.encode(pack, *scales)
-        b = len(pack.lattice)
-        t = blur + (1 - blur) * ((jax.random.uniform(keys[0], dtype=pack.frac.dtype) + jnp.arange(b) / b) % 1.0)
-        frac_t, target = frac.corrupt(keys[1], clean.frac, t[pack.owner][:, None], pack)
-        lattice_t, end = lattice.corrupt(keys[2], clean.lattice, t[:, None], pack)
-        answer = predict(params, Geometry(frac_t, lattice_t), t, pack, condition)
-        of_frac = mean_by_crystal(frac.error(answer.frac, target, frac_t, pack), pack)
-        of_lattice = lattice.error(answer.lattice, end, lattice_t, pack)
-        return Geometry(frac_weight * of_frac, lattice_weight * of_lattice)
-
-    def likelihood(params: Params, key: Array, pack: Pack, condition: Condition) -> Geometry:
-        keys, clean = jax.random.split(key, 3), coordinates.encode(pack, *scales)
-        at = jnp.asarray(blur, pack.frac.dtype)
-        x = Geometry(*(p.corrupt(k, v, at, pack)[0] for p, k, v in zip((frac, lattice), keys, clean)))
-        return Geometry(-score(params, x, pack, condition, keys[2]) / jnp.maximum(num_sites(pack), 1), jnp.zeros(()))
-
-    def loss(params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
-        keys = jax.random.split(key, 3)
-        condition = coordinates.drop_condition(keys[0], condition, drop_condition)
-        errors = (matching if objective == "flow_matching" else likelihood)(params, keys[1], pack, condition)
-        template = coordinates.hide_species(keys[2], pack)
-        nats = -species.log_prob(params["species"], pack.occupancy, template, known(pack, condition))
-        parts = Fields(*errors, species_weight * nats / jnp.maximum(num_sites(pack), 1))
-        means = Fields(*(coordinates.mean_over_crystals(jnp.broadcast_to(v, nats.shape), pack) for v in parts))
-        return sum(means), means._asdict()
-
-    def noise(key: Array, template: Pack) -> Geometry:
-        first, second = jax.random.split(key)
-        like = jnp.zeros((len(template.lattice), 6), template.frac.dtype)
-        return Geometry(frac.prior(first, template.frac, template), lattice.prior(second, like, template))
-
-    def decode(params: Params, key: Array, noise: Geometry, template: Pack, condition: Condition) -> Pack:
-        pack = template._replace(occupancy=species.draw(params["species"], key, template, known(template, condition)))
-        x = solve(field(params, pack, condition), noise, 0.0, end, steps, solver)
-        placed = Fields(torus.wrap(x.frac), x.lattice / (1 - blur), pack.occupancy)
-        return coordinates.assemble(placed, pack, *scales, limit=None)
-
-    def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
-        first, rest = jax.random.split(key)
-        return decode(params, rest, noise(first, template), template, condition)
-
-    return Generator(init, loss, noise, decode, sample, log_prob)
+    flow = Flow(
+        network=network,
+        spread=ReadOut(6, width),
+        species=composition(width=width),
+        processes=(torus_flow(), euclidean_flow()),
+        scales=Scales(lattice_center, lattice_scale, property_center, property_scale),
+        solver=Solver(steps, solver, blur, divergence, probes, max_sites, seed),
+        objective=objective,
+        drop_condition=drop_condition,
+        weights=Fields(frac_weight, lattice_weight, species_weight),
+    )
+    noise, decode = partial(_noise, flow), partial(_decode, flow)
+    sample, log_prob = coordinates.sampled(noise, decode), partial(_log_prob, flow)
+    return Generator(partial(_init, flow), partial(_loss, flow), noise, decode, sample, log_prob)
 
 
-def solve(field: Callable, x, start: float, stop: float, steps: int, solver: str):
-    """dx/du = field(x, u) from `start` to `stop` in equal steps of an explicit Runge-Kutta method."""
-    dtype, h = jax.tree.leaves(x)[0].dtype, (stop - start) / steps
-    stages = tuple(jnp.asarray(row, dtype) for row in TABLEAUS[solver])
-
-    def step(x, u: Array):
-        def stage(state: tuple, this: tuple[Array, Array]) -> tuple:
-            (slope, moved), (node, weight) = state, this
-            slope = field(jax.tree.map(lambda v, s: v + h * node * s, x, slope), u + h * node)
-            return (slope, jax.tree.map(lambda v, s: v + h * weight * s, moved, slope)), None
-
-        (_, moved), _ = jax.lax.scan(stage, (jax.tree.map(jnp.zeros_like, x), x), stages)  # one copy to compile
-        return moved, None
-
-    return jax.lax.scan(jax.checkpoint(step), x, start + h * jnp.arange(steps, dtype=dtype))[0]
+def _init(flow: Flow, key: Array, pack: Pack, condition: Condition) -> Params:
+    keys, static = jax.random.split(key, 3), flow.scales.given(condition, pack.frac.dtype)
+    context = flow.scales.context(jnp.ones(len(pack.lattice), pack.frac.dtype), condition)
+    params = flow.network.init(keys[0], pack, context)
+    features = jnp.concatenate([flow.network.apply(params, pack, context).crystal, static], -1)
+    return {
+        "network": params,
+        "spread": flow.spread.init(keys[1], features)["params"],
+        "species": flow.species.init(keys[2], static),
+    }
 
 
-def unit_probes(x: Geometry, pack: Pack, max_sites: int) -> Geometry:
-    """Every coordinate of a crystal once, of all crystals at the same time: (3 max_sites + 6, ...)."""
-    row, m, dtype = jnp.arange(len(x.frac)), 3 * max_sites + 6, x.frac.dtype
-    rank = row - jax.ops.segment_min(row, pack.owner, len(pack.lattice))[pack.owner]
-    of_site = jnp.eye(m, 3 * max_sites, dtype=dtype).reshape(m, max_sites, 3)
-    frac = jnp.take(of_site, rank, axis=1, mode="fill", fill_value=0)
-    lattice = jnp.eye(m, 6, -3 * max_sites, dtype=dtype)[:, None]
-    return Geometry(frac, jnp.broadcast_to(lattice, (m, *x.lattice.shape)))
+def _predict(flow: Flow, params: Params, x: Geometry, t: Array, pack: Pack, condition: Condition) -> Prediction:
+    """The network's answer; its lattice is the mean of a Gaussian, of which E[clean | x_t] is the posterior."""
+    noisy = flow.scales.assemble(Fields(x.frac, x.lattice, pack.occupancy), pack, limit=None)
+    answer = flow.network.apply(params["network"], noisy, flow.scales.context(t, condition))
+    features = jnp.concatenate([answer.crystal, flow.scales.given(condition, pack.frac.dtype)], -1)
+    precision = jnp.exp(-flow.spread.apply({"params": params["spread"]}, features))
+    t = t[:, None]
+    gain = (1 - t) / ((1 - t) ** 2 + t**2 * precision)
+    return answer._replace(lattice=answer.lattice + gain * (x.lattice - (1 - t) * answer.lattice))
 
 
-def sign_probes(key: Array, x: Geometry, probes: int) -> Geometry:
-    """Independent signs for every coordinate (Hutchinson 1989): (probes, ...)."""
-    keys = jax.random.split(key, 2)
-    return Geometry(*(jax.random.rademacher(k, (probes, *v.shape), v.dtype) for k, v in zip(keys, x)))
+def _field(flow: Flow, params: Params, pack: Pack, condition: Condition) -> Field:
+    """The velocity in u = log t."""
+    used = (num_sites(pack) > 0)[:, None]
+
+    def velocity(x: Geometry, u: Array) -> Geometry:
+        t = jnp.exp(u)
+        answer = _predict(flow, params, x, jnp.full(len(pack.lattice), t), pack, condition)
+        move = centered(answer.frac, pack)
+        towards = jnp.where(used, x.lattice - answer.lattice, 0)
+        return Geometry(t * move * site_mask(pack.occupancy)[:, None], towards)
+
+    return velocity
+
+
+def _score(flow: Flow, params: Params, x: Geometry, pack: Pack, condition: Condition, key: Array) -> Array:
+    """log p of a point at t = blur, in the coordinates of the solver: (b,)."""
+    velocity, solver = _field(flow, params, pack, condition), flow.solver
+
+    def both(state: Scored, u: Array) -> Scored:
+        return Scored(*trace(solver, velocity, state.x, u, pack, key))
+
+    start = Scored(x, jnp.zeros_like(x.lattice[:, 0]))
+    final = solve(both, start, math.log(solver.blur), 0.0, solver.steps, solver.name)
+    return jax.scipy.stats.norm.logpdf(final.x.lattice).sum(-1) + final.divergence
+
+
+def _log_prob(
+    flow: Flow, params: Params, pack: Pack, condition: Condition, template: Pack | None = None, key: Array | None = None
+) -> Array:
+    x, blur = flow.scales.encode(pack), flow.solver.blur
+    shrunk = Geometry(x.frac, x.lattice * (1 - blur))
+    value = _score(flow, params, shrunk, pack, condition, jax.random.key(flow.solver.seed) if key is None else key)
+    value = jnp.where(num_sites(pack) > 0, value + 6 * math.log(1 - blur), 0)
+    if template is None:
+        return value
+    known = flow.scales.given(condition, pack.frac.dtype)
+    return value + flow.species.log_prob(params["species"], pack.occupancy, template, known)
+
+
+def _matching(flow: Flow, params: Params, key: Array, pack: Pack, condition: Condition) -> Geometry:
+    """The weighted errors of flow matching, (b,) each."""
+    keys, clean, blur = jax.random.split(key, 3), flow.scales.encode(pack), flow.solver.blur
+    frac, lattice = flow.processes
+    t = blur + (1 - blur) * coordinates.stratified_times(keys[0], len(pack.lattice), pack.frac.dtype)
+    frac_t, target = frac.corrupt(keys[1], clean.frac, t[pack.owner][:, None], pack)
+    lattice_t, end = lattice.corrupt(keys[2], clean.lattice, t[:, None], pack)
+    answer = _predict(flow, params, Geometry(frac_t, lattice_t), t, pack, condition)
+    of_frac = mean_by_crystal(frac.error(answer.frac, target, frac_t, pack), pack)
+    of_lattice = lattice.error(answer.lattice, end, lattice_t, pack)
+    return Geometry(flow.weights.frac * of_frac, flow.weights.lattice * of_lattice)
+
+
+def _likelihood(flow: Flow, params: Params, key: Array, pack: Pack, condition: Condition) -> Geometry:
+    """Nats per site of positions and lattice together, (b,), through the solver."""
+    keys, clean = jax.random.split(key, 3), flow.scales.encode(pack)
+    at = jnp.asarray(flow.solver.blur, pack.frac.dtype)
+    x = Geometry(*(p.corrupt(k, v, at, pack)[0] for p, k, v in zip(flow.processes, keys, clean)))
+    nats = -_score(flow, params, x, pack, condition, keys[2])
+    return Geometry(nats / jnp.maximum(num_sites(pack), 1), jnp.zeros(()))
+
+
+def _loss(flow: Flow, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+    keys = jax.random.split(key, 3)
+    condition = coordinates.drop_condition(keys[0], condition, flow.drop_condition)
+    errors = _matching if flow.objective == "flow_matching" else _likelihood
+    geometry = errors(flow, params, keys[1], pack, condition)
+    template, known = coordinates.hide_species(keys[2], pack), flow.scales.given(condition, pack.frac.dtype)
+    nats = -flow.species.log_prob(params["species"], pack.occupancy, template, known)
+    parts = Fields(*geometry, flow.weights.species * nats / jnp.maximum(num_sites(pack), 1))
+    means = Fields(*(coordinates.mean_over_crystals(jnp.broadcast_to(v, nats.shape), pack) for v in parts))
+    return sum(means), means._asdict()
+
+
+def _noise(flow: Flow, key: Array, template: Pack) -> Geometry:
+    (frac, lattice), (first, second) = flow.processes, jax.random.split(key)
+    like = jnp.zeros((len(template.lattice), 6), template.frac.dtype)
+    return Geometry(frac.prior(first, template.frac, template), lattice.prior(second, like, template))
+
+
+def _decode(flow: Flow, params: Params, key: Array, noise: Geometry, template: Pack, condition: Condition) -> Pack:
+    solver, known = flow.solver, flow.scales.given(condition, template.frac.dtype)
+    pack = template._replace(occupancy=flow.species.draw(params["species"], key, template, known))
+    x = solve(_field(flow, params, pack, condition), noise, 0.0, math.log(solver.blur), solver.steps, solver.name)
+    placed = Fields(torus.wrap(x.frac), x.lattice / (1 - solver.blur), pack.occupancy)
+    return flow.scales.assemble(placed, pack, limit=None)
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:

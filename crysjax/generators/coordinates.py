@@ -6,6 +6,7 @@ rows; a condition and a time become the context that networks read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crysjax.base import UNKNOWN, Condition, Pack, num_sites, site_mask
+from crysjax.base import UNKNOWN, Condition, Pack, PyTree, num_sites, site_mask
 from crysjax.geometry import lattice as lattices
 
 SPACE_GROUPS = 231  # 0 = not given
@@ -38,6 +39,46 @@ class Geometry(NamedTuple):
 
     frac: Array  # (n, 3)
     lattice: Array  # (b, 6)
+
+
+class Scales(NamedTuple):
+    """Mean and standard deviation of what a family reads, measured on its training data."""
+
+    lattice_center: Numbers = LATTICE_CENTER  # six: the lattice coordinates
+    lattice_scale: Numbers = LATTICE_SCALE
+    property_center: Numbers = ()  # k: the conditioning properties, in their own units
+    property_scale: Numbers = ()
+
+    def encode(self, pack: Pack) -> Fields:
+        """`encode` at these scales."""
+        return encode(pack, self.lattice_center, self.lattice_scale)
+
+    def assemble(self, x: Fields, pack: Pack, limit: float | None = 6.0) -> Pack:
+        """`assemble` at these scales."""
+        return assemble(x, pack, self.lattice_center, self.lattice_scale, limit)
+
+    def context(self, t: Array, condition: Condition) -> Array:
+        """`context` at these scales."""
+        return context(t, condition, self.property_center, self.property_scale)
+
+    def given(self, condition: Condition, dtype=jnp.float32) -> Array:
+        """`given` at these scales."""
+        return given(condition, self.property_center, self.property_scale, dtype)
+
+
+def sampled(noise: Callable[..., PyTree], decode: Callable[..., Pack]) -> Callable[..., Pack]:
+    """`Generator.sample`: `decode` of drawn `noise`, each with a key of its own."""
+
+    def sample(params, key: Array, template: Pack, condition: Condition) -> Pack:
+        first, rest = jax.random.split(key)
+        return decode(params, rest, noise(first, template), template, condition)
+
+    return sample
+
+
+def stratified_times(key: Array, crystals: int, dtype=None) -> Array:
+    """A time in [0, 1) for each crystal, spread evenly over the slots: uniform draws of less variance: (b,)."""
+    return (jax.random.uniform(key, (), dtype or float) + jnp.arange(crystals, dtype=dtype) / crystals) % 1
 
 
 def encode(pack: Pack, lattice_center: Numbers, lattice_scale: Numbers) -> Fields:

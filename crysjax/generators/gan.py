@@ -11,6 +11,7 @@ A baseline: one network call per sample and no likelihood, and nothing in the lo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -34,8 +35,9 @@ from crysjax.base import (
     sum_by_crystal,
 )
 from crysjax.constraints import orbit_layouts
+from crysjax.constraints.orbit_layouts import Layouts
 from crysjax.generators import coordinates
-from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, mean_over_crystals
+from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Scales, mean_over_crystals
 from crysjax.geometry import torus
 
 
@@ -47,6 +49,23 @@ class Latent(NamedTuple):
     species: Array  # (n, s) Gumbel
     order: Array  # (b, s) uniform: which of two elements that are equally common comes first in a layout
     layout: Array  # (b, l) Gumbel
+
+
+class Game(NamedTuple):
+    """The two players and the settings of `gan`."""
+
+    network: Network  # of the critic
+    module: _Generator
+    table: Layouts
+    log_weight: np.ndarray  # (l,) of the layouts, the last for none
+    scales: Scales
+    latent: int
+    site_latent: int
+    known_fraction: float
+    drop_condition: float
+    penalty: float
+    generator_weight: float
+    generator_rate: float
 
 
 def gan(
@@ -95,80 +114,91 @@ def gan(
     """
     if layout_weights and len(layout_weights) != len(layouts):
         raise ValueError(f"layout_weights: {len(layout_weights)} numbers; expected one a layout, {len(layouts)}")
-    table = orbit_layouts.table(layouts)
-    log_weight = np.log(np.append(layout_weights or np.ones(len(layouts)), 1.0))
-    module = _Generator(width)
+    game = Game(
+        network=network,
+        module=_Generator(width),
+        table=orbit_layouts.table(layouts),
+        log_weight=np.log(np.append(layout_weights or np.ones(len(layouts)), 1.0)),
+        scales=Scales(lattice_center, lattice_scale, property_center, property_scale),
+        latent=latent,
+        site_latent=site_latent,
+        known_fraction=known_fraction,
+        drop_condition=drop_condition,
+        penalty=penalty,
+        generator_weight=generator_weight,
+        generator_rate=generator_rate,
+    )
+    noise, decode = partial(_noise, game), partial(_decode, game)
+    return Generator(partial(_init, game), partial(_loss, game), noise, decode, coordinates.sampled(noise, decode))
 
-    def context(condition: Condition, like: Array) -> Array:
-        return coordinates.given(condition, property_center, property_scale, like.dtype)
 
-    def init(key: Array, pack: Pack, condition: Condition) -> Params:
-        keys = jax.random.split(key, 4)
-        given = context(condition, pack.frac)
-        critic = network.init(keys[0], pack, given)
-        found = jax.eval_shape(network.apply, critic, pack, given).crystal
-        head = jax.nn.initializers.lecun_normal()(keys[1], (found.shape[-1], 1), found.dtype)
-        raw = module.init(keys[2], noise(keys[3], pack), pack, given)["params"]
-        generator = jax.tree.map(lambda v: v.astype(pack.frac.dtype) / generator_rate, raw)
-        return {"generator": generator, "critic": {"network": critic, "head": head}}
+def _init(game: Game, key: Array, pack: Pack, condition: Condition) -> Params:
+    keys = jax.random.split(key, 4)
+    given = game.scales.given(condition, pack.frac.dtype)
+    critic = game.network.init(keys[0], pack, given)
+    found = jax.eval_shape(game.network.apply, critic, pack, given).crystal
+    head = jax.nn.initializers.lecun_normal()(keys[1], (found.shape[-1], 1), found.dtype)
+    raw = game.module.init(keys[2], _noise(game, keys[3], pack), pack, given)["params"]
+    generator = jax.tree.map(lambda v: v.astype(pack.frac.dtype) / game.generator_rate, raw)
+    return {"generator": generator, "critic": {"network": critic, "head": head}}
 
-    def judge(critic: Params, x: Fields, pack: Pack, condition: Condition) -> Array:
-        """The critic on fields, as the gradient penalty needs it: (b,)."""
-        return judge_pack(critic, coordinates.assemble(x, pack, lattice_center, lattice_scale, limit=None), condition)
 
-    def judge_pack(critic: Params, pack: Pack, condition: Condition) -> Array:
-        found = network.apply(critic["network"], pack, context(condition, pack.frac))
-        return (found.crystal @ critic["head"])[:, 0]
+def _judge(game: Game, critic: Params, pack: Pack, condition: Condition) -> Array:
+    """The critic: (b,)."""
+    found = game.network.apply(critic["network"], pack, game.scales.given(condition, pack.frac.dtype))
+    return (found.crystal @ critic["head"])[:, 0]
 
-    def noise(key: Array, template: Pack) -> Latent:
-        keys, b, n = jax.random.split(key, 5), len(template.lattice), len(template.frac)
-        dtype, species = template.frac.dtype, template.occupancy.shape[-1]
-        return Latent(
-            jax.random.normal(keys[0], (b, latent), dtype),
-            jax.random.normal(keys[1], (n, site_latent), dtype),
-            jax.random.gumbel(keys[2], (n, species), dtype),
-            jax.random.uniform(keys[3], (b, species), dtype),
-            jax.random.gumbel(keys[4], (b, len(table.size)), dtype),
-        )
 
-    def draw(generator: Params, noise: Latent, template: Pack, condition: Condition) -> Pack:
-        weights = jax.tree.map(lambda v: v * generator_rate, generator)
-        free, logits, lattice = module.apply({"params": weights}, noise, template, context(condition, template.frac))
-        allow = jnp.asarray(log_weight, free.dtype)
-        placed = orbit_layouts.place(table, template, condition.space_group, noise.order, noise.layout, allow)
-        frac = orbit_layouts.expand(table, placed, free, template.owner)
-        # one element an orbit; the derivative is that of the soft rows (Gumbel-softmax; Jang et al. 2017)
-        soft = jax.nn.softmax(jnp.where(template.occupancy > 0, logits + noise.species, -1e9))[placed.first]
-        rows = jnp.where(is_known(template.occupancy)[:, None] > 0, template.occupancy, soft)
-        rows = coordinates.harden(rows * site_mask(template.occupancy)[:, None], template)
-        pack = coordinates.assemble(Fields(frac, lattice, rows), template, lattice_center, lattice_scale)
-        return pack._replace(lattice=orbit_layouts.symmetric_lattice(table, placed, pack.lattice))
+def _noise(game: Game, key: Array, template: Pack) -> Latent:
+    keys, b, n = jax.random.split(key, 5), len(template.lattice), len(template.frac)
+    dtype, species = template.frac.dtype, template.occupancy.shape[-1]
+    return Latent(
+        jax.random.normal(keys[0], (b, game.latent), dtype),
+        jax.random.normal(keys[1], (n, game.site_latent), dtype),
+        jax.random.gumbel(keys[2], (n, species), dtype),
+        jax.random.uniform(keys[3], (b, species), dtype),
+        jax.random.gumbel(keys[4], (b, len(game.table.size)), dtype),
+    )
 
-    def loss(params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
-        keys = jax.random.split(key, 4)
-        condition = coordinates.drop_condition(keys[0], condition, drop_condition)
-        all_known = (jax.random.uniform(keys[1], (len(pack.lattice),)) < known_fraction)[pack.owner]
-        unknown = jnp.full_like(pack.occupancy, UNKNOWN) * site_mask(pack.occupancy)[:, None]
-        template = pack._replace(occupancy=jnp.where(all_known[:, None], pack.occupancy, unknown))
-        fake = draw(params["generator"], noise(keys[2], template), template, condition)
-        critic, constant = params["critic"], jax.lax.stop_gradient(fake)
-        true, false = (judge_pack(critic, x, condition) for x in (pack, constant))
-        apart = mean_over_crystals(true - false, pack)
-        ends = [coordinates.encode(x, lattice_center, lattice_scale) for x in (pack, constant)]
-        steep = gradient_penalty(lambda x: judge(critic, x, pack, condition), keys[3], *ends, template)
-        slope = mean_over_crystals(steep, pack)
-        fooled = mean_over_crystals(judge_pack(jax.lax.stop_gradient(critic), fake, condition), pack)
-        total = penalty * slope - apart - generator_weight * fooled
-        return total, {"wasserstein": apart, "penalty": slope, "fooled": fooled}
 
-    def decode(params, key: Array, noise: Latent, template: Pack, condition: Condition) -> Pack:
-        return draw(params["generator"], noise, template, condition)
+def _draw(game: Game, generator: Params, noise: Latent, template: Pack, condition: Condition) -> Pack:
+    weights = jax.tree.map(lambda v: v * game.generator_rate, generator)
+    context = game.scales.given(condition, template.frac.dtype)
+    free, logits, lattice = game.module.apply({"params": weights}, noise, template, context)
+    allow = jnp.asarray(game.log_weight, free.dtype)
+    placed = orbit_layouts.place(game.table, template, condition.space_group, noise.order, noise.layout, allow)
+    frac = orbit_layouts.expand(game.table, placed, free, template.owner)
+    # one element an orbit; the derivative is that of the soft rows (Gumbel-softmax; Jang et al. 2017)
+    soft = jax.nn.softmax(jnp.where(template.occupancy > 0, logits + noise.species, -1e9))[placed.first]
+    rows = jnp.where(is_known(template.occupancy)[:, None] > 0, template.occupancy, soft)
+    rows = coordinates.harden(rows * site_mask(template.occupancy)[:, None], template)
+    pack = game.scales.assemble(Fields(frac, lattice, rows), template)
+    return pack._replace(lattice=orbit_layouts.symmetric_lattice(game.table, placed, pack.lattice))
 
-    def sample(params, key: Array, template: Pack, condition: Condition) -> Pack:
-        first, rest = jax.random.split(key)
-        return decode(params, rest, noise(first, template), template, condition)
 
-    return Generator(init, loss, noise, decode, sample)
+def _loss(game: Game, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+    keys, scales = jax.random.split(key, 4), game.scales
+    condition = coordinates.drop_condition(keys[0], condition, game.drop_condition)
+    all_known = (jax.random.uniform(keys[1], (len(pack.lattice),)) < game.known_fraction)[pack.owner]
+    unknown = jnp.full_like(pack.occupancy, UNKNOWN) * site_mask(pack.occupancy)[:, None]
+    template = pack._replace(occupancy=jnp.where(all_known[:, None], pack.occupancy, unknown))
+    fake = _draw(game, params["generator"], _noise(game, keys[2], template), template, condition)
+    critic, constant = params["critic"], jax.lax.stop_gradient(fake)
+    true, false = (_judge(game, critic, x, condition) for x in (pack, constant))
+    apart = mean_over_crystals(true - false, pack)
+    ends = [scales.encode(x) for x in (pack, constant)]
+
+    def judge_fields(x: Fields) -> Array:
+        return _judge(game, critic, scales.assemble(x, pack, limit=None), condition)
+
+    slope = mean_over_crystals(gradient_penalty(judge_fields, keys[3], *ends, template), pack)
+    fooled = mean_over_crystals(_judge(game, jax.lax.stop_gradient(critic), fake, condition), pack)
+    total = game.penalty * slope - apart - game.generator_weight * fooled
+    return total, {"wasserstein": apart, "penalty": slope, "fooled": fooled}
+
+
+def _decode(game: Game, params: Params, key: Array, noise: Latent, template: Pack, condition: Condition) -> Pack:
+    return _draw(game, params["generator"], noise, template, condition)
 
 
 def gradient_penalty(critic: Callable[[Fields], Array], key: Array, real: Fields, fake: Fields, pack: Pack) -> Array:

@@ -15,99 +15,53 @@ symmetry built in but permutation. What differs from ADiT:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.base import NUM_SPECIES, Condition, Generator, Pack, Params, is_known, mean_by_crystal, num_sites
+from crysjax.base import (
+    NUM_SPECIES,
+    Condition,
+    Generator,
+    Pack,
+    Params,
+    Process,
+    is_known,
+    mean_by_crystal,
+)
 from crysjax.generators import coordinates
 from crysjax.generators.autoencoder import hide_species
 from crysjax.generators.classifier_free import Weights, check_weights, guided
-from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers
+from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers, Scales
+from crysjax.generators.iterative import Denoising
 from crysjax.generators.processes.flows import cross_entropy, euclidean_flow
-from crysjax.generators.processes.samplers import Problem, grid
+from crysjax.generators.processes.samplers import Problem, Sampler, grid
 from crysjax.generators.processes.samplers import sampler as named_sampler
-from crysjax.generators.vae import LOG_STD_REACH, Gaussian, kl_divergence
+from crysjax.generators.site_autoencoder import Answer, SiteAutoencoder, fractions, log_sites, site_autoencoder
+from crysjax.generators.vae import Gaussian, kl_divergence
 from crysjax.geometry import torus
-from crysjax.nets.dense import harmonics
-from crysjax.nets.site_transformer import site_transformer
+from crysjax.nets.site_transformer import SiteTransformer, site_transformer
 
 LEAST_TIME = 0.1
 """Errors of the clean latents weigh `1 / max(t, LEAST_TIME)^2`, as in ADiT's code: those of the velocity, bounded."""
 
 
-class Answer(NamedTuple):
-    """What the decoder says of a pack."""
+class LatentDenoiser(NamedTuple):
+    """The parts of a `latent_diffusion`; its two sets of parameters have the names of `space` and `network` there."""
 
-    circle: Array  # (n, 6) near the cosines and then the sines of 2 pi frac
-    lattice: Array  # (b, 6) standardized rotation-free coordinates
-    species: Array  # (n, s) logits
-
-
-class SiteAutoencoder(NamedTuple):
-    """The autoencoder of a `latent_diffusion` of the same settings; its parameters are `params["autoencoder"]`."""
-
-    init: Callable[..., Params]  # (key, pack) -> params
-    encode: Callable[..., Gaussian]  # (params, pack) -> q(z | x), (n, d)
-    decode: Callable[..., Answer]  # (params, z (n, d), template) -> Answer; of the template its sizes are read
-
-
-def fractions(circle: Array) -> Array:
-    """Fractional coordinates in [0, 1) of points near circles; the origin means 0, derivative too: (n, 6) -> (n, 3)."""
-    cos, sin = jnp.split(circle, 2, -1)
-    nowhere = jnp.square(cos) + jnp.square(sin) < 1e-12
-    turns = jnp.arctan2(sin, jnp.where(nowhere, 1, cos)) / (2 * jnp.pi)
-    return torus.wrap(torus.wrap(turns))  # twice: the first rounds a tiny negative number up to 1
-
-
-def site_autoencoder(
-    *,
-    latent: int = 8,
-    frequencies: int = 4,
-    size: str = "S",
-    width: int | None = None,
-    layers: int | None = 4,
-    heads: int | None = None,
-    lattice_center: Numbers = LATTICE_CENTER,
-    lattice_scale: Numbers = LATTICE_SCALE,
-) -> SiteAutoencoder:
-    """An encoder and a decoder of sites; the settings are those of `latent_diffusion`."""
-    if latent < 1:
-        raise ValueError(f"latent: {latent}; expected at least 1 dimension per site")
-    sizes = dict(size=size, width=width, layers=layers, heads=heads)
-    encoder = site_transformer(2 * latent, **sizes)
-    decoder = site_transformer(6 + 6 + NUM_SPECIES, **sizes)
-
-    def features(pack: Pack) -> Array:
-        x = coordinates.encode(pack, lattice_center, lattice_scale)
-        return jnp.concatenate([x.species, *harmonics(x.frac, frequencies + 1), x.lattice[pack.owner]], -1)
-
-    def init(key: Array, pack: Pack) -> Params:
-        keys = jax.random.split(key)
-        z = jnp.zeros((len(pack.frac), latent), pack.frac.dtype)
-        return {
-            "encoder": encoder.init(keys[0], features(pack), _log_sites(pack)),
-            "decoder": decoder.init(keys[1], z, _log_sites(pack)),
-        }
-
-    def encode(params: Params, pack: Pack) -> Gaussian:
-        mean, raw = jnp.split(encoder.apply(params["encoder"], features(pack), _log_sites(pack), pack), 2, -1)
-        return Gaussian(mean, LOG_STD_REACH * jnp.tanh(raw / LOG_STD_REACH))
-
-    def decode(params: Params, z: Array, template: Pack) -> Answer:
-        said = decoder.apply(params["decoder"], z, _log_sites(template), template)
-        circle, lattice, species = jnp.split(said, (6, 12), -1)
-        return Answer(circle, mean_by_crystal(lattice, template), species)
-
-    return SiteAutoencoder(init, encode, decode)
-
-
-def _log_sites(pack: Pack) -> Array:
-    """The logarithm of the size, which attention, a mean, cannot count: (b, 1)."""
-    return jnp.log(jnp.maximum(num_sites(pack), 1))[:, None]
+    space: SiteAutoencoder
+    network: SiteTransformer
+    flow: Process  # of the latents
+    move: Sampler
+    settings: Denoising
+    latent: int
+    latent_scale: float
+    kl_weight: float
+    denoising_weight: float
+    guidance: Weights
 
 
 def latent_diffusion(
@@ -157,96 +111,116 @@ def latent_diffusion(
     check_weights(guidance, len(property_center))
     lattice = dict(lattice_center=lattice_center, lattice_scale=lattice_scale)
     sizes = dict(size=size, width=width, heads=heads)
-    space = site_autoencoder(latent=latent, frequencies=frequencies, layers=autoencoder_layers, **sizes, **lattice)
-    denoiser = site_transformer(latent, layers=layers, **sizes)
-    flow = euclidean_flow()
-    move = named_sampler(sampler, (flow,))
-    weights = Fields(frac_weight, lattice_weight, species_weight)
+    scales = Scales(lattice_center, lattice_scale, property_center, property_scale)
+    weights, flow = Fields(frac_weight, lattice_weight, species_weight), euclidean_flow()
+    model = LatentDenoiser(
+        space=site_autoencoder(latent=latent, frequencies=frequencies, layers=autoencoder_layers, **sizes, **lattice),
+        network=site_transformer(latent, layers=layers, **sizes),
+        flow=flow,
+        move=named_sampler(sampler, (flow,)),
+        settings=Denoising(scales, weights, steps, known_fraction, drop_condition),
+        latent=latent,
+        latent_scale=latent_scale,
+        kl_weight=kl_weight,
+        denoising_weight=denoising_weight,
+        guidance=guidance,
+    )
+    noise, decode = partial(_noise, model), partial(_decode, model)
+    return Generator(partial(_init, model), partial(_loss, model), noise, decode, coordinates.sampled(noise, decode))
 
-    def context(t: Array, pack: Pack, condition: Condition) -> Array:
-        known = coordinates.context(t, condition, property_center, property_scale)
-        return jnp.concatenate([known, _log_sites(pack)], -1)
 
-    def denoise(params: Params, x: Array, t: Array, template: Pack, condition: Condition) -> Array:
-        """The clean latents behind those of t (b,): (n, d) -> (n, d)."""
-        inputs = jnp.concatenate([x, template.occupancy], -1)
-        return denoiser.apply(params, inputs, context(t, template, condition), template)
+def _context(model: LatentDenoiser, t: Array, pack: Pack, condition: Condition) -> Array:
+    return jnp.concatenate([model.settings.scales.context(t, condition), log_sites(pack)], -1)
 
-    def init(key: Array, pack: Pack, condition: Condition) -> Params:
-        keys = jax.random.split(key)
-        inputs = jnp.zeros((len(pack.frac), latent + NUM_SPECIES), pack.frac.dtype)
-        asked = context(jnp.zeros(pack.lattice.shape[0], pack.frac.dtype), pack, condition)
-        return {"autoencoder": space.init(keys[0], pack), "denoiser": denoiser.init(keys[1], inputs, asked)}
 
-    def loss(params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
-        key_shift, key_z, key_denoise = jax.random.split(key, 3)
-        shift = jax.random.uniform(key_shift, (pack.lattice.shape[0], 3), pack.frac.dtype)
-        pack = pack._replace(frac=torus.wrap(pack.frac + shift[pack.owner]))
-        q = space.encode(params["autoencoder"], pack)
-        z = q.mean + jnp.exp(q.log_std) * jax.random.normal(key_z, q.mean.shape, q.mean.dtype)
-        errors = _errors(space.decode(params["autoencoder"], z, pack), pack, **lattice)
-        kl = _mean(kl_divergence(q, Gaussian(jnp.zeros_like(z), jnp.zeros_like(z))).sum(-1), pack)
-        clean = jax.lax.stop_gradient(z) / latent_scale
-        missed = denoising_error(params["denoiser"], key_denoise, clean, pack, condition)
-        rms = jnp.sqrt(_mean(jnp.square(clean).mean(-1), pack))
-        total = sum(w * e for w, e in zip(weights, errors)) + kl_weight * kl + denoising_weight * missed
-        return total, errors._asdict() | {"kl": kl, "denoising": missed, "latent_rms": rms}
+def _denoise(model: LatentDenoiser, params: Params, x: Array, t: Array, template: Pack, condition: Condition) -> Array:
+    """The clean latents behind those of t (b,): (n, d) -> (n, d)."""
+    inputs = jnp.concatenate([x, template.occupancy], -1)
+    return model.network.apply(params, inputs, _context(model, t, template, condition), template)
 
-    def denoising_error(params: Params, key: Array, clean: Array, pack: Pack, condition: Condition) -> Array:
-        keys = jax.random.split(key, 4)
-        crystals = pack.lattice.shape[0]
-        # stratified over the slots: same expectation, less variance
-        strata = jnp.arange(crystals, dtype=clean.dtype) / crystals
-        t = (jax.random.uniform(keys[0], (), clean.dtype) + strata) % 1
-        template = hide_species(keys[1], pack, known_fraction)
-        asked = coordinates.drop_condition(keys[2], condition, drop_condition)
-        x, target = flow.corrupt(keys[3], clean, t[pack.owner][:, None], pack)
-        error = flow.error(denoise(params, x, t, template, asked), target, x, pack)
-        return _mean(error / jnp.square(jnp.maximum(t, LEAST_TIME))[pack.owner], pack)
 
-    def noise(key: Array, template: Pack) -> Array:
-        return jax.random.normal(key, (len(template.frac), latent), template.frac.dtype)
+def _init(model: LatentDenoiser, key: Array, pack: Pack, condition: Condition) -> Params:
+    keys = jax.random.split(key)
+    inputs = jnp.zeros((len(pack.frac), model.latent + NUM_SPECIES), pack.frac.dtype)
+    asked = _context(model, jnp.zeros(pack.lattice.shape[0], pack.frac.dtype), pack, condition)
+    return {"autoencoder": model.space.init(keys[0], pack), "denoiser": model.network.init(keys[1], inputs, asked)}
 
-    def decode(params: Params, key: Array, noise: Array, template: Pack, condition: Condition) -> Pack:
-        ones = jnp.ones(template.lattice.shape[0], noise.dtype)
 
-        def ask(x: tuple, t: Array) -> tuple[tuple, None]:
-            said = guided(lambda c: denoise(params["denoiser"], x[0], t * ones, template, c), condition, guidance)
-            return (said,), None
+def _loss(model: LatentDenoiser, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+    key_shift, key_z, key_denoise = jax.random.split(key, 3)
+    shift = jax.random.uniform(key_shift, (pack.lattice.shape[0], 3), pack.frac.dtype)
+    pack = pack._replace(frac=torus.wrap(pack.frac + shift[pack.owner]))
+    q = model.space.encode(params["autoencoder"], pack)
+    z = q.mean + jnp.exp(q.log_std) * jax.random.normal(key_z, q.mean.shape, q.mean.dtype)
+    errors = _errors(model.space.decode(params["autoencoder"], z, pack), pack, model.settings.scales)
+    kl = _mean(kl_divergence(q, Gaussian(jnp.zeros_like(z), jnp.zeros_like(z))).sum(-1), pack)
+    clean = jax.lax.stop_gradient(z) / model.latent_scale
+    missed = _denoising_error(model, params["denoiser"], key_denoise, clean, pack, condition)
+    rms = jnp.sqrt(_mean(jnp.square(clean).mean(-1), pack))
+    weighted = sum(w * e for w, e in zip(model.settings.weights, errors))
+    total = weighted + model.kl_weight * kl + model.denoising_weight * missed
+    return total, errors._asdict() | {"kl": kl, "denoising": missed, "latent_rms": rms}
 
-        def step(carry: tuple, this: tuple[Array, Array, Array]) -> tuple[tuple, None]:
-            return move.advance(problem, this[0], *carry, *this[1:])[:2], None
 
-        problem = Problem((flow,), ask, lambda t: ((t * ones)[template.owner][:, None],), template)
-        start = (noise,), move.start(problem, (noise,))
-        times = jax.random.split(key, steps), *grid(steps, 1.0, noise.dtype)
-        (z,), _ = jax.lax.scan(jax.checkpoint(step), start, times)[0]
-        return _crystals(space.decode(params["autoencoder"], latent_scale * z, template), template, **lattice)
+def _denoising_error(
+    model: LatentDenoiser, params: Params, key: Array, clean: Array, pack: Pack, condition: Condition
+) -> Array:
+    keys = jax.random.split(key, 4)
+    t = coordinates.stratified_times(keys[0], pack.lattice.shape[0], clean.dtype)
+    template = hide_species(keys[1], pack, model.settings.known_fraction)
+    asked = coordinates.drop_condition(keys[2], condition, model.settings.drop_condition)
+    x, target = model.flow.corrupt(keys[3], clean, t[pack.owner][:, None], pack)
+    error = model.flow.error(_denoise(model, params, x, t, template, asked), target, x, pack)
+    return _mean(error / jnp.square(jnp.maximum(t, LEAST_TIME))[pack.owner], pack)
 
-    def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
-        first, rest = jax.random.split(key)
-        return decode(params, rest, noise(first, template), template, condition)
 
-    return Generator(init, loss, noise, decode, sample)
+def _noise(model: LatentDenoiser, key: Array, template: Pack) -> Array:
+    return jax.random.normal(key, (len(template.frac), model.latent), template.frac.dtype)
+
+
+def _decode(
+    model: LatentDenoiser, params: Params, key: Array, noise: Array, template: Pack, condition: Condition
+) -> Pack:
+    ones, steps = jnp.ones(template.lattice.shape[0], noise.dtype), model.settings.steps
+
+    def denoised(x: Array, t: Array) -> Array:
+        return guided(
+            lambda c: _denoise(model, params["denoiser"], x, t * ones, template, c), condition, model.guidance
+        )
+
+    def step(carry: tuple, this: tuple[Array, Array, Array]) -> tuple[tuple, None]:
+        return model.move.advance(problem, this[0], *carry, *this[1:])[:2], None
+
+    problem = Problem(
+        (model.flow,),
+        lambda x, t: ((denoised(x[0], t),), None),
+        lambda t: ((t * ones)[template.owner][:, None],),
+        template,
+    )
+    start = (noise,), model.move.start(problem, (noise,))
+    times = jax.random.split(key, steps), *grid(steps, 1.0, noise.dtype)
+    (z,), _ = jax.lax.scan(jax.checkpoint(step), start, times)[0]
+    said = model.space.decode(params["autoencoder"], model.latent_scale * z, template)
+    return _crystals(said, template, model.settings.scales)
 
 
 def _mean(of_site: Array, pack: Pack) -> Array:
     return coordinates.mean_over_crystals(mean_by_crystal(of_site, pack), pack)
 
 
-def _errors(said: Answer, pack: Pack, lattice_center: Numbers, lattice_scale: Numbers) -> Fields:
+def _errors(said: Answer, pack: Pack, scales: Scales) -> Fields:
     """Of the decoder, mean over the crystals of a pack: squares on the circles and of the lattice, and nats."""
-    true = coordinates.encode(pack, lattice_center, lattice_scale)
+    true = scales.encode(pack)
     angle = 2 * jnp.pi * true.frac
     circle = jnp.square(said.circle - jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)).mean(-1)
     cell = coordinates.mean_over_crystals(jnp.square(said.lattice - true.lattice).mean(-1), pack)
     return Fields(_mean(circle, pack), cell, _mean(cross_entropy(said.species, true.species), pack))
 
 
-def _crystals(said: Answer, template: Pack, lattice_center: Numbers, lattice_scale: Numbers) -> Pack:
+def _crystals(said: Answer, template: Pack, scales: Scales) -> Pack:
     """The crystals that the decoder means: the likeliest allowed species of each site, known ones as they are."""
     rows = jax.nn.softmax(jnp.where(template.occupancy > 0, said.species, -1e9))
     known = is_known(template.occupancy)[:, None] > 0
     rows = jnp.where(known, template.occupancy, coordinates.harden(rows, template))
     fields = Fields(fractions(said.circle), said.lattice, rows)
-    return coordinates.assemble(fields, template, lattice_center, lattice_scale)
+    return scales.assemble(fields, template)

@@ -8,16 +8,31 @@ distribution on the torus (Dinh et al. 2017; Durkan et al. 2019; Rezende et al. 
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Condition, Generator, Network, Pack, Params, num_sites, site_mask
 from crysjax.generators import coordinates
-from crysjax.generators.composition import composition
-from crysjax.generators.coordinates import Fields, Geometry
-from crysjax.generators.coupling import lattice_couplings, position_couplings
+from crysjax.generators.composition import Composition, composition
+from crysjax.generators.coordinates import Fields, Geometry, Scales
+from crysjax.generators.coupling import Bijection, lattice_couplings, position_couplings
 from crysjax.geometry import torus
+
+
+class Flow(NamedTuple):
+    """The three factors of the law, in the names of their parameters, and the settings of `coupling_flow`."""
+
+    positions: Bijection
+    lattice: Bijection
+    species: Composition
+    scales: Scales
+    drop_condition: float
+    blur: Geometry
+    species_weight: float
 
 
 def coupling_flow(
@@ -57,67 +72,72 @@ def coupling_flow(
             Atoms on special positions have no density: the model learns the blurred law, and samples it.
         species_weight: of the species' nats in the loss; 1 is maximum likelihood, 0 leaves them untrained.
     """
-    positions = position_couplings(network, rounds=rounds, bins=bins, width=width)
-    cells = lattice_couplings(layers=lattice_layers, bins=lattice_bins, width=width)
-    species = composition(width=width)
-    scales = lattice_center, lattice_scale
+    flow = Flow(
+        positions=position_couplings(network, rounds=rounds, bins=bins, width=width),
+        lattice=lattice_couplings(layers=lattice_layers, bins=lattice_bins, width=width),
+        species=composition(width=width),
+        scales=Scales(lattice_center, lattice_scale, property_center, property_scale),
+        drop_condition=drop_condition,
+        blur=Geometry(position_blur, lattice_blur),
+        species_weight=species_weight,
+    )
+    decode = partial(_decode, flow)
+    sample, log_prob = coordinates.sampled(_noise, decode), partial(_log_prob, flow)
+    return Generator(partial(_init, flow), partial(_loss, flow), _noise, decode, sample, log_prob)
 
-    def context(pack: Pack, condition: Condition) -> Array:
-        return coordinates.given(condition, property_center, property_scale, pack.frac.dtype)
 
-    def init(key: Array, pack: Pack, condition: Condition) -> Params:
-        keys, known = jax.random.split(key, 3), context(pack, condition)
-        return {
-            "positions": positions.init(keys[0], pack.frac, pack, known),
-            "lattice": cells.init(keys[1], jnp.zeros((len(pack.lattice), 6), pack.frac.dtype), pack, known),
-            "species": species.init(keys[2], known),
-        }
+def _init(flow: Flow, key: Array, pack: Pack, condition: Condition) -> Params:
+    keys, known = jax.random.split(key, 3), flow.scales.given(condition, pack.frac.dtype)
+    return {
+        "positions": flow.positions.init(keys[0], pack.frac, pack, known),
+        "lattice": flow.lattice.init(keys[1], jnp.zeros((len(pack.lattice), 6), pack.frac.dtype), pack, known),
+        "species": flow.species.init(keys[2], known),
+    }
 
-    def density(params: Params, x: Fields, pack: Pack, known: Array) -> Geometry:
-        """log p of the positions and of the lattice, (b,) each."""
-        pack = coordinates.assemble(x, pack, *scales, limit=None)
-        real = num_sites(pack) > 0
-        _, stretch = positions.forward(params["positions"], x.frac, pack, known)
-        z, lattice_stretch = cells.forward(params["lattice"], x.lattice, pack, known)
-        normal = jax.scipy.stats.norm.logpdf(z).sum(-1)
-        return Geometry(jnp.where(real, stretch, 0), jnp.where(real, normal + lattice_stretch, 0))
 
-    def log_prob(params: Params, pack: Pack, condition: Condition, template: Pack | None = None) -> Array:
-        known = context(pack, condition)
-        parts = density(params, coordinates.encode(pack, *scales), pack, known)
-        if template is None:
-            return parts.frac + parts.lattice
-        return parts.frac + parts.lattice + species.log_prob(params["species"], pack.occupancy, template, known)
+def _density(flow: Flow, params: Params, x: Fields, pack: Pack, known: Array) -> Geometry:
+    """log p of the positions and of the lattice, (b,) each."""
+    pack = flow.scales.assemble(x, pack, limit=None)
+    real = num_sites(pack) > 0
+    _, stretch = flow.positions.forward(params["positions"], x.frac, pack, known)
+    z, lattice_stretch = flow.lattice.forward(params["lattice"], x.lattice, pack, known)
+    normal = jax.scipy.stats.norm.logpdf(z).sum(-1)
+    return Geometry(jnp.where(real, stretch, 0), jnp.where(real, normal + lattice_stretch, 0))
 
-    def loss(params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
-        keys = jax.random.split(key, 4)
-        known = context(pack, coordinates.drop_condition(keys[0], condition, drop_condition))
-        x = coordinates.encode(pack, *scales)
-        frac = x.frac + position_blur * jax.random.normal(keys[1], x.frac.shape, x.frac.dtype)
-        lattice = x.lattice + lattice_blur * jax.random.normal(keys[2], x.lattice.shape, x.lattice.dtype)
-        parts = density(params, x._replace(frac=torus.wrap(frac), lattice=lattice), pack, known)
-        template = coordinates.hide_species(keys[3], pack)
-        of_species = species.log_prob(params["species"], pack.occupancy, template, known)
-        sites = jnp.maximum(num_sites(pack), 1)
-        nats = Fields(*(-coordinates.mean_over_crystals(v / sites, pack) for v in (*parts, of_species)))
-        return nats.frac + nats.lattice + species_weight * nats.species, nats._asdict()
 
-    def noise(key: Array, template: Pack) -> Geometry:
-        first, second = jax.random.split(key)
-        dtype = template.frac.dtype
-        flat = jax.random.uniform(first, template.frac.shape, dtype)
-        return Geometry(flat, jax.random.normal(second, (len(template.lattice), 6), dtype))
+def _log_prob(flow: Flow, params: Params, pack: Pack, condition: Condition, template: Pack | None = None) -> Array:
+    known = flow.scales.given(condition, pack.frac.dtype)
+    parts = _density(flow, params, flow.scales.encode(pack), pack, known)
+    if template is None:
+        return parts.frac + parts.lattice
+    return parts.frac + parts.lattice + flow.species.log_prob(params["species"], pack.occupancy, template, known)
 
-    def decode(params: Params, key: Array, noise: Geometry, template: Pack, condition: Condition) -> Pack:
-        known = context(template, condition)
-        pack = template._replace(occupancy=species.draw(params["species"], key, template, known))
-        lattice, _ = cells.inverse(params["lattice"], noise.lattice, pack, known)
-        pack = coordinates.assemble(Fields(pack.frac, lattice, pack.occupancy), pack, *scales, limit=None)
-        frac, _ = positions.inverse(params["positions"], noise.frac, pack, known)
-        return pack._replace(frac=torus.wrap(frac) * site_mask(pack.occupancy)[:, None])
 
-    def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
-        first, rest = jax.random.split(key)
-        return decode(params, rest, noise(first, template), template, condition)
+def _loss(flow: Flow, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+    keys = jax.random.split(key, 4)
+    asked = coordinates.drop_condition(keys[0], condition, flow.drop_condition)
+    known, x = flow.scales.given(asked, pack.frac.dtype), flow.scales.encode(pack)
+    frac = x.frac + flow.blur.frac * jax.random.normal(keys[1], x.frac.shape, x.frac.dtype)
+    lattice = x.lattice + flow.blur.lattice * jax.random.normal(keys[2], x.lattice.shape, x.lattice.dtype)
+    parts = _density(flow, params, x._replace(frac=torus.wrap(frac), lattice=lattice), pack, known)
+    template = coordinates.hide_species(keys[3], pack)
+    of_species = flow.species.log_prob(params["species"], pack.occupancy, template, known)
+    sites = jnp.maximum(num_sites(pack), 1)
+    nats = Fields(*(-coordinates.mean_over_crystals(v / sites, pack) for v in (*parts, of_species)))
+    return nats.frac + nats.lattice + flow.species_weight * nats.species, nats._asdict()
 
-    return Generator(init, loss, noise, decode, sample, log_prob)
+
+def _noise(key: Array, template: Pack) -> Geometry:
+    first, second = jax.random.split(key)
+    dtype = template.frac.dtype
+    flat = jax.random.uniform(first, template.frac.shape, dtype)
+    return Geometry(flat, jax.random.normal(second, (len(template.lattice), 6), dtype))
+
+
+def _decode(flow: Flow, params: Params, key: Array, noise: Geometry, template: Pack, condition: Condition) -> Pack:
+    known = flow.scales.given(condition, template.frac.dtype)
+    pack = template._replace(occupancy=flow.species.draw(params["species"], key, template, known))
+    lattice, _ = flow.lattice.inverse(params["lattice"], noise.lattice, pack, known)
+    pack = flow.scales.assemble(Fields(pack.frac, lattice, pack.occupancy), pack, limit=None)
+    frac, _ = flow.positions.inverse(params["positions"], noise.frac, pack, known)
+    return pack._replace(frac=torus.wrap(frac) * site_mask(pack.occupancy)[:, None])

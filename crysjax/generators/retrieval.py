@@ -9,6 +9,7 @@ each site was before, as an ionic substitution model would be (Hautier et al. 20
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,9 @@ from crysjax.base import (
     Generator,
     Network,
     Pack,
+    Params,
     Prediction,
+    Start,
     mean_by_crystal,
     num_sites,
     numbers,
@@ -31,7 +34,7 @@ from crysjax.base import (
     site_mask,
 )
 from crysjax.generators import coordinates
-from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Geometry, Numbers, assemble, encode
+from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Geometry, Numbers, Scales
 from crysjax.generators.processes.flows import centered
 from crysjax.geometry import torus
 
@@ -39,14 +42,19 @@ BEFORE = 0.25
 """Share of a site's species row that says what the site was in the template; the rest says what it is."""
 
 
-class Start(NamedTuple):
-    """`k` retrieved candidates of every crystal of a pack, in the pack's order of sites; `Condition.view` by name."""
+class Retriever(NamedTuple):
+    """A network that judges and carries on what was retrieved, and the settings of `retrieval`."""
 
-    frac: Array  # (k, n, 3)
-    lattice: Array  # (k, b, 3, 3) in Å
-    was: Array  # (k, n) int32 atomic number of the template's site
-    found: Array  # (k, b) 1, or 0 where there is no such candidate
-    matched: Array  # (k, b) 1 where the candidate has the structure of the crystal; read in training alone
+    network: Network
+    scales: Scales
+    steps: int
+    jitter: float
+    drop_condition: float
+    spread: Geometry  # the units of the network's answer
+    judge_weight: float
+    nearness: float
+    points: Array  # (s, d) elements as points
+    free: Array  # (1, 6) 1 for the lattice coordinates that are learned
 
 
 def retrieval(
@@ -68,8 +76,8 @@ def retrieval(
 ) -> Generator:
     """A flow from retrieved templates; species are those of the template that a sampler is given.
 
-    Without a view, the flow starts from the positions and the cell of the template itself. With one, every candidate
-    is judged and the likeliest is carried on.
+    Without `Condition.start` the flow starts from the positions and the cell of the template itself. With it, every
+    candidate is judged and the likeliest is carried on.
 
     Args:
         network: the backbone; it answers the way to go and, from its crystal features, the judge's logit.
@@ -86,109 +94,141 @@ def retrieval(
         keep_shape: leave the shape of the template's cell as it is and learn its volume alone. On MP-20's validation
             part a learned change of shape made cells that were right worse (experiments/generators).
     """
-    free = jnp.asarray([[0.0 if keep_shape else 1.0] * 5 + [1.0]])  # of the six lattice coordinates the last is volume
-
-    def at(x: Geometry, was: Array, pack: Pack) -> Pack:
-        before = one_hot(was, pack.occupancy.dtype) * site_mask(pack.occupancy)[:, None]
-        rows = (1 - BEFORE) * pack.occupancy + BEFORE * before
-        return assemble(_fields(x, rows), pack, lattice_center, lattice_scale)
-
     points = jnp.asarray(np.asarray(elements or np.zeros((NUM_SPECIES, 1)), np.float32))
+    model = Retriever(
+        network=network,
+        scales=Scales(lattice_center, lattice_scale, property_center, property_scale),
+        steps=steps,
+        jitter=jitter,
+        drop_condition=drop_condition,
+        spread=Geometry(frac_spread, lattice_spread),
+        judge_weight=judge_weight,
+        nearness=nearness,
+        points=points,
+        free=jnp.asarray([[0.0 if keep_shape else 1.0] * 5 + [1.0]]),  # the last lattice coordinate is the volume
+    )
 
-    def distance(was: Array, pack: Pack) -> Array:
-        """How far the template's chemistry is, the root of the mean over sites: (b,)."""
-        apart = (one_hot(was, pack.occupancy.dtype) - pack.occupancy) @ points.astype(pack.occupancy.dtype)
-        return jnp.sqrt(mean_by_crystal(jnp.sum(jnp.square(apart), -1), pack) + 1e-8)
+    def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
+        return _decode(model, params, key, _noise(key, template), template, condition)
 
-    def asked(t: Array, far: Array, condition: Condition) -> Array:
-        return jnp.concatenate([coordinates.context(t, condition, property_center, property_scale), far[:, None]], -1)
+    return Generator(partial(_init, model), partial(_loss, model), _noise, partial(_decode, model), sample)
 
-    def predict(params, x: Geometry, t: Array, start: Start, pack: Pack, condition: Condition) -> Prediction:
-        given = network.apply(params["network"], at(x, start.was, pack), asked(t, distance(start.was, pack), condition))
-        return given._replace(frac=frac_spread * given.frac, lattice=lattice_spread * given.lattice * free)
 
-    def init(key: Array, pack: Pack, condition: Condition):
-        first, second = jax.random.split(key)
-        crystals = pack.lattice.shape[0]
-        noted = asked(jnp.ones(crystals), jnp.zeros(crystals), condition)
-        params = network.init(first, pack, noted)
-        features = network.apply(params, pack, noted).crystal
-        return {"network": params, "judge": _Judge().init(second, features)["params"]}
+def _at(scales: Scales, x: Geometry, was: Array, pack: Pack) -> Pack:
+    """The pack on its way; every species row says, too, what the site was."""
+    before = one_hot(was, pack.occupancy.dtype) * site_mask(pack.occupancy)[:, None]
+    rows = (1 - BEFORE) * pack.occupancy + BEFORE * before
+    return scales.assemble(_fields(x, rows), pack)
 
-    def geometry(start: Start, pack: Pack) -> Geometry:
-        x = encode(pack._replace(frac=start.frac, lattice=start.lattice), lattice_center, lattice_scale)
-        return Geometry(x.frac, x.lattice)
 
-    def loss(params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
-        keys = jax.random.split(key, 4)
-        start = _candidate(condition.view, 0)
-        crystals = pack.lattice.shape[0]
-        # the judge sees the start alone, and every sampler passes there: half of the crystals
-        at_start = jax.random.uniform(keys[0], (crystals,)) < 0.5
-        t = jnp.where(at_start, 1.0, jax.random.uniform(keys[1], (crystals,)))
-        clean, begun = encode(pack, lattice_center, lattice_scale), geometry(start, pack)
-        begun = begun._replace(frac=begun.frac + jitter * jax.random.normal(keys[2], begun.frac.shape))
-        way = Geometry(centered(torus.log(begun.frac - clean.frac), pack), (begun.lattice - clean.lattice) * free)
-        # the path runs backwards from the start, which is held: the truth's origin is a matter of taste
-        back = 1 - t
-        x = Geometry(begun.frac - back[pack.owner][:, None] * way.frac, begun.lattice - back[:, None] * way.lattice)
-        condition = coordinates.drop_condition(keys[3], condition, drop_condition)
-        found = predict(params, x, t, start, pack, condition)
-        error = Geometry(
-            _root(mean_by_crystal(jnp.mean(jnp.square((found.frac - way.frac) / frac_spread), -1), pack)),
-            _root(jnp.mean(jnp.square((found.lattice - way.lattice) / lattice_spread), -1)),
-        )
-        right = start.matched
-        logit = _Judge().apply({"params": params["judge"]}, found.crystal)
-        wrong = jnp.maximum(logit, 0) - logit * right + jnp.log1p(jnp.exp(-jnp.abs(logit)))
-        means = {
-            "frac": _share(error.frac, right, pack),
-            "lattice": _share(error.lattice, right, pack),
-            "judge": _share(wrong, at_start.astype(t.dtype), pack),
-            "judge_right": _share(((logit > 0) == (right > 0.5)).astype(t.dtype), at_start.astype(t.dtype), pack),
-        }
-        return means["frac"] + means["lattice"] + judge_weight * means["judge"], means
+def _distance(points: Array, was: Array, pack: Pack) -> Array:
+    """How far the template's chemistry is, the root of the mean over sites: (b,)."""
+    apart = (one_hot(was, pack.occupancy.dtype) - pack.occupancy) @ points.astype(pack.occupancy.dtype)
+    return jnp.sqrt(mean_by_crystal(jnp.sum(jnp.square(apart), -1), pack) + 1e-8)
 
-    def judge(params, start: Start, pack: Pack, condition: Condition) -> Array:
-        ones = jnp.ones(pack.lattice.shape[0], pack.frac.dtype)
-        features = predict(params, geometry(start, pack), ones, start, pack, condition).crystal
-        logit = _Judge().apply({"params": params["judge"]}, features)
-        return jnp.where(start.found > 0, logit - nearness * distance(start.was, pack), -jnp.inf)
 
-    def noise(key: Array, template: Pack) -> Array:
-        return jax.random.normal(key, template.frac.shape, template.frac.dtype)
+def _context(scales: Scales, t: Array, far: Array, condition: Condition) -> Array:
+    return jnp.concatenate([scales.context(t, condition), far[:, None]], -1)
 
-    def decode(params, key: Array, noise: Array, template: Pack, condition: Condition) -> Pack:
-        start = chosen(params, template, condition)
-        x = geometry(start, template)
-        x = x._replace(frac=x.frac + jitter * noise)
-        ones = jnp.ones(template.lattice.shape[0], template.frac.dtype)
 
-        def step(x: Geometry, t: Array) -> tuple[Geometry, None]:
-            go = predict(params, x, t * ones, start, template, condition)
-            return Geometry(x.frac - centered(go.frac, template) / steps, x.lattice - go.lattice / steps), None
+def _predict(
+    model: Retriever, params: Params, x: Geometry, t: Array, start: Start, pack: Pack, condition: Condition
+) -> Prediction:
+    here, far = _at(model.scales, x, start.was, pack), _distance(model.points, start.was, pack)
+    given = model.network.apply(params["network"], here, _context(model.scales, t, far, condition))
+    spread = model.spread
+    return given._replace(frac=spread.frac * given.frac, lattice=spread.lattice * given.lattice * model.free)
 
-        times = jnp.linspace(1.0, 1.0 / steps, steps, dtype=template.frac.dtype)
-        x, _ = jax.lax.scan(jax.checkpoint(step), x, times)
-        x = x._replace(frac=torus.wrap(x.frac))
-        return assemble(_fields(x, template.occupancy), template, lattice_center, lattice_scale)
 
-    def chosen(params, template: Pack, condition: Condition) -> Start:
-        """The likeliest candidate of each crystal; without any, the template itself."""
-        if condition.view == ():
-            return itself(template)
-        views = Start(**condition.view)
-        logits = jax.lax.map(lambda start: judge(params, start, template, condition), views)
-        best = jnp.argmax(logits, 0)
-        of_site = best[template.owner]
-        return Start(
-            *(_pick(leaf, of_site if name in ("frac", "was") else best) for name, leaf in views._asdict().items())
-        )
+def _init(model: Retriever, key: Array, pack: Pack, condition: Condition) -> Params:
+    first, second = jax.random.split(key)
+    crystals = pack.lattice.shape[0]
+    noted = _context(model.scales, jnp.ones(crystals), jnp.zeros(crystals), condition)
+    params = model.network.init(first, pack, noted)
+    features = model.network.apply(params, pack, noted).crystal
+    return {"network": params, "judge": _Judge().init(second, features)["params"]}
 
-    def sample(params, key: Array, template: Pack, condition: Condition) -> Pack:
-        return decode(params, key, noise(key, template), template, condition)
 
-    return Generator(init, loss, noise, decode, sample)
+def _geometry(scales: Scales, start: Start, pack: Pack) -> Geometry:
+    x = scales.encode(pack._replace(frac=start.frac, lattice=start.lattice))
+    return Geometry(x.frac, x.lattice)
+
+
+def _loss(model: Retriever, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+    keys = jax.random.split(key, 4)
+    if condition.start is None:
+        raise ValueError("condition.start: missing; expected the candidates of every crystal (retrieval.start_view)")
+    start = jax.tree.map(lambda leaf: leaf[0], condition.start)
+    crystals = pack.lattice.shape[0]
+    # the judge sees the start alone, and every sampler passes there: half of the crystals
+    at_start = jax.random.uniform(keys[0], (crystals,)) < 0.5
+    t = jnp.where(at_start, 1.0, jax.random.uniform(keys[1], (crystals,)))
+    clean, begun = model.scales.encode(pack), _geometry(model.scales, start, pack)
+    begun = begun._replace(frac=begun.frac + model.jitter * jax.random.normal(keys[2], begun.frac.shape))
+    way = Geometry(centered(torus.log(begun.frac - clean.frac), pack), (begun.lattice - clean.lattice) * model.free)
+    # the path runs backwards from the start, which is held: the truth's origin is a matter of taste
+    back = 1 - t
+    x = Geometry(begun.frac - back[pack.owner][:, None] * way.frac, begun.lattice - back[:, None] * way.lattice)
+    condition = coordinates.drop_condition(keys[3], condition, model.drop_condition)
+    found = _predict(model, params, x, t, start, pack, condition)
+    error = Geometry(
+        _root(mean_by_crystal(jnp.mean(jnp.square((found.frac - way.frac) / model.spread.frac), -1), pack)),
+        _root(jnp.mean(jnp.square((found.lattice - way.lattice) / model.spread.lattice), -1)),
+    )
+    logit = _Judge().apply({"params": params["judge"]}, found.crystal)
+    means = _means(error, logit, start.matched, at_start.astype(t.dtype), pack)
+    return means["frac"] + means["lattice"] + model.judge_weight * means["judge"], means
+
+
+def _means(error: Geometry, logit: Array, right: Array, judged: Array, pack: Pack) -> dict[str, Array]:
+    """Over the crystals: errors of the way where the candidate is right, the judge's nats where it is asked."""
+    wrong = jnp.maximum(logit, 0) - logit * right + jnp.log1p(jnp.exp(-jnp.abs(logit)))
+    return {
+        "frac": _share(error.frac, right, pack),
+        "lattice": _share(error.lattice, right, pack),
+        "judge": _share(wrong, judged, pack),
+        "judge_right": _share(((logit > 0) == (right > 0.5)).astype(judged.dtype), judged, pack),
+    }
+
+
+def _judge(model: Retriever, params: Params, start: Start, pack: Pack, condition: Condition) -> Array:
+    """The logit of a candidate, less what its distance costs: (b,)."""
+    ones = jnp.ones(pack.lattice.shape[0], pack.frac.dtype)
+    features = _predict(model, params, _geometry(model.scales, start, pack), ones, start, pack, condition).crystal
+    logit = _Judge().apply({"params": params["judge"]}, features)
+    far = model.nearness * _distance(model.points, start.was, pack)
+    return jnp.where(start.found > 0, logit - far, -jnp.inf)
+
+
+def _noise(key: Array, template: Pack) -> Array:
+    return jax.random.normal(key, template.frac.shape, template.frac.dtype)
+
+
+def _decode(model: Retriever, params: Params, key: Array, noise: Array, template: Pack, condition: Condition) -> Pack:
+    start = _chosen(model, params, template, condition)
+    x = _geometry(model.scales, start, template)
+    x = x._replace(frac=x.frac + model.jitter * noise)
+    ones = jnp.ones(template.lattice.shape[0], template.frac.dtype)
+
+    def step(x: Geometry, t: Array) -> tuple[Geometry, None]:
+        go = _predict(model, params, x, t * ones, start, template, condition)
+        return Geometry(x.frac - centered(go.frac, template) / model.steps, x.lattice - go.lattice / model.steps), None
+
+    times = jnp.linspace(1.0, 1.0 / model.steps, model.steps, dtype=template.frac.dtype)
+    x, _ = jax.lax.scan(jax.checkpoint(step), x, times)
+    x = x._replace(frac=torus.wrap(x.frac))
+    return model.scales.assemble(_fields(x, template.occupancy), template)
+
+
+def _chosen(model: Retriever, params: Params, template: Pack, condition: Condition) -> Start:
+    """The likeliest candidate of each crystal; without any, the template itself."""
+    if condition.start is None:
+        return itself(template)
+    logits = jax.lax.map(lambda start: _judge(model, params, start, template, condition), condition.start)
+    best = jnp.argmax(logits, 0)
+    of_site = best[template.owner]
+    which = Start(frac=of_site, lattice=best, was=of_site, found=best, matched=best)
+    return jax.tree.map(_pick, condition.start, which)
 
 
 def itself(template: Pack) -> Start:
@@ -196,10 +236,6 @@ def itself(template: Pack) -> Start:
     crystals = template.lattice.shape[0]
     zero, one = (jnp.full(crystals, v, template.frac.dtype) for v in (0.0, 1.0))
     return Start(template.frac, template.lattice, numbers(template.occupancy), one, zero)
-
-
-def _candidate(view: dict, k: int) -> Start:
-    return Start(**{name: leaf[k] for name, leaf in view.items()})
 
 
 def _pick(leaf: Array, best: Array) -> Array:

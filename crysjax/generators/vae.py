@@ -13,6 +13,7 @@ from collapsing instead.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,8 +22,8 @@ from jax import Array
 
 from crysjax.base import Condition, Generator, Network, Pack, Params, Process
 from crysjax.generators import autoencoder, coordinates
-from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers
-from crysjax.generators.iterative import iterative
+from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers, Scales
+from crysjax.generators.iterative import Denoising
 
 ACTIVE_NATS = 0.01
 """A latent dimension is active where its KL exceeds this."""
@@ -126,6 +127,18 @@ def _gaussian(outputs: Array) -> Gaussian:
     return Gaussian(mean, LOG_STD_REACH * jnp.tanh(raw / LOG_STD_REACH))
 
 
+class Autoencoder(NamedTuple):
+    """The parts of a `vae`, and the weights of what its loss adds to the decoder's."""
+
+    space: LatentSpace
+    decoder: Generator
+    settings: Denoising
+    latent: int
+    kl_weight: float
+    free_bits: float
+    property_weight: float
+
+
 def vae(
     network: Network,
     *,
@@ -171,6 +184,9 @@ def vae(
     The decoder's template and the prior's are hidden independently in training: the two terms are expectations
     over templates, so each is estimated without bias.
     """
+    scales = Scales(lattice_center, lattice_scale, property_center, property_scale)
+    weights = Fields(frac_weight, lattice_weight, species_weight)
+    settings = Denoising(scales, weights, steps, known_fraction, drop_condition)
     space = latent_space(
         network,
         latent=latent,
@@ -179,60 +195,49 @@ def vae(
         property_center=property_center,
         property_scale=property_scale,
     )
-    decoder = iterative(
-        network,
-        frac=frac,
-        lattice=lattice,
-        species=species,
-        steps=steps,
-        lattice_center=lattice_center,
-        lattice_scale=lattice_scale,
-        property_center=(*property_center, *(0.0,) * latent),
-        property_scale=(*property_scale, *(1.0,) * latent),
-        known_fraction=known_fraction,
-        drop_condition=0.0,
-        frac_weight=frac_weight,
-        lattice_weight=lattice_weight,
-        species_weight=species_weight,
-    )
+    decoder = autoencoder.decoder(network, Fields(frac, lattice, species), settings, latent)
+    model = Autoencoder(space, decoder, settings, latent, kl_weight, free_bits, property_weight)
+    noise, decode = partial(_noise, model), partial(_decode, model)
+    return Generator(partial(_init, model), partial(_loss, model), noise, decode, coordinates.sampled(noise, decode))
 
-    def init(key: Array, pack: Pack, condition: Condition) -> Params:
-        keys = jax.random.split(key)
-        zero = jnp.zeros((pack.lattice.shape[0], latent), pack.frac.dtype)
-        started = decoder.init(keys[0], pack, autoencoder.with_latent(condition, zero))
-        return {"decoder": started} | space.init(keys[1], pack, condition)
 
-    def loss(params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
-        key_z, key_drop, key_hide, key_decoder = jax.random.split(key, 4)
-        q = space.encode(params, pack)
-        z = q.mean + jnp.exp(q.log_std) * jax.random.normal(key_z, q.mean.shape, q.mean.dtype)
-        asked = coordinates.drop_condition(key_drop, condition, drop_condition)
-        error, metrics = decoder.loss(params["decoder"], key_decoder, pack, autoencoder.with_latent(asked, z))
-        p = space.prior(params, autoencoder.hide_species(key_hide, pack, known_fraction), asked)
-        kl = jax.vmap(coordinates.mean_over_crystals, (1, None))(kl_divergence(q, p), pack)
-        wrong = property_error(space.predict(params, z), condition, pack)
-        total = error + kl_weight * jnp.maximum(kl, free_bits).sum() + property_weight * wrong
-        return total, metrics | {"kl": kl.sum(), "active_units": active_units(kl), "property": wrong}
+def _init(model: Autoencoder, key: Array, pack: Pack, condition: Condition) -> Params:
+    keys = jax.random.split(key)
+    zero = jnp.zeros((pack.lattice.shape[0], model.latent), pack.frac.dtype)
+    started = model.decoder.init(keys[0], pack, autoencoder.with_latent(condition, zero))
+    return {"decoder": started} | model.space.init(keys[1], pack, condition)
 
-    def property_error(found: Array, condition: Condition, pack: Pack) -> Array:
-        given = jnp.isfinite(condition.properties)
-        scale = jnp.asarray(property_scale, found.dtype)[None]
-        error = jnp.where(given, jnp.where(given, condition.properties, 0) - found, 0) / scale
-        return coordinates.mean_over_crystals(jnp.square(error).sum(-1), pack)
 
-    def noise(key: Array, template: Pack) -> Noise:
-        keys = jax.random.split(key)
-        shape = (template.lattice.shape[0], latent)
-        return Noise(*decoder.noise(keys[0], template), jax.random.normal(keys[1], shape, template.frac.dtype))
+def _loss(model: Autoencoder, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+    settings = model.settings
+    key_z, key_drop, key_hide, key_decoder = jax.random.split(key, 4)
+    q = model.space.encode(params, pack)
+    z = q.mean + jnp.exp(q.log_std) * jax.random.normal(key_z, q.mean.shape, q.mean.dtype)
+    asked = coordinates.drop_condition(key_drop, condition, settings.drop_condition)
+    error, metrics = model.decoder.loss(params["decoder"], key_decoder, pack, autoencoder.with_latent(asked, z))
+    p = model.space.prior(params, autoencoder.hide_species(key_hide, pack, settings.known_fraction), asked)
+    kl = jax.vmap(coordinates.mean_over_crystals, (1, None))(kl_divergence(q, p), pack)
+    wrong = _property_error(model.space.predict(params, z), condition, pack, settings.scales)
+    total = error + model.kl_weight * jnp.maximum(kl, model.free_bits).sum() + model.property_weight * wrong
+    return total, metrics | {"kl": kl.sum(), "active_units": active_units(kl), "property": wrong}
 
-    def decode(params: Params, key: Array, noise: Noise, template: Pack, condition: Condition) -> Pack:
-        p = space.prior(params, template, condition)
-        z = p.mean + jnp.exp(p.log_std) * noise.latent
-        fields = Fields(noise.frac, noise.lattice, noise.species)
-        return decoder.decode(params["decoder"], key, fields, template, autoencoder.with_latent(condition, z))
 
-    def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
-        first, rest = jax.random.split(key)
-        return decode(params, rest, noise(first, template), template, condition)
+def _property_error(found: Array, condition: Condition, pack: Pack, scales: Scales) -> Array:
+    """Squared error of the given properties in standard deviations, summed, mean over crystals: (b, k) -> ()."""
+    given = jnp.isfinite(condition.properties)
+    scale = jnp.asarray(scales.property_scale, found.dtype)[None]
+    error = jnp.where(given, jnp.where(given, condition.properties, 0) - found, 0) / scale
+    return coordinates.mean_over_crystals(jnp.square(error).sum(-1), pack)
 
-    return Generator(init, loss, noise, decode, sample)
+
+def _noise(model: Autoencoder, key: Array, template: Pack) -> Noise:
+    keys = jax.random.split(key)
+    shape = (template.lattice.shape[0], model.latent)
+    return Noise(*model.decoder.noise(keys[0], template), jax.random.normal(keys[1], shape, template.frac.dtype))
+
+
+def _decode(model: Autoencoder, params: Params, key: Array, noise: Noise, template: Pack, condition: Condition) -> Pack:
+    p = model.space.prior(params, template, condition)
+    z = p.mean + jnp.exp(p.log_std) * noise.latent
+    fields = Fields(noise.frac, noise.lattice, noise.species)
+    return model.decoder.decode(params["decoder"], key, fields, template, autoencoder.with_latent(condition, z))

@@ -10,6 +10,7 @@ of any template; VQCrystal quantizes sites as well, which no template of exchang
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,8 +19,8 @@ from jax import Array
 
 from crysjax.base import Condition, Generator, Network, Pack, Params, Process
 from crysjax.generators import autoencoder, codebooks, coordinates
-from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers
-from crysjax.generators.iterative import iterative
+from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers, Scales
+from crysjax.generators.iterative import Denoising
 
 INITIAL_SPREAD = 0.1
 """Deviation of the first entries around the vectors that they start from."""
@@ -125,6 +126,27 @@ def code_space(
     return CodeSpace(init, vectors, encode, logits, draw)
 
 
+class Weights(NamedTuple):
+    """Of what the loss adds to the decoder's, see `vq_vae`."""
+
+    codebook: float
+    commitment: float
+    revival: float
+    prior: float
+
+
+class Autoencoder(NamedTuple):
+    """The parts of a `vq_vae`."""
+
+    space: CodeSpace
+    decoder: Generator
+    settings: Denoising
+    codes: int
+    entries: int
+    width: int  # of all codes of a crystal together
+    weights: Weights
+
+
 def vq_vae(
     network: Network,
     *,
@@ -173,6 +195,9 @@ def vq_vae(
     Metrics: the decoder's errors, `perplexity` (entries in use a group, its mean; a pack can show at most its number of
     crystals), `commitment` (squared distance per number), `prior` (nats per crystal; M ln K knows nothing).
     """
+    scales = Scales(lattice_center, lattice_scale, property_center, property_scale)
+    errors = Fields(frac_weight, lattice_weight, species_weight)
+    settings, width = Denoising(scales, errors, steps, known_fraction, drop_condition), codes * code_width
     space = code_space(
         network,
         codes=codes,
@@ -182,72 +207,62 @@ def vq_vae(
         property_center=property_center,
         property_scale=property_scale,
     )
-    width = codes * code_width
-    decoder = iterative(
-        network,
-        frac=frac,
-        lattice=lattice,
-        species=species,
-        steps=steps,
-        lattice_center=lattice_center,
-        lattice_scale=lattice_scale,
-        property_center=(*property_center, *(0.0,) * width),
-        property_scale=(*property_scale, *(1.0,) * width),
-        known_fraction=known_fraction,
-        drop_condition=0.0,
-        frac_weight=frac_weight,
-        lattice_weight=lattice_weight,
-        species_weight=species_weight,
-    )
+    decoder = autoencoder.decoder(network, Fields(frac, lattice, species), settings, width)
+    weights = Weights(codebook_weight, commitment_weight, revival_weight, prior_weight)
+    model = Autoencoder(space, decoder, settings, codes, entries, width, weights)
+    noise, decode = partial(_noise, model), partial(_decode, model)
+    return Generator(partial(_init, model), partial(_loss, model), noise, decode, coordinates.sampled(noise, decode))
 
-    def asked_for(condition: Condition, entries_of: Array) -> Condition:
-        return autoencoder.with_latent(condition, entries_of.reshape(-1, width))
 
-    def init(key: Array, pack: Pack, condition: Condition) -> Params:
-        keys = jax.random.split(key)
-        zero = jnp.zeros((pack.lattice.shape[0], width), pack.frac.dtype)
-        started = decoder.init(keys[0], pack, asked_for(condition, zero))
-        return {"decoder": started} | space.init(keys[1], pack, condition)
+def _asked_for(condition: Condition, entries_of: Array) -> Condition:
+    """The decoder's condition: entries of the codebooks (b, m, w) as further properties."""
+    return autoencoder.with_latent(condition, entries_of.reshape(len(condition.space_group), -1))
 
-    def loss(params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
-        key_drop, key_hide, key_revive, key_decoder = jax.random.split(key, 4)
-        vectors = space.vectors(params, pack)
-        codebook = params["codebook"]
-        fixed = jax.lax.stop_gradient(vectors)
-        found = codebooks.nearest(fixed, codebook)
-        chosen = codebooks.look_up(found, codebook)
-        asked = coordinates.drop_condition(key_drop, condition, drop_condition)
-        through = asked_for(asked, codebooks.straight_through(vectors, chosen))
-        error, metrics = decoder.loss(params["decoder"], key_decoder, pack, through)
-        follow = jnp.square(fixed - chosen).mean((1, 2))
-        commit = jnp.square(vectors - jax.lax.stop_gradient(chosen)).mean((1, 2))
-        follow, commit = (coordinates.mean_over_crystals(v, pack) for v in (follow, commit))
-        template = autoencoder.hide_species(key_hide, pack, known_fraction)
-        nats = prior_nats(params, found, template, asked)
-        total = error + codebook_weight * follow + commitment_weight * commit + prior_weight * nats
-        total += revival_weight * codebooks.revival(key_revive, codebook, fixed, found, pack)
-        used = codebooks.perplexity(found, codebooks.real_crystals(pack), entries).mean()
-        return total, metrics | {"perplexity": used, "commitment": commit, "prior": nats}
 
-    def prior_nats(params: Params, found: Array, template: Pack, condition: Condition) -> Array:
-        log_p = jax.nn.log_softmax(space.logits(params, found, template, condition))
-        of_code = jnp.take_along_axis(log_p, found[:, :, None], -1)[..., 0]
-        return -coordinates.mean_over_crystals(of_code.sum(-1), template)
+def _init(model: Autoencoder, key: Array, pack: Pack, condition: Condition) -> Params:
+    keys = jax.random.split(key)
+    zero = jnp.zeros((pack.lattice.shape[0], model.width), pack.frac.dtype)
+    started = model.decoder.init(keys[0], pack, _asked_for(condition, zero))
+    return {"decoder": started} | model.space.init(keys[1], pack, condition)
 
-    def noise(key: Array, template: Pack) -> Noise:
-        keys = jax.random.split(key)
-        crystals = template.lattice.shape[0]
-        gumbel = jax.random.gumbel(keys[1], (crystals, codes, entries), template.frac.dtype)
-        return Noise(*decoder.noise(keys[0], template), gumbel, jnp.full((crystals, codes), DRAW, jnp.int32))
 
-    def decode(params: Params, key: Array, noise: Noise, template: Pack, condition: Condition) -> Pack:
-        genes = space.draw(params, noise.gumbel, noise.codes, template, condition)
-        fields = Fields(noise.frac, noise.lattice, noise.species)
-        through = asked_for(condition, codebooks.look_up(genes, params["codebook"]))
-        return decoder.decode(params["decoder"], key, fields, template, through)
+def _loss(model: Autoencoder, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+    settings, weights, codebook = model.settings, model.weights, params["codebook"]
+    key_drop, key_hide, key_revive, key_decoder = jax.random.split(key, 4)
+    vectors = model.space.vectors(params, pack)
+    fixed = jax.lax.stop_gradient(vectors)
+    found = codebooks.nearest(fixed, codebook)
+    chosen = codebooks.look_up(found, codebook)
+    asked = coordinates.drop_condition(key_drop, condition, settings.drop_condition)
+    through = _asked_for(asked, codebooks.straight_through(vectors, chosen))
+    error, metrics = model.decoder.loss(params["decoder"], key_decoder, pack, through)
+    follow = jnp.square(fixed - chosen).mean((1, 2))
+    commit = jnp.square(vectors - jax.lax.stop_gradient(chosen)).mean((1, 2))
+    follow, commit = (coordinates.mean_over_crystals(v, pack) for v in (follow, commit))
+    template = autoencoder.hide_species(key_hide, pack, settings.known_fraction)
+    nats = _prior_nats(model.space, params, found, template, asked)
+    total = error + weights.codebook * follow + weights.commitment * commit + weights.prior * nats
+    total += weights.revival * codebooks.revival(key_revive, codebook, fixed, found, pack)
+    used = codebooks.perplexity(found, codebooks.real_crystals(pack), model.entries).mean()
+    return total, metrics | {"perplexity": used, "commitment": commit, "prior": nats}
 
-    def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
-        first, rest = jax.random.split(key)
-        return decode(params, rest, noise(first, template), template, condition)
 
-    return Generator(init, loss, noise, decode, sample)
+def _prior_nats(space: CodeSpace, params: Params, found: Array, template: Pack, condition: Condition) -> Array:
+    """Cross entropy of the prior in nats, mean over crystals: (b, m) -> ()."""
+    log_p = jax.nn.log_softmax(space.logits(params, found, template, condition))
+    of_code = jnp.take_along_axis(log_p, found[:, :, None], -1)[..., 0]
+    return -coordinates.mean_over_crystals(of_code.sum(-1), template)
+
+
+def _noise(model: Autoencoder, key: Array, template: Pack) -> Noise:
+    keys = jax.random.split(key)
+    crystals = template.lattice.shape[0]
+    gumbel = jax.random.gumbel(keys[1], (crystals, model.codes, model.entries), template.frac.dtype)
+    return Noise(*model.decoder.noise(keys[0], template), gumbel, jnp.full((crystals, model.codes), DRAW, jnp.int32))
+
+
+def _decode(model: Autoencoder, params: Params, key: Array, noise: Noise, template: Pack, condition: Condition) -> Pack:
+    genes = model.space.draw(params, noise.gumbel, noise.codes, template, condition)
+    fields = Fields(noise.frac, noise.lattice, noise.species)
+    through = _asked_for(condition, codebooks.look_up(genes, params["codebook"]))
+    return model.decoder.decode(params["decoder"], key, fields, template, through)

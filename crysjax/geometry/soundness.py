@@ -24,4 +24,11 @@ def why_not(frac: np.ndarray, lattice: np.ndarray) -> str:
     """What keeps positions (n, 3) and a cell (3, 3) from being those of a crystal; "" where nothing does."""
     if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
         return NOT_FINITE
-    return NO_VOLUME if abs(np.linalg.det(np.asarray(lattice, float))) < LEAST_VOLUME_ANGSTROM3 else ""
+    flat = abs(np.linalg.det(np.asarray(lattice, float))) < LEAST_VOLUME_ANGSTROM3
+    return no_volume(lattice, len(frac)) if flat else ""
+
+
+def no_volume(lattice: np.ndarray, sites: int, least: float = LEAST_VOLUME_ANGSTROM3) -> str:
+    """What is said of a cell (3, 3) that has less than `least` Å³."""
+    volume = abs(np.linalg.det(np.asarray(lattice, float)))
+    return f"{NO_VOLUME}: {volume / max(sites, 1):.3g} Å³ per atom; expected at least {least:g} Å³ in all"

@@ -67,16 +67,6 @@ class Table(NamedTuple):
     lattice_free: np.ndarray  # (231, 6) which of (a, b, c, alpha, beta, gamma) are free
 
 
-class Orbits(NamedTuple):
-    """A crystal as its orbits: up to `l` of them, sorted by letter, then atomic number, then coordinates."""
-
-    group: Array  # () int32 space group number; 0 = this crystal is not described
-    letter: Array  # (l,) int32, a = 0
-    number: Array  # (l,) int32 atomic number; 0 = no more orbits
-    u: Array  # (l, 3) free coordinates in [0, 1), 0 where not free
-    lattice: Array  # (6,) a, b, c in Å, alpha, beta, gamma in degrees, of the conventional cell
-
-
 @lru_cache(maxsize=1)
 def table() -> Table:
     """The table of all groups, read once."""

@@ -16,7 +16,7 @@ class Family(NamedTuple):
     factory: str  # module:function
     needs: tuple[str, ...] = ()  # "network", and fields whose process it takes: "frac", "lattice", "species"
     facts: str = ""  # module:function, (training part) -> further settings, kept in the model
-    view: str = ""  # module:function, (dataset) -> rows(members, shape) -> `Condition.view`
+    view: str = ""  # module:function, (dataset) -> rows(members, shape) -> `Views`
 
 
 FIELDS = ("frac", "lattice", "species")

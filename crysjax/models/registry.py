@@ -147,6 +147,10 @@ def model_path(name: str) -> Path:
             return path
     if Path(name).is_file():
         return Path(name)
+    from crysjax.data.readers import reading
+
+    if name and (kind := reading.other_kind(name)):
+        raise ValueError(f"{name}: {kind}; expected a model's file or name")
     others = f" or {choice(name, installed())}" if installed() else "; no model is here by name"
     raise ValueError(f"{name!r} is neither a file nor a model; expected a path{others}")
 
@@ -162,7 +166,7 @@ def readable(path: Path) -> str:
     """The kind of a model's file, all of which can be read; anything else is an error."""
     from crysjax.potentials import mlip
 
-    kind, _ = _kind(path)
+    kind, _ = kind_of(path)
     if kind not in (*BUILDERS, "potential"):
         raise ValueError(f"{path}: a model of kind {kind!r}; expected one of {', '.join((*BUILDERS, 'potential'))}")
     if kind == "potential":
@@ -174,7 +178,7 @@ def readable(path: Path) -> str:
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
     """A model of whatever kind."""
-    kind, config = _kind(model_path(name))
+    kind, config = kind_of(model_path(name))
     if kind != "potential":
         return load_model(name, kind, overrides)
     potential, params, _ = load_potential(name)
@@ -193,7 +197,7 @@ def load_model(name: str, kind: str, overrides: Mapping[str, Any] | None = None)
 
 def read_config(path: Path, kind: str) -> dict[str, Any]:
     """The config of a model of this kind; another kind is an error."""
-    found, config = _kind(path)
+    found, config = kind_of(path)
     if found != kind:
         raise ValueError(f"{path}: a model of kind {found!r}; expected one of kind {kind!r}")
     if kind != "potential" and not isinstance(config.get("settings"), dict):
@@ -201,7 +205,7 @@ def read_config(path: Path, kind: str) -> dict[str, Any]:
     return config
 
 
-def _kind(path: Path) -> tuple[str | None, dict[str, Any]]:
+def kind_of(path: Path) -> tuple[str | None, dict[str, Any]]:
     """The kind that a model's file names, and its config."""
     from crysjax.models import checkpoint
 

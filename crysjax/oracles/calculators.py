@@ -216,6 +216,8 @@ def _filled(name: str, settings: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"calculator {name}: the setting {key} is missing")
     if name == "potential":
         if not Path(filled["path"]).is_file():
+            if kind := reading.other_kind(filled["path"]):
+                raise ValueError(f"calculator potential: {str(filled['path'])!r} {kind}; expected a model's file")
             raise ValueError(f"calculator potential: no such file {str(filled['path'])!r}")
         filled["path"] = str(Path(filled["path"]).absolute())
     return filled

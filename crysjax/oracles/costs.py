@@ -1,14 +1,13 @@
 """What oracles of several fidelities cost, what was spent on each, and which of their energies compare.
 
-A campaign that asks a cheap oracle often and a dear one seldom keeps one `Ledger`: plain numbers, never changed in
-place, to and from JSON. `FIDELITIES` says by order of magnitude what one crystal costs.
+A campaign keeps one `Ledger` in its state and summary: plain numbers, never changed in place, to and from JSON.
+`FIDELITIES` says by order of magnitude what one crystal costs.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from crysjax.chemistry.levels import Level
@@ -65,31 +64,6 @@ def spend(ledger: Ledger, oracle: Oracle, *, calls: int, seconds: float) -> Ledg
         oracle.unit, before.calls + calls, before.seconds + seconds, before.cost + calls * oracle.cost
     )
     return tuple(known.items())
-
-
-def total(ledger: Ledger) -> Spent:
-    """Calls, seconds and cost of all oracles together; units do not add up, so there is none."""
-    rows = [spent for _, spent in ledger]
-    return Spent("", sum(r.calls for r in rows), math.fsum(r.seconds for r in rows), math.fsum(r.cost for r in rows))
-
-
-def merged(ledgers: Iterable[Ledger]) -> Ledger:
-    """The ledger of several campaigns or rounds together."""
-    known: dict[str, Spent] = {}
-    for name, spent in (row for ledger in ledgers for row in ledger):
-        before = known.get(name, Spent(spent.unit, 0, 0.0, 0.0))
-        if before.unit != spent.unit:
-            raise ValueError(f"ledger: {name} answered in {before.unit!r} and in {spent.unit!r}")
-        known[name] = Spent(spent.unit, *(a + b for a, b in zip(before[1:], spent[1:])))
-    return tuple(known.items())
-
-
-def affordable(ledger: Ledger, oracle: Oracle, *, budget_seconds: float) -> int:
-    """How many more crystals the oracle may be asked about within a budget of cost over all oracles."""
-    left = budget_seconds - total(ledger).cost
-    if left < 0:
-        return 0
-    return math.floor(left / oracle.cost + 1e-9) if oracle.cost > 0 else 2**31 - 1
 
 
 def to_json(ledger: Ledger) -> str:

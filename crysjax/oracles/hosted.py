@@ -21,6 +21,7 @@ import numpy as np
 
 from crysjax.base import GPA_PER_EV_A3, Crystal, Estimate, Oracle
 from crysjax.data.datasets import Entry, checked
+from crysjax.data.readers import reading
 from crysjax.data.readers.convert import as_entry
 from crysjax.oracles import worker, worker_process
 
@@ -215,6 +216,8 @@ def _absolute(make: str | Callable[..., Any]) -> str | Callable[..., Any]:
     if not place.endswith(".py"):
         return make
     if not Path(place).is_file():
+        if kind := reading.other_kind(place):
+            raise ValueError(f"calculator {make!r}: {place} {kind}; expected a file of Python")
         raise ValueError(f"calculator {make!r}: no such file {place}")
     return f"{Path(place).absolute()}:{name}"
 

@@ -17,21 +17,24 @@ from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers import io as crystals_io
 from crysjax.data.readers import reading, tables
+from crysjax.data.reasons import OTHER, code
 from crysjax.oracles.hosted import Answer
 
 COLUMNS = (
     "id", "formula", "energy_ev_per_atom", FORMATION_ENERGY, "max_force_ev_per_angstrom",
-    "volume_angstrom3_per_atom", "steps", "seconds", "reason",
+    "volume_angstrom3_per_atom", "steps", "seconds", "reason", "code",
 )  # fmt: skip
 
 
 def read_references(path: Path) -> dict[int, float]:
     """Energies of the elements, eV per atom, by atomic number.
 
-    JSON, gzipped or not: {"Si": energy per atom}, or pymatgen's computed entries by element, corrections included.
+    JSON, gzipped or not: {"Si": energy per atom}, pymatgen's computed entries by element, corrections included, or
+    what `crysjax models references` writes.
     """
     try:
-        return {atomic_number(symbol): _of_element(entry) for symbol, entry in reading.read_json(path).items()}
+        found = reading.read_json(path)
+        return {atomic_number(symbol): _of_element(one) for symbol, one in found.get("element_ev", found).items()}
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"--references {path}: expected JSON of an energy or entry by element ({error})") from None
 
@@ -58,7 +61,10 @@ def left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int]
     if not table.exists():
         files.write(table, ",".join(COLUMNS) + "\n")
     answers(table)  # an error where it is none
-    rows = list(csv.reader(io.StringIO(reading.read_text(table))))[1:]
+    header, *rows = csv.reader(io.StringIO(reading.read_text(table)))
+    if tuple(header) == COLUMNS[:-1]:  # an older version knew no codes
+        rows = [[*row, _code(row[-1])] for row in rows if row]
+        files.write(table, files.csv_text(COLUMNS, rows))
     if any(len(row) != len(COLUMNS) for row in rows) or not reading.read_bytes(table).endswith(b"\n"):
         rows = [row for row in rows[:-1] if len(row) == len(COLUMNS)]  # a kill cut it short
         files.write(table, files.csv_text(COLUMNS, rows))
@@ -90,9 +96,15 @@ def writer(asked: list[Entry], out: Path, elements: dict | None, advance: Callab
     return write
 
 
+def _code(reason: str) -> str:
+    """The code of a failure; the words of a calculator are its own."""
+    found = code(reason)
+    return "calculator_failed" if found == OTHER else found
+
+
 def _row(entry: Entry, answer: Answer, elements: dict | None) -> dict:
     row = dict.fromkeys(COLUMNS, "") | {"id": entry.id, "formula": formula(entry.numbers), "reason": answer.reason}
-    row |= {"steps": answer.steps, "seconds": round(answer.seconds, 2)}
+    row |= {"code": _code(answer.reason), "steps": answer.steps, "seconds": round(answer.seconds, 2)}
     if answer.single is None:
         return row
     atoms = len(entry.numbers)

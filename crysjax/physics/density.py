@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crysjax.base import NUM_SPECIES, Crystal, Estimate
+from crysjax.base import NUM_SPECIES, Crystal, Estimate, Pack, sum_by_crystal
 from crysjax.geometry import lattice as lattices
 from crysjax.physics import sound
 
@@ -24,6 +24,17 @@ Head = Callable[[Crystal], Estimate]
 def density_g_cm3(masses_amu: np.ndarray) -> Head:
     """Mass density in g/cm³, with the mass of each element (NUM_SPECIES,) in amu."""
     return _over_volume("masses_amu", masses_amu, G_CM3_PER_AMU_ANGSTROM3)
+
+
+def of_pack_g_cm3(masses_amu: np.ndarray) -> Callable[[Pack], Array]:
+    """The same of every crystal of a pack: (b,); an element without a mass counts nothing, an unused slot is 0."""
+    weight, _ = column("masses_amu", masses_amu)
+
+    def density(pack: Pack) -> Array:
+        total = sum_by_crystal(pack.occupancy @ jnp.asarray(weight, pack.occupancy.dtype), pack)
+        return G_CM3_PER_AMU_ANGSTROM3 * total / lattices.volume(pack.lattice)
+
+    return density
 
 
 def packing_fraction(radii_angstrom: np.ndarray) -> Head:

@@ -16,6 +16,8 @@ is added, so that atoms never fall into each other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import e3nn_jax as e3nn
 import jax
@@ -29,6 +31,22 @@ from crysjax.potentials.nequip import bessel, spherical_harmonics
 
 COULOMB_EV_ANGSTROM = 14.399645
 DEGREE = np.array([0, 1, 1, 1, 2, 2, 2, 2, 2])  # of each harmonic
+
+
+class Cluster(NamedTuple):
+    """The settings of `cluster`."""
+
+    numbers: tuple[int, ...]
+    cutoff_angstrom: float
+    radial_basis: int
+    channels: int
+    vectors: int
+    width: int
+    hidden: int
+    layers: int
+    envelope_power: float
+    mean_neighbors: float
+    repulsion_angstrom: float
 
 
 def cluster(
@@ -46,67 +64,77 @@ def cluster(
     repulsion_angstrom: float = 1.6,
 ) -> tuple[Callable, Callable]:
     """`(init, site_energies)` as `nequip`; `channels` scalars and `vectors` vectors of an atom are sent to others."""
-    columns, species = np.asarray(numbers, np.int32) - 1, len(numbers)
-    charges = np.asarray(numbers, float)
+    settings = Cluster(
+        numbers, cutoff_angstrom, radial_basis, channels, vectors, width, hidden, layers, envelope_power,
+        mean_neighbors, repulsion_angstrom,
+    )  # fmt: skip
+    return partial(_init, settings), partial(_site_energies, settings)
 
-    def init(key: Array) -> Params:
-        tree = {
-            "reference": (species,),
-            "embed": (species, channels),
-            "layers": [layer_shapes(k) for k in range(layers)],
-        }
-        shapes, treedef = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, tuple))
-        keys = jax.random.split(key, len(shapes))
-        params = jax.tree.unflatten(treedef, [jax.random.normal(k, s) for k, s in zip(keys, shapes)])
-        params["reference"] = jnp.zeros(species)
-        for layer in params["layers"]:  # matrices are divided by the root of their fan-in where they are used
-            layer["tilt"], layer["bias"] = jnp.zeros_like(layer["tilt"]), jnp.zeros_like(layer["bias"])
-        return params
 
-    def layer_shapes(k: int) -> dict:
-        sums = _sum_sizes(radial_basis, channels, vectors if k else 0)
-        shapes = {f"mix_{l}": (size, width) for l, size in enumerate(sums)}
-        shapes |= {"tilt": (species, 3 * width), "bias": (species, hidden)}
-        shapes |= {"pair_1": (2 * width, width), "pair_2": (3 * width, width)}
-        shapes |= {"dense": (6 * width + (hidden if k else 0), hidden), "energy": (hidden, 1)}
-        if k + 1 < layers:
-            shapes |= {"scalars": (hidden, channels), "gate": (hidden, vectors), "vectors": (2 * width, vectors)}
-        return shapes
+def _init(settings: Cluster, key: Array) -> Params:
+    species = len(settings.numbers)
+    tree = {
+        "reference": (species,),
+        "embed": (species, settings.channels),
+        "layers": [_layer_shapes(settings, k) for k in range(settings.layers)],
+    }
+    shapes, treedef = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, tuple))
+    keys = jax.random.split(key, len(shapes))
+    params = jax.tree.unflatten(treedef, [jax.random.normal(k, s) for k, s in zip(keys, shapes)])
+    params["reference"] = jnp.zeros(species)
+    for layer in params["layers"]:  # matrices are divided by the root of their fan-in where they are used
+        layer["tilt"], layer["bias"] = jnp.zeros_like(layer["tilt"]), jnp.zeros_like(layer["bias"])
+    return params
 
-    def site_energies(params: Params, occupancy: Array, vectors_ij: Array, graph: Graph) -> Array:
-        one_hot, sites = occupancy[:, columns], len(occupancy)
-        half = Graph(*(x[: len(vectors_ij) // 2] for x in graph[:4]), graph.overflow)
-        r_vec = vectors_ij[: len(half.sender)]
-        r = jnp.sqrt((r_vec**2).sum(-1))
-        density = _density(r, r_vec, half, sites, radial_basis, cutoff_angstrom, envelope_power)
-        x, v, state = one_hot @ params["embed"], None, None
-        energy = one_hot @ params["reference"] + _repulsion(r, one_hot @ jnp.asarray(charges, r.dtype), half)
-        for layer in params["layers"]:
-            h = _expand(layer, density / mean_neighbors**0.5, x, v, radial_basis)
-            h = _tilt(layer, h, one_hot)
-            t1, inside = _products(layer, h)
-            inside = jnp.concatenate([inside, state], -1) if state is not None else inside
-            state = jax.nn.silu(_linear(layer["dense"], inside) + one_hot @ layer["bias"])
-            energy += _linear(layer["energy"], state)[:, 0]
-            if "scalars" in layer:
-                x = _linear(layer["scalars"], state)
-                v = _linear(layer["vectors"], jnp.concatenate([h[1], t1], -1))
-                v = v * _linear(layer["gate"], state)[:, None, :]
-        return energy
 
-    def _repulsion(r: Array, z: Array, half: Graph) -> Array:
-        """Ziegler-Biersack-Littmark energies, faded out at `repulsion_angstrom`, half to each end: (n,)."""
-        a, b = z[half.sender], z[half.receiver]
-        reach = jnp.where(z > 0, z, 1) ** 0.23  # the root has no slope at the charge 0 of an empty slot
-        x = r * (reach[half.sender] + reach[half.receiver]) / 0.46850  # in screening lengths of 0.8854 Bohr / (...)
-        screen = sum(c * jnp.exp(-d * x) for c, d in ((0.18175, 3.1998), (0.50986, 0.94229), (0.28022, 0.4029),
-                                                      (0.02817, 0.20162)))  # fmt: skip
-        fade = jnp.maximum(1 - r / repulsion_angstrom, 0) ** 3
-        pair = 0.5 * COULOMB_EV_ANGSTROM * a * b / r * screen * fade * half.mask
-        both = jnp.concatenate([pair, pair]), jnp.concatenate([half.sender, half.receiver])
-        return jax.ops.segment_sum(*both, len(z))
+def _layer_shapes(settings: Cluster, k: int) -> dict:
+    _, _, radial_basis, channels, vectors, width, hidden, layers, *_ = settings
+    species = len(settings.numbers)
+    sums = _sum_sizes(radial_basis, channels, vectors if k else 0)
+    shapes = {f"mix_{l}": (size, width) for l, size in enumerate(sums)}
+    shapes |= {"tilt": (species, 3 * width), "bias": (species, hidden)}
+    shapes |= {"pair_1": (2 * width, width), "pair_2": (3 * width, width)}
+    shapes |= {"dense": (6 * width + (hidden if k else 0), hidden), "energy": (hidden, 1)}
+    if k + 1 < layers:
+        shapes |= {"scalars": (hidden, channels), "gate": (hidden, vectors), "vectors": (2 * width, vectors)}
+    return shapes
 
-    return init, site_energies
+
+def _site_energies(settings: Cluster, params: Params, occupancy: Array, vectors_ij: Array, graph: Graph) -> Array:
+    radial_basis, charges = settings.radial_basis, np.asarray(settings.numbers, float)
+    one_hot, sites = occupancy[:, np.asarray(settings.numbers, np.int32) - 1], len(occupancy)
+    half = Graph(*(x[: len(vectors_ij) // 2] for x in graph[:4]), graph.overflow)
+    r_vec = vectors_ij[: len(half.sender)]
+    r = jnp.sqrt((r_vec**2).sum(-1))
+    density = _density(r, r_vec, half, sites, radial_basis, settings.cutoff_angstrom, settings.envelope_power)
+    x, v, state = one_hot @ params["embed"], None, None
+    energy = one_hot @ params["reference"]
+    energy += _repulsion(r, one_hot @ jnp.asarray(charges, r.dtype), half, settings.repulsion_angstrom)
+    for layer in params["layers"]:
+        h = _expand(layer, density / settings.mean_neighbors**0.5, x, v, radial_basis)
+        h = _tilt(layer, h, one_hot)
+        t1, inside = _products(layer, h)
+        inside = jnp.concatenate([inside, state], -1) if state is not None else inside
+        state = jax.nn.silu(_linear(layer["dense"], inside) + one_hot @ layer["bias"])
+        energy += _linear(layer["energy"], state)[:, 0]
+        if "scalars" in layer:
+            x = _linear(layer["scalars"], state)
+            v = _linear(layer["vectors"], jnp.concatenate([h[1], t1], -1))
+            v = v * _linear(layer["gate"], state)[:, None, :]
+    return energy
+
+
+def _repulsion(r: Array, z: Array, half: Graph, reach_angstrom: float) -> Array:
+    """Ziegler-Biersack-Littmark energies, faded out at `reach_angstrom`, half to each end: (n,) in eV."""
+    a, b = z[half.sender], z[half.receiver]
+    reach = jnp.where(z > 0, z, 1) ** 0.23  # the root has no slope at the charge 0 of an empty slot
+    x = r * (reach[half.sender] + reach[half.receiver]) / 0.46850  # in screening lengths of 0.8854 Bohr / (...)
+    screen = sum(c * jnp.exp(-d * x) for c, d in ((0.18175, 3.1998), (0.50986, 0.94229), (0.28022, 0.4029),
+                                                  (0.02817, 0.20162)))  # fmt: skip
+    fade = jnp.maximum(1 - r / reach_angstrom, 0) ** 3
+    pair = 0.5 * COULOMB_EV_ANGSTROM * a * b / r * screen * fade * half.mask
+    both = jnp.concatenate([pair, pair]), jnp.concatenate([half.sender, half.receiver])
+    return jax.ops.segment_sum(*both, len(z))
 
 
 def _sum_sizes(radial_basis: int, channels: int, vectors: int) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.geometry.neighbors import crystal_edges, needed_images, plane_spacings
 from crysjax.geometry.reduction import niggli
-from crysjax.geometry.soundness import NO_VOLUME, NOT_FINITE
+from crysjax.geometry.soundness import NOT_FINITE, no_volume
 from crysjax.potentials.mlip import unknown
 from crysjax.potentials.relax import Relax, Relaxation, Symmetry, start
 
@@ -42,7 +42,7 @@ class Pool:
         self.given_lattice = self.crystals.lattice.copy()
         self.energy, self.fmax = np.full(m, np.inf, np.float32), np.full(m, np.inf, np.float32)
         self.steps, self.converged = np.zeros(m, np.int32), np.zeros(m, bool)
-        self.valid, self.reason = np.ones(m, bool), np.full(m, "", "<U120")
+        self.valid, self.reason = np.ones(m, bool), np.full(m, "", "<U160")
         self.settings = settings
         self.memory: dict[int, tuple[list, list]] = {}  # of crystals under way: leaves by site, leaves by crystal
 
@@ -112,6 +112,15 @@ class Pool:
             if self.valid[row]:
                 self.give_up(np.array([row]), unknown(known, self.crystals.numbers[start[row] : start[row + 1]]))
 
+    def refuse_lonely(self, cutoff_angstrom: float) -> None:
+        """Give up crystals at rest because no two of their atoms see one another: no force says that they hold."""
+        for row in np.flatnonzero(self.converged & self.valid & (self.fmax == 0)):
+            frac = self.crystals.frac[datasets.site_index(self.crystals, np.array([row]))].astype(float)
+            if not len(crystal_edges(frac, self.crystals.lattice[row].astype(float), cutoff_angstrom)[0]):
+                self.converged[row] = False
+                why = f"no two atoms within {cutoff_angstrom:g} Å, the cutoff of the potential: nothing to relax"
+                self.give_up(np.array([row]), why)
+
     def snapshot(self, rows: np.ndarray) -> Dataset:
         """These crystals as they are now, in the cells that they were given in."""
         now = datasets.take(self.crystals, rows)
@@ -141,12 +150,23 @@ class Pool:
         volume, given = (abs(np.linalg.det(x.astype(float))) for x in (lattice, self.given_lattice[row]))
         low, high = self.settings.volume_range
         if given <= 1e-6:
-            return NO_VOLUME
+            return no_volume(lattice, len(frac), 1e-6)
         if not low < volume / given < high:
-            return f"the volume ran away, to {volume / given:.2g} of what it was"
+            now = f"{volume / given:.2g} of what it was, {volume / len(frac):.3g} Å³ per atom"
+            return f"the volume ran away, to {now}; expected {low:g} to {high:g} times the volume given"
         if len(crystal_edges(frac, lattice, self.settings.closest_angstrom)[0]):
             return f"atoms closer than {self.settings.closest_angstrom} Å"
         return "the potential gives no finite energy: an element that it does not know?"
+
+
+def too_thin(lattice: np.ndarray, sites: int, reach: float, most: int = MOST_IMAGES) -> str:
+    """What is said of a cell (3, 3) of which more than `most` images an axis lie within reach."""
+    with np.errstate(all="ignore"):
+        apart, volume = plane_spacings(lattice).min(), abs(np.linalg.det(lattice)) / sites
+    return (
+        f"the cell needs more than {most} images along an axis: {volume:.3g} Å³ per atom, its lattice planes "
+        f"{apart:.2g} Å apart; expected at least {reach / (most + 0.5):.2g} Å"
+    )
 
 
 def _leaves(state: Relaxation) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -17,8 +17,9 @@ from crysjax.base import Params
 from crysjax.data import batching
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
+from crysjax.data.reasons import codes
 from crysjax.geometry.neighbors import needed_images
-from crysjax.potentials.pool import MOST_IMAGES, SPARE, Pool
+from crysjax.potentials.pool import MOST_IMAGES, SPARE, Pool, too_thin
 from crysjax.potentials.relax import AS_USUAL, ForceField, Relax, Relaxation, checked, relax
 
 ON_CPU = 64  # sites of a pack whose arrays stay in the cache
@@ -47,6 +48,11 @@ class Relaxed(NamedTuple):
     reason: np.ndarray  # (m,) str: why not valid, "" where it is
     energy_std: np.ndarray | None = None  # (m,) eV, by an ensemble: how far its members are apart
 
+    @property
+    def code(self) -> np.ndarray:
+        """The codes of the reasons (`data.reasons`), "not_converged" where the steps were used up: (m,) str."""
+        return np.where(self.valid & ~self.converged, "not_converged", codes(self.reason))
+
 
 def relax_dataset(
     energy_forces_stress: ForceField,
@@ -65,6 +71,8 @@ def relax_dataset(
     record: Callable[[np.ndarray, np.ndarray, Dataset], None] | None = None,
 ) -> Relaxed:
     """Relax every crystal by at most `max_steps` evaluations; one with an element that is not `known` has a reason.
+
+    So has one in which no two atoms are within the cutoff, given so or fallen apart: it is at rest and not relaxed.
 
     The relaxed crystals do not keep what was known of the given positions and cells: see `unlabeled`.
     Badly skewed cells are relaxed in their reduced setting, which needs far fewer images, and handed back in their own.
@@ -114,6 +122,7 @@ def relax_dataset(
                     record(moved, pool.energy[moved], pool.snapshot(moved))
             if progress is not None:
                 progress(len(crystals) - len(pool.waiting(max_steps)), len(crystals))
+    pool.refuse_lonely(cutoff_angstrom)
     energy, fmax = (np.where(np.isfinite(x), x, np.nan) for x in (pool.energy, pool.fmax))
     relaxed = pool.snapshot(np.arange(len(crystals)))
     return Relaxed(relaxed, energy, fmax, pool.steps, pool.converged, pool.valid, pool.reason)
@@ -207,7 +216,9 @@ def _grown(pool: Pool, stuck: np.ndarray, size: Size) -> Size:
     """
     needed = np.nan_to_num(needed_images(pool.crystals.lattice[stuck].astype(float), pool.reach * SPARE), nan=np.inf)
     hopeless = (needed > MOST_IMAGES).any(-1)
-    pool.give_up(stuck[hopeless], f"the cell needs more than {MOST_IMAGES} images along an axis")
+    for row in stuck[hopeless]:
+        lattice, sites = pool.crystals.lattice[row].astype(float), int(pool.crystals.num_atoms[row])
+        pool.give_up(np.array([row]), too_thin(lattice, sites, pool.reach * SPARE))
     if hopeless.all():
         return size
     images = tuple(int(max(a, b)) for a, b in zip(size.images, needed[~hopeless].max(0)))

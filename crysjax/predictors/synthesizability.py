@@ -202,9 +202,12 @@ def oracle(model: Heads, params: Params, *, prior: float, cost: float = 1e-3) ->
     return Oracle(SCORE, meaning(prior), cost, batch)
 
 
-def ask(oracle: Oracle, dataset: Dataset, *, together: int = 64) -> Estimate:
-    """What any oracle says of a data set, `together` crystals a call with as many slots each: host arrays (m,)."""
-    slots, rows = int(dataset.num_atoms.max()), datasets.entries(dataset)
+def ask(oracle: Oracle, dataset: Dataset, *, together: int = 64, slots: int | None = None) -> Estimate:
+    """What any oracle says of a data set, `together` crystals a call with as many slots each: host arrays (m,).
+
+    `slots`: room for atoms, as many as the largest crystal has unless given: one shape is one compilation.
+    """
+    slots, rows = slots or int(dataset.num_atoms.max()), datasets.entries(dataset)
     said = []
     for start in range(0, len(rows), together):
         part = rows[start : start + together]

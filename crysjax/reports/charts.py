@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1000, 300, 64, 16, 14, 42
+NAMES = 44  # below the axis of a chart whose marks have names
 
 
 class Mark(NamedTuple):
@@ -18,22 +19,7 @@ class Mark(NamedTuple):
     name: str
     predicted: tuple[float, float]  # value, std
     validated: tuple[float, float]
-
-
-def funnel(stages: dict[str, int]) -> str:
-    """Horizontal bars of how many candidates passed each stage."""
-    height, most = 34, max([*stages.values(), 1])
-    first = next(iter(stages.values()), 0)
-    parts = []
-    for row, (name, count) in enumerate(stages.items()):
-        y, width = row * height, 640 * count / most
-        share = f" ({100 * count / first:.3g} %)" if first and row else ""
-        parts.append(
-            f'<text class="strong" x="118" y="{y + 21}" text-anchor="end">{html.escape(name)}</text>'
-            f'<rect class="bar" x="130" y="{y + 5}" width="{max(width, 1.5 if count else 0):.1f}" height="24" rx="3"/>'
-            f'<text class="strong" x="{138 + width:.1f}" y="{y + 21}">{count}{share}</text>'
-        )
-    return svg("".join(parts), height * len(stages), "Candidates that passed each stage")
+    label: str = ""  # below the axis
 
 
 def goal_chart(title: str, marks: Sequence[Mark], window: tuple[float, float]) -> str:
@@ -47,14 +33,16 @@ def goal_chart(title: str, marks: Sequence[Mark], window: tuple[float, float]) -
     scale = Scale.over([*lows, *highs, *sides])
     step = (WIDTH - LEFT - RIGHT) / max(len(marks), 1)
     parts = [axis(scale), _window(scale, window)]
-    every = math.ceil(len(marks) / 32)
+    every, below = math.ceil(len(marks) / 32), HEIGHT - BOTTOM + 14
     for place, mark in enumerate(marks):
         x = LEFT + (place + 0.5) * step
         parts.append(_pair(x, scale, mark))
         if place % every == 0:
-            parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{place + 1}</text>')
-    parts.append(f'<text x="{(WIDTH + LEFT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">rank</text>')
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>{svg(''.join(parts), HEIGHT, title)}</figure>"
+            turned = f'transform="translate({x + 4:.1f} {below}) rotate(-40)" text-anchor="end"'
+            parts.append(f"<text {turned}>{place + 1} {html.escape(mark.label[:16])}</text>")
+    said = f"{title} of each candidate by rank, predicted and validated; as numbers in the ranking"
+    picture = svg("".join(parts), HEIGHT + NAMES, said)
+    return f"<figure><figcaption>{html.escape(title)}, by rank</figcaption>{picture}</figure>"
 
 
 def progress_chart(title: str, values: Sequence[float]) -> str:

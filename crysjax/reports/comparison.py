@@ -13,7 +13,7 @@ import numpy as np
 from crysjax.evaluation.metrics.distributions import Interval
 from crysjax.reports import charts, set_charts
 from crysjax.reports.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Scale
-from crysjax.reports.report import filled, table
+from crysjax.reports.page import filled, table
 from crysjax.reports.set_report import number
 
 
@@ -90,7 +90,7 @@ def render(lines: Sequence[Line], curves: Mapping[str, Mapping], *, command: str
         rows = [line for line in lines if (line.data, line.task) == (data, task)]
         metric = next(iter(rows[0].metrics))
         parts += [f"<h2>{html.escape(data)}, {task}</h2>", bars_chart(metric, rows, metric)]
-        parts.append(f'<div class="scroll">{_html_table(rows)}</div>')
+        parts.append(_html_table(rows))
         curve = curves.get(f"{data}, {task}")
         if curve:
             floors = {r.name: r.metrics[metric].value for r in rows if r.family == "floor"}
@@ -102,7 +102,7 @@ def render(lines: Sequence[Line], curves: Mapping[str, Mapping], *, command: str
 def _html_table(rows: Sequence[Line]) -> str:
     columns = list(dict.fromkeys(name for line in rows for name in (*line.metrics, *line.facts)))
     body = [[line.name, line.family, *(_cell(line, name) for name in columns)] for line in rows]
-    return table(["model", "family", *columns], body, left=2)
+    return table(["model", "family", *columns], body, left=2, sortable=True, label="Models")
 
 
 def steps_chart(

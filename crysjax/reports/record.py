@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,13 +15,28 @@ from typing import Any
 
 from crysjax.data import files
 from crysjax.data.readers import reading
+from crysjax.models import registry
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
-    """Settings (paths by their last part), versions, commit of the code, cores and day."""
+    """Settings (paths by their last part), digests of inputs, versions, commit of the code, cores and day."""
     settings = {k: _short(v) for k, v in vars(options).items()}
     machine = {"cores": os.cpu_count(), "day": datetime.now(UTC).strftime("%Y-%m-%d")}
-    return {"settings": settings, "versions": installed_versions(), "commit": _commit()} | machine
+    given = [each for k, v in vars(options).items() if k != "out" for each in (v if isinstance(v, list) else [v])]
+    known = {"settings": settings, "digests": digests(given), "versions": installed_versions()}
+    return known | {"commit": _commit()} | machine
+
+
+def digests(inputs: Iterable[Any]) -> dict[str, str]:
+    """SHA-256, 16 digits of it, of those inputs that are files, `FILE:SPLIT` or names of models: by name."""
+    found = {}
+    for text in (str(each) for each in inputs if isinstance(each, str | Path)):
+        path = next((p for p in (Path(text), Path(text.rpartition(":")[0])) if p.is_file()), None)
+        if path is None and text in registry.installed():
+            path = registry.model_path(text)
+        if path is not None:
+            found[path.name] = reading.digest(path)[:16]
+    return found
 
 
 def _commit() -> str:

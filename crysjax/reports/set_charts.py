@@ -85,13 +85,17 @@ def shares(title: str, classes: Sequence[str], values: Mapping[str, np.ndarray])
 
 
 def scatter(title: str, places: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[tuple[str, int]]]) -> str:
-    """A map: dots at (m, 2) places; a label is what a dot says and the number of its structure, -1 for none."""
+    """A map: dots at (m, 2) places; a label is what a dot says and the number of its structure, -1 for none.
+
+    Sets are drawn in the order of `places` and colored in that of `labels`.
+    """
     known = np.concatenate([*places.values()])
     low, high = known.min(0), known.max(0)
     span = np.where(high > low, high - low, 1.0)
     tall = 460
-    parts = []
-    for place, (name, found) in enumerate(places.items()):
+    parts, order = [], list(labels)
+    for name, found in places.items():  # the last one on top
+        place = order.index(name)
         at = (found - low[None]) / span[None]
         for (x, y), (said, number) in zip(at, labels[name]):
             opens = f' data-open="{number}" tabindex="0"' if number >= 0 else ""

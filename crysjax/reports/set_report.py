@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from crysjax.crystallography.symmetrized import TOLERANCE_ANGSTROM
 from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.evaluation import totals
@@ -17,9 +17,9 @@ from crysjax.evaluation.failures.detectors import Finding
 from crysjax.evaluation.metrics import distributions
 from crysjax.evaluation.metrics.symmetry import CRYSTAL_SYSTEMS, crystal_system_shares
 from crysjax.evaluation.totals import Judged
-from crysjax.reports import charts, set_charts
+from crysjax.reports import page, set_charts, structures
+from crysjax.reports.page import filled, findings_table, table, usual_formula
 from crysjax.reports.record import installed_versions
-from crysjax.reports.report import atoms_drawing, filled, findings_table, table, usual_formula
 
 MOST_OPENED = 120  # structures of a set that open from the map; each is about 3 kB of the page
 MOST_DRAWN = 100  # sites of a crystal that is drawn
@@ -29,6 +29,16 @@ CAVEAT = (
     "synthesizability, and novelty means: not in the sets named, by the tolerances named. The set called ceiling is "
     "one half of the real crystals judged against the other: what a perfect generator would reach."
 )
+
+
+STAGES = {
+    "parsed": "the file or row could be read as a crystal",
+    "valid": "no atoms too close, and a composition that can balance its charges",
+    "unique": "no other crystal of the set before it is the same",
+    "novel": "not in the sets of known crystals that were named",
+    "stable": "near enough to the convex hull, at the level of theory named below",
+    "target": "the properties asked for lie in their windows",
+}
 
 
 def render(
@@ -65,11 +75,12 @@ def render(
         "findings": findings_table({name: findings.get(name, ()) for name in names}),
         "charts": distribution_charts(drawn),
         "map": chart,
+        "symprec": f"{TOLERANCE_ANGSTROM:g}",
         "worst": worst(sets),
         "cost": cost(names, found),
         "versions": table(["", ""], [[k, str(v)] for k, v in installed_versions().items()], left=2),
         "command": html.escape(command),
-        "crystals": json.dumps(crystals).replace("</", "<\\/"),
+        "crystals": structures.as_json(crystals),
     }
     return filled("set_report.html", values)
 
@@ -108,7 +119,7 @@ def ledger(names: Sequence[str], found: Mapping[str, dict]) -> str:
 
 def funnel(name: str, found: dict[str, Any]) -> str:
     """Bars of one set."""
-    bars = charts.funnel({row["stage"]: row["passed"] for row in found["ledger"]})
+    bars = page.funnel({row["stage"]: row["passed"] for row in found["ledger"]}, STAGES)
     return f"<figure><figcaption>{html.escape(name)}</figcaption>{bars}</figure>"
 
 
@@ -201,6 +212,7 @@ def place_map(drawn: Sequence[Judged]) -> tuple[str, list[dict]]:
         small = chosen[judged.name][judged.samples.num_atoms[chosen[judged.name]] <= MOST_DRAWN]
         opens = set(small[:MOST_OPENED].tolist()) if judged.name != set_charts.REFERENCE else set()
         rows = entries(judged.samples)
+        opens = {i for i in opens if structures.drawable(rows[i].numbers, rows[i].frac, rows[i].lattice)}
         labels[judged.name] = []
         for i in chosen[judged.name].tolist():
             labels[judged.name].append((f"{judged.name}: {usual_formula(rows[i].numbers)} ({rows[i].id})",
@@ -211,8 +223,9 @@ def place_map(drawn: Sequence[Judged]) -> tuple[str, list[dict]]:
 
 
 def drawing(row: Entry) -> dict[str, Any]:
-    """Atoms, bonds and cell of one crystal for the viewer."""
-    return atoms_drawing(row.numbers, np.asarray(row.frac, float), np.asarray(row.lattice, float))
+    """What the page paints of one crystal."""
+    found = structures.structure(row.numbers, np.asarray(row.frac, float), np.asarray(row.lattice, float))
+    return structures.scene(found)
 
 
 def principal_axes(parts: Sequence[np.ndarray]) -> list[np.ndarray]:

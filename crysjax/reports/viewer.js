@@ -1,139 +1,134 @@
-// A small 3D view of a crystal on a 2D canvas: spheres, bonds, the cell. Drag turns it, the wheel zooms.
-// No dependencies, so that a report is one file that opens anywhere.
+// The page's structures: small pictures that are painted when they come into sight, and one stage to turn them on.
 "use strict";
 (function () {
-  function multiply(a, b) {
-    return a.map(row => b[0].map((_, j) => row[0] * b[0][j] + row[1] * b[1][j] + row[2] * b[2][j]));
+  const root = document.documentElement, packed = JSON.parse(document.getElementById("crystals").textContent);
+  const scenes = new Map();
+  const scene = k => scenes.get(k) || scenes.set(k, painter.unpack(packed[k])).get(k);
+  const PAPER = { ground: [255, 255, 255], line: [120, 120, 120], ink: [0, 0, 0] };
+  let printing = false;
+
+  function inks(canvas) {
+    if (printing) return PAPER;
+    const style = getComputedStyle(canvas), of = name => style.getPropertyValue(name).trim();
+    const rgb = hex => [1, 3, 5].map(k => parseInt(hex.slice(k, k + 2), 16));
+    return { ground: rgb(of("--panel")), line: rgb(of("--line")), ink: rgb(of("--ink")) };
   }
 
-  function turn(axis, angle) {
-    const c = Math.cos(angle), s = Math.sin(angle);
-    return axis === "x" ? [[1, 0, 0], [0, c, -s], [0, s, c]] : [[c, 0, s], [0, 1, 0], [-s, 0, c]];
+  // small pictures
+  const pictures = [...document.querySelectorAll("canvas[data-picture]")], painted = new Set();
+  function picture(canvas) {
+    painted.add(canvas);
+    const look = { rotation: painter.HOME, zoom: 1, solid: new Set(), labels: false };
+    painter.paint(canvas, scene(Number(canvas.dataset.picture)), look, inks(canvas));
+    root.dataset.pictures = String(painted.size);
+  }
+  const watch = new IntersectionObserver(seen => seen.forEach(one => {
+    if (one.isIntersecting) { watch.unobserve(one.target); picture(one.target); }
+  }), { rootMargin: "200px" });
+  pictures.forEach(canvas => watch.observe(canvas));
+
+  // the stage
+  const stage = document.getElementById("stage"), canvas = stage && stage.querySelector("canvas");
+  let shown = -1, look = null;
+  const fresh = () => ({ rotation: painter.HOME, zoom: 1, solid: new Set(), labels: true });
+  const repaint = () => { if (shown >= 0) painter.paint(canvas, scene(shown), look, inks(canvas)); };
+  const rotate = (dx, dy) => {
+    look.rotation = painter.multiply(painter.turn("x", dy), painter.multiply(painter.turn("y", dx), look.rotation));
+    repaint();
+  };
+  const zoom = factor => { look.zoom = Math.min(8, Math.max(0.3, look.zoom * factor)); repaint(); };
+  const DO = {
+    reset: () => { look.rotation = painter.HOME; look.zoom = 1; repaint(); },
+    in: () => zoom(1.25), out: () => zoom(0.8),
+    a: () => { look.rotation = painter.along(scene(shown).cell, 0); repaint(); },
+    b: () => { look.rotation = painter.along(scene(shown).cell, 1); repaint(); },
+    c: () => { look.rotation = painter.along(scene(shown).cell, 2); repaint(); },
+  };
+
+  function solid(button) {
+    const on = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", String(on));
+    if (on) look.solid.add(button.dataset.solid); else look.solid.delete(button.dataset.solid);
+    repaint();
   }
 
-  function apply(m, v) {
-    return m.map(row => row[0] * v[0] + row[1] * v[1] + row[2] * v[2]);
+  const subscripts = (where, formula) => formula.split(/(\d+)/).forEach((part, k) => {
+    const node = document.createElement(k % 2 ? "sub" : "span");
+    node.textContent = part;
+    if (part) where.append(node);
+  });
+
+  function show(k, name) {
+    shown = k;
+    look = fresh();
+    stage.classList.add("shown");
+    canvas.setAttribute("aria-label", `${name}: 3D drawing; arrow keys turn it, plus and minus zoom, 0 resets, a, b and c look along the axes`);
+    const legend = stage.querySelector(".elements"), solids = stage.querySelector(".solids");
+    legend.replaceChildren(...packed[k].elements.map(([symbol, color]) => {
+      const key = document.createElement("span"), dot = document.createElement("i");
+      dot.className = "dot";
+      dot.style.background = color;
+      key.append(dot, symbol);
+      return key;
+    }));
+    legend.append(stage.querySelector("[data-facts]") ? "" : packed[k].group, packed[k].note && ` ${packed[k].note}`);
+    solids.replaceChildren(...Object.entries(packed[k].kinds).map(([symbol, formula]) => {
+      const button = document.createElement("button");
+      Object.assign(button, { type: "button", onclick: () => solid(button) });
+      button.dataset.solid = symbol;
+      button.setAttribute("aria-pressed", "false");
+      subscripts(button, formula);
+      return button;
+    }));
+    solids.hidden = !solids.children.length;
+    if (!solids.hidden) solids.prepend("polyhedra: ");
+    stage.querySelectorAll("[data-facts]").forEach(facts => { facts.hidden = facts.dataset.facts !== String(k); });
+    const heading = stage.querySelector(".name");
+    if (heading) heading.textContent = name;
+    document.querySelectorAll("[data-open]").forEach(one => {
+      if (one.dataset.open === String(k)) one.setAttribute("aria-current", "true"); else one.removeAttribute("aria-current");
+    });
+    repaint();
+    root.dataset.shown = String(k);
   }
 
-  function shade(hex, factor) {
-    const n = parseInt(hex.slice(1), 16);
-    const mix = c => Math.round(factor > 1 ? 255 - (255 - c) / factor : c * factor);
-    return `rgb(${mix(n >> 16)},${mix((n >> 8) & 255)},${mix(n & 255)})`;
-  }
-
-  function colors(canvas) {
-    const style = getComputedStyle(canvas);
-    return { line: style.getPropertyValue("--line").trim(), text: style.getPropertyValue("--muted").trim() };
-  }
-
-  // crystal: {atoms: [{p: [x, y, z], color, radius, symbol}], bonds: [[i, j]], edges: [[a, b]]}, in Å about the centre
-  function view(canvas, crystal) {
-    let rotation = multiply(turn("x", -1.25), turn("y", 0)), zoom = 1, pulled = null, spin = 0;
-    rotation = multiply(turn("x", 0.18), multiply(turn("y", 0.5), rotation));
-    const points = crystal.atoms.map(a => a.p).concat(crystal.edges.flat());
-    const reach = Math.max(1, ...points.map(p => Math.hypot(...p))) + 0.6;
-
-    function draw() {
-      const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
-      if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-        canvas.width = Math.round(width * ratio);
-        canvas.height = Math.round(height * ratio);
-      }
-      const ink = colors(canvas), g = canvas.getContext("2d");
-      g.setTransform(ratio, 0, 0, ratio, 0, 0);
-      g.clearRect(0, 0, width, height);
-      const scale = zoom * 0.5 * Math.min(width, height) / reach;
-      const project = p => {
-        const q = apply(rotation, p), depth = 1 / (1 - q[2] / (reach * 6));
-        return { x: width / 2 + q[0] * scale * depth, y: height / 2 - q[1] * scale * depth, z: q[2], s: scale * depth };
-      };
-      const items = [];
-      for (const [a, b] of crystal.edges) {
-        const p = project(a), q = project(b);
-        items.push({ z: Math.min(p.z, q.z) - 1e3, paint: () => stroke(p, q, 1, ink.line) });
-      }
-      const seen = crystal.atoms.map(a => project(a.p));
-      for (const [i, j] of crystal.bonds) {
-        const p = seen[i], q = seen[j];
-        const m = { x: (p.x + q.x) / 2, y: (p.y + q.y) / 2 };
-        items.push({ z: (p.z + q.z) / 2 - 0.3, paint: () => {
-          stroke(p, m, 0.16 * p.s, shade(crystal.atoms[i].color, 0.8));
-          stroke(m, q, 0.16 * q.s, shade(crystal.atoms[j].color, 0.8));
-        } });
-      }
-      crystal.atoms.forEach((atom, i) => items.push({ z: seen[i].z, paint: () => sphere(seen[i], atom) }));
-      items.sort((a, b) => a.z - b.z).forEach(item => item.paint());
-
-      function stroke(p, q, thickness, color) {
-        g.strokeStyle = color;
-        g.lineWidth = Math.max(thickness, 1);
-        g.lineCap = "round";
-        g.beginPath();
-        g.moveTo(p.x, p.y);
-        g.lineTo(q.x, q.y);
-        g.stroke();
-      }
-
-      function sphere(p, atom) {
-        const r = Math.max(atom.radius * p.s, 2);
-        const light = g.createRadialGradient(p.x - 0.35 * r, p.y - 0.4 * r, 0.1 * r, p.x, p.y, r);
-        light.addColorStop(0, shade(atom.color, 2.6));
-        light.addColorStop(0.45, atom.color);
-        light.addColorStop(1, shade(atom.color, 0.55));
-        g.fillStyle = light;
-        g.beginPath();
-        g.arc(p.x, p.y, r, 0, 2 * Math.PI);
-        g.fill();
-      }
-    }
-
-    function rotate(dx, dy) {
-      rotation = multiply(turn("x", dy), multiply(turn("y", dx), rotation));
-      draw();
-    }
-
+  if (stage) {
+    stage.querySelectorAll("[data-do]").forEach(button => { button.onclick = () => DO[button.dataset.do](); });
+    let pulled = null;
     canvas.addEventListener("pointerdown", e => { pulled = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); });
-    canvas.addEventListener("pointerup", () => { pulled = null; });
+    ["pointerup", "pointercancel"].forEach(end => canvas.addEventListener(end, () => { pulled = null; }));
     canvas.addEventListener("pointermove", e => {
       if (!pulled) return;
       rotate((e.clientX - pulled[0]) * 0.01, (e.clientY - pulled[1]) * 0.01);
       pulled = [e.clientX, e.clientY];
     });
-    canvas.addEventListener("wheel", e => {
+    canvas.addEventListener("wheel", e => {  // only once it was clicked or focused: the page keeps its own scrolling
+      if (document.activeElement !== canvas) return;
       e.preventDefault();
-      zoom = Math.min(6, Math.max(0.3, zoom * Math.exp(-e.deltaY * 0.001)));
-      draw();
+      zoom(Math.exp(-e.deltaY * 0.001));
     }, { passive: false });
     canvas.addEventListener("keydown", e => {
       const step = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] }[e.key];
-      if (step) { e.preventDefault(); rotate(...step); }
+      const named = { "+": "in", "=": "in", "-": "out", 0: "reset", a: "a", b: "b", c: "c" }[e.key];
+      if (e.ctrlKey || e.metaKey || e.altKey || !(step || named)) return;
+      e.preventDefault();
+      if (step) rotate(...step); else DO[named]();
     });
-    new ResizeObserver(draw).observe(canvas);
-    window.addEventListener("themechange", draw);
-    draw();
+    document.querySelectorAll("[data-open]").forEach(mark => {
+      const said = mark.querySelector("title"), name = mark.dataset.name || (said ? said.textContent : "");
+      const open = () => { show(Number(mark.dataset.open), name); stage.scrollIntoView({ block: "nearest" }); };
+      mark.addEventListener("click", open);
+      if (mark.tagName !== "BUTTON") mark.addEventListener("keydown", e => { if (e.key === "Enter") open(); });
+    });
+    new ResizeObserver(repaint).observe(canvas);
+    const first = document.querySelector("button[data-open='0']");
+    if (first) show(0, first.dataset.name);
   }
 
-  const crystals = JSON.parse(document.getElementById("crystals").textContent);
-  // a mark with data-open shows that crystal in the page's one canvas for it
-  document.querySelectorAll("[data-open]").forEach(mark => {
-    const open = () => {
-      const box = document.getElementById("opened"), old = box.querySelector("canvas"), canvas = old.cloneNode(false);
-      old.replaceWith(canvas);
-      box.classList.add("shown");
-      box.querySelector("h3").textContent = mark.querySelector("title").textContent;
-      view(canvas, crystals[Number(mark.dataset.open)]);
-      box.scrollIntoView({ block: "nearest" });
-    };
-    mark.addEventListener("click", open);
-    mark.addEventListener("keydown", e => { if (e.key === "Enter") open(); });
-  });
-  document.querySelectorAll("canvas[data-crystal]").forEach(c => view(c, crystals[Number(c.dataset.crystal)]));
-  const button = document.getElementById("theme");
-  button.addEventListener("click", () => {
-    const dark = getComputedStyle(document.documentElement).getPropertyValue("--dark").trim() === "1";
-    document.documentElement.dataset.theme = dark ? "light" : "dark";
-    window.dispatchEvent(new Event("themechange"));
-  });
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => window.dispatchEvent(new Event("themechange")));
-  document.documentElement.dataset.ready = String(crystals.length);
+  // light and dark, and paper
+  const again = () => { painted.forEach(picture); repaint(); };
+  window.addEventListener("themechange", again);
+  window.addEventListener("beforeprint", () => { printing = true; pictures.forEach(picture); repaint(); });
+  window.addEventListener("afterprint", () => { printing = false; again(); });
+  root.dataset.ready = String(packed.length);
 })();

@@ -1,4 +1,4 @@
-"""What the retrieval-based flow starts from, as arrays in the order of a pack (`generators.retrieval.Start`)."""
+"""What the retrieval-based flow starts from, as arrays in the order of a pack (`Condition.start`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from crysjax.base import Start, Views
 from crysjax.data import datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 
-Rows = Callable[[np.ndarray, Capacity], dict[str, np.ndarray]]  # (members of a pack, its shape) -> a view
+Rows = Callable[[np.ndarray, Capacity], Views]  # (members of a pack, its shape) -> their `start`
 
 
 def start_view(asked: Dataset, candidates: Sequence[Dataset]) -> Rows:
@@ -22,9 +23,9 @@ def start_view(asked: Dataset, candidates: Sequence[Dataset]) -> Rows:
     """
     ordered = [_with_species_of(asked, candidate) for candidate in candidates]
 
-    def rows(members: np.ndarray, shape: Capacity) -> dict[str, np.ndarray]:
+    def rows(members: np.ndarray, shape: Capacity) -> Views:
         each = [_rows(candidate, members, shape) for candidate in ordered]
-        return {name: np.stack([one[name] for one in each]) for name in each[0]}
+        return Views(start=Start(*(np.stack(leaves) for leaves in zip(*each))))
 
     return rows
 
@@ -40,19 +41,19 @@ def _with_species_of(asked: Dataset, candidate: Dataset) -> Dataset:
     return replace(candidate, numbers=asked.numbers, frac=candidate.frac[order], site_properties=sites)
 
 
-def _rows(candidate: Dataset, members: np.ndarray, shape: Capacity) -> dict[str, np.ndarray]:
+def _rows(candidate: Dataset, members: np.ndarray, shape: Capacity) -> Start:
     sites = datasets.site_index(candidate, members)
     properties = {name: np.nan_to_num(v[members]) for name, v in candidate.properties.items()}
     missing = np.zeros(len(members), np.float32)
     unit = np.tile(np.eye(3, dtype=np.float32), (shape.crystals, 1, 1))
     unit[: len(members)] = candidate.lattice[members]
-    return {
-        "frac": _padded(candidate.frac[sites], shape.sites),
-        "lattice": unit,
-        "was": _padded(candidate.site_properties["was"][sites].astype(np.int32), shape.sites),
-        "found": _padded(properties["found"], shape.crystals),
-        "matched": _padded(properties.get("matched", missing), shape.crystals),
-    }
+    return Start(
+        frac=_padded(candidate.frac[sites], shape.sites),
+        lattice=unit,
+        was=_padded(candidate.site_properties["was"][sites].astype(np.int32), shape.sites),
+        found=_padded(properties["found"], shape.crystals),
+        matched=_padded(properties.get("matched", missing), shape.crystals),
+    )
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crysjax.base import Condition, Generator, Pack, is_known
+from crysjax.base import Condition, Generator, Pack, Views, is_known
 from crysjax.data import batching
 from crysjax.data.datasets import Dataset
 
@@ -52,7 +52,7 @@ def sample(
     *,
     elements: tuple[int, ...] | None = None,
     space_group: np.ndarray | None = None,
-    view: Callable | None = None,
+    view: batching.View | None = None,
     pairs: int = 2048,
     on_pack: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
@@ -75,8 +75,8 @@ def sample(
     run = jax.jit(generator.sample)
     drawn = []
     for k, row in enumerate(jax.random.split(key, len(used))):
-        own = view(batch.index[k][batch.index[k] >= 0], shape) if view else ()
-        condition = Condition(jnp.asarray(values[k]), jnp.asarray(groups[k], jnp.int32), own)
+        views = view(batch.index[k][batch.index[k] >= 0], shape) if view else Views()
+        condition = Condition(jnp.asarray(values[k]), jnp.asarray(groups[k], jnp.int32), *views)
         template = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), packs)
         drawn.append(jax.tree.map(np.asarray, run(params, row, template, condition)))
         on_pack(k + 1, len(used))

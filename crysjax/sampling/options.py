@@ -31,6 +31,7 @@ class Options(NamedTuple):
     fix_cell: bool = False
     min_distance: float = 0.0
     space_group: int = 0
+    require: str = ""
 
     def asked(self) -> list[str]:
         """The options that were given, as they are written."""
@@ -42,10 +43,7 @@ def wanted(options: Options, known: list[int]) -> Constraints:
     from crysjax.chemistry.oxidation import common_states
     from crysjax.constraints.constraints import Constraints
 
-    if options.fix_cell and not options.fix:
-        raise ValueError("--fix-cell: expected --fix FILE beside it")
-    if options.space_group:
-        _beside_group(options)
+    check(options)
     return Constraints(
         formula=formula_counts(options.formula, known),
         allowed=symbols("--elements", options.elements, known),
@@ -54,18 +52,50 @@ def wanted(options: Options, known: list[int]) -> Constraints:
         states=common_states() if options.neutral else None,
         fixed=_fixed(options.fix, options.fix_cell),
         min_distance_angstrom=options.min_distance,
+        required=symbols("--require", options.require, known),
         space_group=options.space_group,
     )
 
 
+def check(options: Options) -> None:
+    """An error for options that cannot hold together, whatever the model."""
+    if options.fix_cell and not options.fix:
+        raise ValueError("--fix-cell: expected --fix FILE beside it")
+    if options.space_group:
+        _beside_group(options)
+
+
 def _beside_group(options: Options) -> None:
     """An error for what cannot be kept together with a space group."""
-    with_formula = bool(options.formula)
-    against = {"--num-elements", "--neutral"} if not with_formula else set()
-    wrong = [name for name in options.asked() if name in against | {"--fix", "--min-distance"}]
-    if wrong:
-        more = ", unless a --formula says the composition" if wrong[0] in against else ""
-        raise ValueError(f"--space-group: expected no {', '.join(wrong)} beside it{more}")
+    if options.fix:
+        raise ValueError(
+            "--space-group: expected no --fix beside it, for the operations would move the fixed atoms; leave out "
+            "--fix, or draw with --fix alone and keep those of the group (`crysjax data space-groups`)"
+        )
+    if options.require and not options.formula:
+        raise ValueError("--space-group: expected no --require beside it, unless a --formula says the composition")
+
+
+def by_rejection(limits: Constraints) -> Constraints:
+    """What is kept of a space group's samples by drawing those again that break it: nothing else is built in.
+
+    Distances would be kept by moving atoms, which breaks the group; the number of elements and neutrality belong to
+    compositions, which orbits decide where no formula does.
+    """
+    from crysjax.constraints.constraints import Constraints
+
+    if not limits.space_group:
+        return Constraints()
+    composition = {} if limits.formula else {"num_elements": limits.num_elements, "states": limits.states}
+    return Constraints(min_distance_angstrom=limits.min_distance_angstrom, **composition)
+
+
+def drawn_by(limits: Constraints) -> Constraints:
+    """The constraints without those that are kept by rejection."""
+    rejected = by_rejection(limits)
+    gone = {name: getattr(type(limits)(), name) for name in ("min_distance_angstrom", "num_elements", "states")
+            if getattr(rejected, name)}  # fmt: skip
+    return limits._replace(**gone)
 
 
 def beside_like(options: Options) -> None:
@@ -85,12 +115,13 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
     unit = sum(limits.formula.values()) or 1
     if limits.space_group:
         return _sizes_of_group(limits, of_model)
-    fixed, elements = 0 if limits.fixed is None else len(limits.fixed.numbers), (limits.num_elements or (0,))[0]
+    fixed = 0 if limits.fixed is None else len(limits.fixed.numbers)
+    elements = max((limits.num_elements or (0,))[0], len(limits.required))
     fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= max(fixed, elements)}
     if not fit:
         what = f"units of {unit} atoms" if limits.formula else f"at least {max(fixed, elements)} atoms"
         raise ValueError(f"expected {what}; the model knows {min(of_model)} to {max(of_model)} atoms per crystal")
-    if limits.formula or (limits.num_elements is None and limits.states is None):
+    if limits.formula or (limits.num_elements is None and limits.states is None and not limits.required):
         return fit
     possible = possible_sizes(limits, list(fit), known=known)
     return {n: fit[n] for n in possible} or fit
@@ -152,6 +183,15 @@ def ready(model: str, changed: dict[str, Any], limits: Constraints, templates: D
     return Ready(build or loaded.build, loaded.params, lambda rows, again: (datasets.take(templates, rows), None))
 
 
+def broken(limits: Constraints, drawn: Dataset) -> np.ndarray:
+    """Which samples break the constraints: (m,) bool."""
+    import numpy as np
+
+    from crysjax.constraints.constraints import Constraints, violations
+
+    return np.zeros(len(drawn), bool) if limits == Constraints() else np.any([*violations(limits, drawn).values()], 0)
+
+
 def kept(limits: Constraints, drawn: Dataset) -> Dataset:
     """The samples that keep the constraints; how many did not, and why, is said on standard error."""
     import numpy as np
@@ -185,7 +225,7 @@ def symbols(option: str, text: str, known: list[int] | None) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-def formula_counts(text: str, known: list[int]) -> dict[int, int]:
+def formula_counts(text: str, known: list[int] | None) -> dict[int, int]:
     """Atomic number -> how many, of a formula such as LiFePO4; elements have to be among those that are known."""
     if not re.fullmatch(r"([A-Z][a-z]?[0-9]*)*", text):
         raise ValueError(f"--formula {text}: expected symbols and whole numbers, such as LiFePO4")

@@ -52,6 +52,7 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
     config = registry.read_config(path, "generator")
     names, known = [*config["properties"], SPACE_GROUP], config["elements"]
     limits = options.wanted(request.constraints, known)
+    built, rejected = options.drawn_by(limits), options.by_rejection(limits)
     _check_templates(model, config, request)
     sizes = None
     if request.like is not None:
@@ -59,11 +60,11 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
         warn_of_strangers("--like", request.like, known, "samples")
         blank = replace(draws.blank(request.like.num_atoms, request.like.numbers), ids=request.like.ids)
     else:
-        sizes = options.sizes(limits, {int(n): c for n, c in config["sizes"].items()}, known)
+        sizes = options.sizes(built, {int(n): c for n, c in config["sizes"].items()}, known)
         blank = draws.blank(draws.draw_sizes(seed, sizes, request.count, request.max_atoms))
     changed = _changed(request, names)
     changed |= defaults.settings(path, config, model, request.temperature, request.like is not None)
-    ready = options.ready(model, changed, limits, blank, seed=seed)
+    ready = options.ready(model, changed, built, blank, seed=seed)
     asked = wanted_properties(request.properties, names, len(blank), seed)
     group = request.constraints.space_group
     if group and space_groups.told_group(config):
@@ -84,15 +85,26 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
 
     def resize(rows: np.ndarray, again: int) -> Dataset:
         other = draws.blank(draws.draw_sizes(seed + 1000 * again, sizes, len(rows), request.max_atoms))
-        made = options.ready(model, changed, limits, other, seed=seed + 1000 * again)
+        made = options.ready(model, changed, built, other, seed=seed + 1000 * again)
         return draw(rows, again, made, np.arange(len(rows)))
 
     everyone = np.arange(len(blank))
-    drawn = space_groups.in_exact_group(draw, resize, everyone, group) if group else draw(everyone, 0)
-    drawn = options.kept(limits, drawn)
+    if group:
+        drawn = space_groups.in_exact_group(draw, resize, everyone, group, lambda d: options.broken(rejected, d))
+    else:
+        drawn = draw(everyone, 0)
+    drawn = options.kept(limits, _with_request(drawn, asked, names, group))
     if request.like is None:
         defaults.warn_of_crowds(drawn)
     return drawn
+
+
+def _with_request(drawn: Dataset, asked: np.ndarray, names: Sequence[str], group: int) -> Dataset:
+    """The samples with what each was asked for, (m, names), as `asked_NAME`: `evaluate --heads` compares."""
+    columns = {f"asked_{name}": asked[:, k] for k, name in enumerate(names) if np.isfinite(asked[:, k]).any()}
+    if group:
+        columns[f"asked_{SPACE_GROUP}"] = np.full(len(drawn), group, np.float32)
+    return replace(drawn, properties=drawn.properties | columns)
 
 
 def _check_templates(model: str, config: Mapping[str, Any], request: Request) -> None:

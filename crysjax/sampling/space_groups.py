@@ -43,27 +43,34 @@ SIZE_ROUNDS = 3
 Draw = Callable[["np.ndarray", int], "Dataset"]
 
 
-def in_exact_group(draw: Draw, resize: Draw, rows: np.ndarray, group: int) -> Dataset:
+def in_exact_group(
+    draw: Draw, resize: Draw, rows: np.ndarray, group: int, broken: Callable[[Dataset], np.ndarray] | None = None
+) -> Dataset:
     """Samples `draw(rows, again)` of a group; those of a larger one are drawn again, at last in other sizes.
+
+    So are those that are `broken` otherwise, which whoever called has to count.
 
     How many have another size than was drawn first, and how many remain in a larger group, is said.
     """
     from crysjax.data import datasets
     from crysjax.splits import grouped
 
-    count, drawn, first_size, left = len(rows), None, None, rows
+    count, drawn, first_size, left, larger = len(rows), None, None, rows, rows > len(rows)
     for again in range(ROUNDS + SIZE_ROUNDS):
         new = (draw if again < ROUNDS else resize)(left, again)
         drawn = new if drawn is None else _replaced(drawn, left, new)
         first_size = drawn.num_atoms if first_size is None else first_size
-        left = left[grouped.space_groups(datasets.take(drawn, left)) != group]
+        now = datasets.take(drawn, left)
+        larger = grouped.space_groups(now) != group
+        again_too = larger | broken(now) if broken is not None else larger
+        left, larger = left[again_too], larger[again_too]
         if not len(left):
             break
     resized = int((drawn.num_atoms != first_size).sum())
     if resized:
         say(f"crysjax: {resized} of {count} samples have other sizes than drawn first, for group {group}", err=True)
-    if len(left):
-        say(f"crysjax: {len(left)} of {count} samples have a larger group that contains {group}", err=True)
+    if larger.any():
+        say(f"crysjax: {larger.sum()} of {count} samples have a larger group that contains {group}", err=True)
     return drawn
 
 

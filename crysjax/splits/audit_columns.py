@@ -137,7 +137,13 @@ def label_leakage(dataset: Dataset) -> list[dict]:
 def placeholder_values(dataset: Dataset) -> list[dict]:
     """Values that look like placeholders or slips, see `placeholders`: column, value, count, and of how many."""
     return [
-        {"column": name, "value": one.value, "count": one.count, "known": one.known, "others": [one.low, one.high]}
+        {
+            "column": name,
+            "value": one.value,
+            "count": one.count,
+            "known": one.known,
+            "others": None if np.isnan(one.low) else [one.low, one.high],
+        }
         for name, values in sorted(dataset.properties.items())
         for one in placeholders.suspicious(values)
     ]

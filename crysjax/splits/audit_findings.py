@@ -106,10 +106,9 @@ over {pair['known']} rows): one as input predicts \
 the other for nothing, and results on both count one result twice"
         yield _row("leak", "label leakage", f"{a} ~ {b}", 0, 0, says, "no split: drop one of them")
     for one in report["placeholders"]:
-        low, high = one["others"]
-        says = (
-            f"labels of {one['column']} are {one['value']:.6g}, while the others run from {low:.4g} to {high:.4g}: if \
+        others = one["others"]
+        beside = f"while the others run from {others[0]:.4g} to {others[1]:.4g}" if others else "and nothing else"
+        says = f"labels of {one['column']} are {one['value']:.6g}, {beside}: if \
 that stands for an unknown value, errors and scales are wrong"
-        )
         avoid = "no split: leave unknown values empty"
         yield _row("value", "placeholder", one["column"], one["count"], one["known"], says, avoid)

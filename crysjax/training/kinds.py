@@ -52,12 +52,11 @@ def generator(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Da
 
     def init(key: Any, pack: Any, labels: Any) -> Any:
         crystals = pack.lattice.shape[0]
-        own = labels[1] if view else ()
-        nothing = Condition(jnp.full((crystals, len(scalars)), jnp.nan), jnp.zeros(crystals, jnp.int32), own)
+        nothing = Condition(jnp.full((crystals, len(scalars)), jnp.nan), jnp.zeros(crystals, jnp.int32), *labels.views)
         return made.init(key, pack, nothing)
 
-    loss = tasks.generator_loss(made, names)
-    task = _by_properties(run, part, held_out, names, settings, about, init, loss, view)
+    loss = tasks.generator_loss(made)
+    task = _by_properties(run, part, held_out, scalars, settings, about, init, loss, view, scalars != names)
     return task._replace(export=lambda path, card, params: task.export(path, card | symmetry, params))
 
 
@@ -84,7 +83,8 @@ def heads(settings: Mapping[str, Any], run: Run, part: Dataset, held_out: Datase
     def init(key: Any, pack: Any, labels: Any) -> Any:
         return made.init(key, pack)
 
-    task = _by_properties(run, part, held_out, names, settings, {"properties": list(names)}, init, made.loss)
+    about, loss = {"properties": list(names)}, tasks.heads_loss(made)
+    task = _by_properties(run, part, held_out, names, settings, about, init, loss)
 
     def export(path: Path, card: dict, params: Any) -> Path:
         shape = batching.capacity(np.concatenate([part.num_atoms, held_out.num_atoms]), run.pairs)
@@ -104,6 +104,7 @@ def synthesizability(settings: Mapping[str, Any], run: Run, part: Dataset, held_
     from crysjax.models import checkpoint
     from crysjax.predictors import synthesizability as pu
     from crysjax.predictors.predictor import estimate
+    from crysjax.training import tasks
 
     names = tuple(run.properties)
     if len(names) != 1:
@@ -120,7 +121,7 @@ def synthesizability(settings: Mapping[str, Any], run: Run, part: Dataset, held_
     def init(key: Any, pack: Any, labels: Any) -> Any:
         return made.init(key, pack)
 
-    task = _by_properties(run, part, held_out, names, settings, about, init, made.loss)
+    task = _by_properties(run, part, held_out, names, settings, about, init, tasks.heads_loss(made))
 
     def export(path: Path, card: dict, params: Any) -> Path:
         score = estimate(made.predict, params, held_out, shape).value[:, 0]
@@ -132,7 +133,7 @@ def synthesizability(settings: Mapping[str, Any], run: Run, part: Dataset, held_
 
 def _by_properties(
     run: Run, part: Dataset, held_out: Dataset, names: tuple[str, ...], settings: dict, about: dict,
-    init: Callable, loss: Callable, view: Callable | None = None,
+    init: Callable, loss: Callable, view: Callable | None = None, group: bool = False,
 ) -> Task:  # fmt: skip
     """A task whose labels are columns of the data set, beside a view of it where `view(dataset)` makes one."""
     import jax
@@ -146,13 +147,13 @@ def _by_properties(
     config = {"kind": run.kind, "settings": settings, "elements": _elements(part)} | about
 
     def packs() -> list[tuple]:
-        rows = view and view(held_out)
+        own = view and view(held_out)
         groups = batching.assign(held_out.num_atoms, shape)
-        made = (tasks.labeled(held_out, [group], shape, names, rows) for group in groups)
+        made = (tasks.labeled(held_out, [rows], shape, names, own, group) for rows in groups)
         return [jax.tree.map(lambda leaf: leaf[0], one) for one in made]
 
     return Task(
-        init, loss, tasks.stream(part, shape, run.tiles, run.seed, names, view and view(part)), packs, config,
+        init, loss, tasks.stream(part, shape, run.tiles, run.seed, names, view and view(part), group), packs, config,
         lambda path, card, params: checkpoint.export(path, config | {"card": card}, params),
     )  # fmt: skip
 

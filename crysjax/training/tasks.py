@@ -5,47 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from crysjax.base import Condition, Generator, Pack
+from crysjax.base import Condition, Generator, Pack, Views
 from crysjax.data import batching, scales
-from crysjax.data.batching import Capacity
+from crysjax.data.batching import Capacity, Labels, View
 from crysjax.data.datasets import Dataset
 from crysjax.geometry import lattice as lattices
 from crysjax.potentials import learn
-from crysjax.potentials.learn import Edges, Labels
+from crysjax.potentials.learn import Edges
+from crysjax.predictors.heads import Heads
+from crysjax.training.loop import Loss
 
 
 def stream(
-    dataset: Dataset, shape: Capacity, tiles: int, seed: int, names: tuple[str, ...], view: Callable | None = None
-) -> Callable:
-    """`stream(k)` yields `(pack, labels)` from step k on, over endless shuffled epochs; labels are (t, b, properties).
+    dataset: Dataset, shape: Capacity, tiles: int, seed: int, names: tuple[str, ...], view: View | None = None,
+    group: bool = False,
+) -> Callable:  # fmt: skip
+    """`stream(k)` yields `(pack, labels)` from step k on, over endless shuffled epochs, see `labeled`.
 
-    With `view` (see `batching.stack_view`) labels are (properties, the view of the same crystals). A crystal's place
-    depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one would have seen.
+    A crystal's place depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one would have seen.
     """
 
-    def build(groups: list[list[int]]) -> tuple:
-        return labeled(dataset, groups, shape, names, view)
+    def build(groups: list[list[int]]) -> tuple[Pack, Labels]:
+        return labeled(dataset, groups, shape, names, view, group)
 
     return _endless(lambda epoch: batching.shuffled_groups(dataset.num_atoms, shape, seed, epoch), build, tiles)
 
 
 def labeled(
-    dataset: Dataset, groups: list[list[int]], shape: Capacity, names: tuple[str, ...], view: Callable | None = None
-) -> tuple:
-    """The groups of rows as `(pack, labels)`, stacked; see `stream`."""
+    dataset: Dataset, groups: list[list[int]], shape: Capacity, names: tuple[str, ...], view: View | None = None,
+    group: bool = False,
+) -> tuple[Pack, Labels]:  # fmt: skip
+    """The groups of rows as packs and labels, leaves (t, ...): properties, and with `group` the space group."""
     batch = batching.stack(dataset, groups, shape)
-    labels = batching.targets(dataset, names, batch.index)
-    return batch.pack, (labels, batching.stack_view(view, groups, shape)) if view else labels
+    labels = batching.labels(dataset, names, batch.index, group)
+    return batch.pack, labels._replace(views=batching.stack_view(view, groups, shape) if view else Views())
 
 
 def force_stream(dataset: Dataset, edges: Edges, shape: Capacity, room: int, tiles: int, seed: int) -> Callable:
-    """The same for potentials: `(pack, Labels)`, packs with their radius graphs."""
+    """The same for potentials: `(pack, learn.Labels)`, packs with their radius graphs."""
 
-    def build(groups: list[list[int]]) -> tuple[Pack, Labels]:
+    def build(groups: list[list[int]]) -> tuple[Pack, learn.Labels]:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *force_packs(dataset, edges, groups, shape, room))
 
     def groups(epoch: int) -> list[list[int]]:
@@ -56,7 +57,7 @@ def force_stream(dataset: Dataset, edges: Edges, shape: Capacity, room: int, til
 
 def force_packs(
     dataset: Dataset, edges: Edges, groups: list[list[int]], shape: Capacity, room: int
-) -> list[tuple[Pack, Labels]]:
+) -> list[tuple[Pack, learn.Labels]]:
     """One labeled pack per group of rows."""
     return [learn.labeled_pack(dataset, edges, np.array(g), shape, room) for g in groups]
 
@@ -80,21 +81,19 @@ def _endless(groups_of: Callable[[int], list], build: Callable[[list], tuple], t
     return lambda step: batching.prefetch(from_step(step))
 
 
-def generator_loss(generator: Generator, names: tuple[str, ...]) -> Callable:
-    """The generator's loss with labels as its condition; the label "space_group", where present, is the group.
+def condition(labels: Labels) -> Condition:
+    """Labels as what a generator is asked for."""
+    return Condition(labels.properties, labels.space_group, *labels.views)
 
-    Labels of a family with a view of its own are (properties, view).
-    """
-    group = names.index("space_group") if "space_group" in names else None
-    columns = [k for k, name in enumerate(names) if name != "space_group"]
 
-    def loss(params, key: Array, pack: Pack, labels: Array | tuple) -> tuple[Array, dict]:
-        labels, view = labels if isinstance(labels, tuple) else (labels, ())
-        found = jnp.zeros(labels.shape[:-1]) if group is None else jnp.nan_to_num(labels[..., group])
-        condition = Condition(labels[..., jnp.asarray(columns, jnp.int32)], found.astype(jnp.int32), view)
-        return generator.loss(params, key, pack, condition)
+def generator_loss(generator: Generator) -> Loss:
+    """The generator's loss with labels as its condition."""
+    return lambda params, key, pack, labels: generator.loss(params, key, pack, condition(labels))
 
-    return loss
+
+def heads_loss(heads: Heads) -> Loss:
+    """The loss of property heads with labels as their targets."""
+    return lambda params, key, pack, labels: heads.loss(params, key, pack, labels.properties)
 
 
 def lattice_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:

@@ -20,10 +20,11 @@ import jax
 import numpy as np
 
 from crysjax.base import Crystal
-from crysjax.data import batching, datasets, files
+from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.readers.part import read_part
 from crysjax.models import registry
+from crysjax.reports import record
 from tests.support import EQUIVALENT, basis, crystal
 
 WINDOW_EV = (1.0, 2.0)
@@ -91,10 +92,11 @@ def main() -> None:
     whole = datasets.entries(read_part(given.data))
     rows = [whole[k] for k in np.random.default_rng(0).choice(len(whole), given.crystals, replace=False)]
     models = {name: registry.load_scorer(name) for name in given.models}
-    found = {"crystals": len(rows), "largest_change_over_std": {n: changes(m, rows) for n, m in models.items()}}
+    changed = [{"model": name} | changes(model, rows) for name, model in models.items()]
+    found = record.about(given) | {"crystals": len(rows), "largest_change_over_std": changed}
     if given.candidates:
         found["quickstart"] = verdicts(models["mp_20_heads"], datasets.entries(read_part(given.candidates)))
-    files.write(given.out, json.dumps(found, indent=1) + "\n")
+    record.write(given.out, found)
     print(json.dumps(found, indent=1))
 
 

@@ -39,14 +39,14 @@ def subset(path: str, rows: int, seed: int, out: Path) -> datasets.Dataset:
 def held_out_loss(model: registry.Model, part: datasets.Dataset, given: bool) -> dict[str, float]:
     """Mean loss over `DRAWS` draws of time and noise, the same for every model; the bulk modulus given or not."""
     build = registry.build_generator(model.config["settings"] | {"generator.drop_condition": 0.0})
-    names = (*model.config["properties"], "space_group")
+    names = tuple(model.config["properties"])
     shape = batching.capacity(part.num_atoms, 1024)
     batch = batching.pack_dataset(part, shape)
-    labels = batching.targets(part, names, batch.index)
+    labels = batching.labels(part, names, batch.index, group=True)
     if not given and PROPERTY in names:
-        labels[..., names.index(PROPERTY)] = np.nan
-    packs = [(type(batch.pack)(*(leaf[i] for leaf in batch.pack)), labels[i]) for i in range(len(labels))]
-    loss = tasks.generator_loss(build, names)
+        labels.properties[..., names.index(PROPERTY)] = np.nan
+    packs = [jax.tree.map(lambda leaf, i=i: leaf[i], (batch.pack, labels)) for i in range(len(batch.index))]
+    loss = tasks.generator_loss(build)
     return train.evaluate(loss, model.params, jax.random.key(0), packs * DRAWS)
 
 

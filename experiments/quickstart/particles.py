@@ -13,7 +13,6 @@ the pool.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from crysjax.campaign.plan import Plan, read_plan
 from crysjax.campaign.propose import energy
 from crysjax.campaign.round import pack_shape
 from crysjax.data import batching
+from crysjax.reports import record
 from crysjax.sampling import defaults
 from crysjax.sampling import draws as sampling
 
@@ -42,7 +42,7 @@ def drawn_energies(plan: Plan, packs: int, particles: int) -> dict[int, np.ndarr
     goals = targets.goals(plan.target, tools.predictor.names, tools.predictor.scale)
     sizes = np.sort(sampling.draw_sizes(plan.seed, tools.sizes, plan.candidates))
     batch = batching.pack_dataset(sampling.blank(sizes), pack_shape(tools.sizes, plan.candidates))
-    templates, slots = sampling.restrict(batch.pack, plan.elements), batch.index.shape[1]
+    templates, slots = sampling.restrict(batch.pack, plan.numbers), batch.index.shape[1]
     asked = Condition(
         jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1)), jnp.zeros(slots, jnp.int32)
     )
@@ -100,14 +100,14 @@ def main() -> None:
     plan = read_plan(a.plan)
     pools = {n: e for n, e in drawn_energies(plan, a.packs, a.particles).items() if len(e) >= 4 * a.particles}
     toy = {"toy": -np.random.default_rng(0).normal(size=4000)}
-    result = {
-        "plan": a.plan, "guidance_strength": plan.guidance_strength, "heads": plan.heads,
+    result = record.about(a) | {
+        "plan": a.plan, "guidance_strength": plan.settings["guidance.strength"], "heads": plan.heads,
         "pool": {n: len(e) for n, e in pools.items()},
         "objective": {"mean": float(np.mean(np.concatenate([*pools.values()]))),
                       "std": float(np.std(np.concatenate([*pools.values()])))},
-        "quickstart": table(pools, plan.guidance_strength), "toy": table(toy, 1.0),
+        "quickstart": table(pools, plan.settings["guidance.strength"]), "toy": table(toy, 1.0),
     }  # fmt: skip
-    a.out.write_text(json.dumps(result, indent=1) + "\n")
+    record.write(a.out, result)
     for name in ("quickstart", "toy"):
         print(f"\n| {name}: particles | effective number | distance to the tilt (0 to 1) | share of the way |")
         print("| --- | --- | --- | --- |")

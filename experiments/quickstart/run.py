@@ -1,6 +1,8 @@
 """Does the design do better than chance? The quickstart beside the same without guidance and at random, several seeds.
 
     python experiments/quickstart/run.py --seeds 10 --out experiments/quickstart/result.json
+    python experiments/quickstart/run.py --seeds 1 --arms "guided, chosen" "unguided, at random" --opinion chgnet \
+        --references ENTRIES.json.gz --out experiments/quickstart/result.json
 
 Every arm is a whole campaign with the same number of validations, judged by the same law:
 
@@ -12,15 +14,22 @@ Every arm is a whole campaign with the same number of validations, judged by the
 
 Hits are probabilities (`campaign/goals.hit_probability`) by the property heads, which also steered: an arm that steers
 by the judge pleases the judge. So the candidates are also shown to a potential that had no part, where one is installed
-(`crysjax models pull nequix-mp-1`, or --opinion PATH): it relaxes them, and its energies stand beside. For band gaps
-there is no other judge but DFT. Campaigns are kept in --runs; the same command goes on where it stopped.
+(`crysjax models pull nequix-mp-1`, or --opinion PATH): it relaxes them, and its energies stand beside. `--opinion
+chgnet`, or another calculator, asks by `crysjax judge`; its formation energies are over the elements' entries in
+--references. Three formation energies stand beside one another: the student's (`formation_ev_per_atom`), the heads' of
+the same relaxed crystals, and the opinion's after it has relaxed them further. For band gaps there is no other judge
+but DFT. Campaigns are kept in --runs; the same command goes on where it stopped. Rows of --out that are not run again
+stay; each says its commit and day.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import csv
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +45,21 @@ from crysjax.campaign.plan import Plan, read_plan
 from crysjax.campaign.propose import Proposal
 from crysjax.campaign.round import Tools
 from crysjax.chemistry.elements import formula
-from crysjax.data.datasets import entries
+from crysjax.data import batching, datasets
+from crysjax.data.datasets import Dataset, entries
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.models import registry
-from crysjax.physics.hull.hull import FORMATION_ENERGY
+from crysjax.oracles import calculators
 from crysjax.potentials.relax_dataset import relax_dataset
+from crysjax.predictors.predictor import estimate
+from crysjax.reports import record
 
 ARMS = ("guided, chosen", "unguided, chosen", "unguided, as many samples", "guided, at random", "unguided, at random")
 COLUMNS = {
     "expected_hits": "hits expected", "means_inside": "values inside", "refused": "impossible after relaxation",
     "base_rate": "base rate of screened", "formation_ev_per_atom": "formation energy, eV/atom",
-    "opinion_ev_per_atom": "the same by the other potential", "opinion_relaxes_ev_per_atom": "it still relaxes by",
-    "seconds": "seconds",
+    "heads_ev_per_atom": "the same by the heads", "opinion_ev_per_atom": "the same by the opinion",
+    "opinion_relaxes_ev_per_atom": "it still relaxes by", "seconds": "seconds",
 }  # fmt: skip
 
 
@@ -54,8 +67,8 @@ def plan_of(arm: str, plan: Plan) -> Plan:
     """The plan of an arm; the generator's samples behind one candidate are `guidance_steps` where it resamples."""
     if arm.startswith("guided"):
         return plan
-    many = plan.guidance_steps if arm.endswith("as many samples") else 1
-    return plan._replace(guidance="none", candidates=plan.candidates * many)
+    many = plan.settings["guidance.steps"] if arm.endswith("as many samples") else 1
+    return replace(plan, guidance="none", candidates=plan.candidates * many)
 
 
 def at_random(propose: Callable[..., Proposal]) -> Callable[..., Proposal]:
@@ -97,28 +110,55 @@ def campaign(arm: str, plan: Plan, tools: Tools, about: dict[str, Any], folder: 
         "values": {name: value[:, k].astype(float).round(4).tolist() for k, name in enumerate(goals.names)},
         "std": {name: std[:, k].astype(float).round(4).tolist() for k, name in enumerate(goals.names)},
     }  # fmt: skip
-    return row | energies(outcomes, order, row["values"].get(FORMATION_ENERGY), ask)
+    if FORMATION_ENERGY not in goals.names or not len(order):
+        return row
+    row["formation_ev_per_atom"] = float(np.mean(row["values"][FORMATION_ENERGY]))
+    row["heads_ev_per_atom"] = float(np.mean(by_heads(tools, best(outcomes, order))))
+    return row | ({} if ask is None else ask(outcomes, order, row["values"][FORMATION_ENERGY], folder))
 
 
-def energies(outcomes: Outcomes, order: np.ndarray, formation: list[float] | None, ask: Callable | None) -> dict:
-    """Mean formation energy, and what the other potential says: its energy, and how far from its minimum they were."""
-    found = {} if formation is None or not len(order) else {"formation_ev_per_atom": float(np.mean(formation))}
-    if ask is None or not len(order):
-        return found
+def by_heads(tools: Tools, crystals: Dataset) -> np.ndarray:
+    """Formation energies (m,) of the relaxed crystals by the heads, eV/atom."""
+    heads, shape = tools.predictor, batching.capacity(crystals.num_atoms)
+    said = estimate(heads.predict, heads.params, crystals, shape)
+    return said.value[:, heads.names.index(FORMATION_ENERGY)]
+
+
+def of_potential(outcomes: Outcomes, order: np.ndarray, formation: list[float], ask: Callable) -> dict:
+    """What another potential says: its energy, and how far from its minimum they were."""
     before, after = ask(best(outcomes, order))
     # the potentials have energies of one level of theory, so their difference is one of formation energies too
     apart = after - outcomes.energy[order]
-    found |= {
+    return {
         "opinion_relaxes_ev_per_atom": float(np.nanmean(before - after)),
         "opinion_less_potential": apart.astype(float).round(4).tolist(),
+        "opinion_ev_per_atom": float(np.nanmean(np.array(formation) + apart)),
     }
-    if formation is not None:
-        found["opinion_ev_per_atom"] = float(np.nanmean(np.array(formation) + apart))
-    return found
 
 
-def opinion(name: str, steps: int) -> Callable | None:
-    """`crystals -> (energy as they are, energy relaxed)` in eV/atom by a potential; none where it is not installed."""
+def of_calculator(name: str, references: Path, outcomes: Outcomes, order: np.ndarray, folder: Path) -> dict:
+    """Formation energies by `crysjax judge`, which relaxes first; those that did not converge are counted."""
+    crystals, judged = folder / "validated.npz", folder / f"judged by {name}"
+    datasets.save(best(outcomes, order), crystals)
+    command = [sys.executable, "-m", "crysjax", "judge", str(crystals), "--by", name, "--out", str(judged)]
+    subprocess.run([*command, "--references", str(references)], check=True)
+    rows = {row["id"]: row for row in csv.DictReader((judged / "answers.csv").open())}
+    if len(rows) != len(order):
+        raise ValueError(f"{judged}: {len(rows)} answers for {len(order)} crystals")
+    energy = [float(row["formation_energy_ev_per_atom"] or "nan") for row in rows.values()]
+    return {
+        "opinion": name, "opinion_not_converged": sum(row["reason"] != "" for row in rows.values()),
+        "opinion_values": [None if np.isnan(value) else round(value, 4) for value in energy],
+        "opinion_ev_per_atom": float(np.nanmean(energy)),
+    }  # fmt: skip
+
+
+def opinion(name: str, steps: int, references: Path | None) -> Callable | None:
+    """`(outcomes, order, formation energies, folder) -> fields of a row`; none where no potential is installed."""
+    if name in calculators.FACTORIES:
+        if references is None:
+            raise SystemExit(f"--opinion {name}: expected --references, the elements' entries")
+        return lambda outcomes, order, _, folder: of_calculator(name, references, outcomes, order, folder)
     if not name:
         pulled = [model for model in registry.installed() if model.startswith("nequix")]
         if not pulled:
@@ -133,7 +173,7 @@ def opinion(name: str, steps: int) -> Callable | None:
         ]  # fmt: skip
         return tuple(np.where(one.valid, one.energy / crystals.num_atoms, np.nan) for one in found)
 
-    return ask
+    return lambda outcomes, order, formation, _: of_potential(outcomes, order, formation, ask)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -171,21 +211,30 @@ def main() -> None:
     say.add_argument("--runs", type=Path, default=Path("runs/experiments/quickstart"))
     say.add_argument("--out", type=Path, default=Path("experiments/quickstart/result.json"))
     say.add_argument(
-        "--opinion", default="", help="a potential by name or path; left out, a pulled Nequix if there is one"
+        "--opinion",
+        default="",
+        help="a potential by name or path, or chgnet; left out, a pulled Nequix if there is one",
     )
+    say.add_argument(
+        "--references", type=Path, help="the elements' entries for --opinion chgnet, as `judge` takes them"
+    )
+    say.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     for name in ("candidates", "validations", "rounds"):
         say.add_argument(f"--{name}", type=int, help="another number than the plan's")
     a = say.parse_args()
     plan = read_plan(a.plan, candidates=a.candidates, validations=a.validations, rounds=a.rounds)
-    ask, rows, made = opinion(a.opinion, plan.relax_steps), [], {}
-    for arm in ARMS:
+    ask, made, about_run = opinion(a.opinion, plan.relax_steps, a.references), {}, record.about(a)
+    known = {(row["arm"], row["seed"]): row for row in (record.read(a.out)["rows"] if a.out.exists() else [])}
+    for arm in a.arms:
         tools, about = assembled(arm, made, plan)
         for seed in range(a.seeds):
             folder = a.runs / arm.replace(", ", "_").replace(" ", "_") / str(seed)
-            rows.append(campaign(arm, plan._replace(seed=seed), tools, about, folder, ask))
-            a.out.write_text(json.dumps({"plan": a.plan, "models": about["models"], "rows": rows}, indent=1) + "\n")
-            print(f"{arm}, seed {seed}: {rows[-1]['expected_hits']:.2f} hits expected", flush=True)
-    print(markdown(rows))
+            row = campaign(arm, replace(plan, seed=seed), tools, about, folder, ask)
+            known[arm, seed] = row | {"commit": about_run["commit"], "day": about_run["day"]}
+            rows = sorted(known.values(), key=lambda row: (ARMS.index(row["arm"]), row["seed"]))
+            record.write(a.out, about_run | {"plan": a.plan, "models": about["models"], "rows": rows})
+            print(f"{arm}, seed {seed}: {row['expected_hits']:.2f} hits expected", flush=True)
+    print(markdown([*known.values()]))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
 """Are the property heads' uncertainties true where design uses them, and do they find more hits for the same budget?
 
-    python experiments/uncertainty/run.py --data data/mp_20_full.npz
+    python experiments/uncertainty/run.py --data data/mp_20_full.npz --out experiments/uncertainty/results.json
 
 The heads have not seen the rows reported. Calibration over all of them, by kind of compound, by distance to the
 training set and among the selected; calibration under shift as foreseen from the validation split by density-ratio
-weights; hits against budget with and without the uncertainty; and what the detectors say. Prints Markdown. Errors are
-prediction - truth.
+weights; hits against budget with and without the uncertainty; and what the detectors say. Errors are prediction -
+truth: a positive bias is a prediction that is too high. Writes the raw result, of which `tables.py` beside this script
+makes results.md.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from crysjax.evaluation.failures import detector_inputs, detectors
 from crysjax.models import registry
 from crysjax.predictors import calibration
 from crysjax.predictors.predictor import estimate
+from crysjax.reports import record
 
 ENERGY, GAP = "formation_energy_ev_per_atom", "band_gap_ev"
 WINDOW_EV = (1.0, 2.0)
@@ -81,22 +83,9 @@ def kinds(dataset: Dataset) -> np.ndarray:
     return np.array(found)
 
 
-HEADER = ["rows", "MAE", "bias", "RMS error/std (1)", "in 1 std (.683)", "in 2 std (.954)", "ENCE", "of perfect", "NLL",
-          "sharpness", "rank corr."]  # fmt: skip
-
-
-def cells(found: calibration.Calibration) -> list[str]:
+def cells(found: calibration.Calibration) -> dict[str, float]:
     """One row of a calibration table."""
-    numbers = [f"{v:.3f}" for v in (found.mae, found.bias)] + [f"{found.scale:.2f}"]
-    numbers += [f"{v:.3f}" for v in (found.coverage_1, found.coverage_2)]
-    numbers += [f"{v:.2f}" for v in (found.ence, calibration.ence_of_perfect(found.count), found.nll)]
-    return [f"{found.count:,}", *numbers, f"{found.sharpness:.3f}", f"{found.rank_correlation:.2f}"]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return found._asdict() | {"ence_of_perfect": float(calibration.ence_of_perfect(found.count))}
 
 
 class Pool(NamedTuple):
@@ -124,68 +113,71 @@ def rankings(pool: Pool) -> dict[str, np.ndarray]:
     return found | {"random": np.zeros(len(pool.mean))}
 
 
-def calibrated(pool: Pool, distance: np.ndarray, groups: dict[str, np.ndarray]) -> str:
+def calibrated(pool: Pool, distance: np.ndarray, groups: dict[str, np.ndarray]) -> list[dict]:
     """The table of one property: all, groups, bands, selected."""
     error, std = pool.error, pool.std
-    rows = [["all", *cells(calibration.summarize(error, std))]]
+    rows = [{"rows": "all"} | cells(calibration.summarize(error, std))]
     for labels in groups.values():
-        rows += [[name, *cells(c)] for name, c in calibration.by_group(error, std, labels).items()]
+        rows += [{"rows": name} | cells(c) for name, c in calibration.by_group(error, std, labels).items()]
     for i, band in enumerate(calibration.by_distance(error, std, distance)):
-        rows.append([f"distance fifth {i + 1}: {band.low:.2f} to {band.high:.2f}", *cells(band.calibration)])
+        name = f"distance fifth {i + 1}: {band.low:.2f} to {band.high:.2f}"
+        rows.append({"rows": name} | cells(band.calibration))
     for name, score in rankings(pool).items():
         if name != "random":
             found = calibration.under_selection(error, std, score, (TOP,))[TOP]
-            rows.append([f"top {TOP} by {name}", *cells(found)])
-    return table([pool.name, *HEADER], rows)
+            rows.append({"rows": f"top {TOP} by {name}"} | cells(found))
+    return rows
 
 
-def curve_of(pool: Pool) -> str:
-    """Reliability curve over all rows."""
+def curve_of(pool: Pool) -> list[dict]:
+    """Reliability curve over all rows, a tenth of them for each point."""
     curve = calibration.reliability(pool.error, pool.std)
-    rows = [[f"{s:.3f}", f"{r:.3f}", f"{s / r:.2f}"] for s, r in zip(curve.std, curve.rmse)]
-    return table([f"{pool.name}: predicted std of a tenth of the rows", "RMS error", "std / RMS error"], rows)
+    return [{"std": float(s), "rmse": float(r), "std_over_rmse": float(s / r)} for s, r in zip(curve.std, curve.rmse)]
 
 
-def foreseen(pool: Pool, held_out: Pool, features: tuple[np.ndarray, np.ndarray], parts: dict[str, np.ndarray]) -> str:
+def foreseen(pool: Pool, held_out: Pool, features: tuple[np.ndarray, np.ndarray], parts: dict) -> list[dict]:
     """RMS error/std foreseen from labeled held-out crystals with weights, beside what it is."""
-    plain = calibration.summarize(held_out.error, held_out.std)
-    rows = []
+    plain, rows = calibration.summarize(held_out.error, held_out.std), []
     for name, chosen in parts.items():
         weights = calibration.density_ratio(features[1], features[0][chosen])
         weighted = calibration.summarize(held_out.error, held_out.std, weights)
         found = calibration.summarize(pool.error[chosen], pool.std[chosen])
-        numbers = [f"{c.scale:.2f} ({c.coverage_2:.3f}; {c.bias:+.3f})" for c in (plain, weighted, found)]
         off = np.abs(calibration.imbalance(features[1], features[0][chosen], weights)).max()
-        rows.append([name, *numbers, f"{weighted.effective_count:.0f} of {weighted.count}", f"{off:.2f}"])
-    return table([pool.name, "validation as it is", "reweighted", "true", "effective count", "imbalance, std"], rows)
+        three = {"validation": plain, "reweighted": weighted, "true": found}
+        rows.append({"rows": name, "imbalance_std": float(off)} | {k: cells(c) for k, c in three.items()})
+    return rows
 
 
-def hit_table(pool: Pool) -> str:
+def hit_table(pool: Pool) -> list[dict]:
     """Hits at each budget, with 95 % bands."""
-    rows = []
+    rows, likely, total = [], rankings(pool)["probability"], int(pool.hit.sum())
     for name, score in rankings(pool).items():
-        curve = selection.curve(score, pool.hit, BUDGETS)
-        rows.append([name, *(f"{h:.0f} ({a:.0f} to {b:.0f})" for h, a, b in zip(curve.hits, curve.low, curve.high))])
-    likely = rankings(pool)["probability"]
+        if name != "random":
+            curve = selection.curve(score, pool.hit, BUDGETS)
+            rows += [
+                {"by": name, "budget": b, "hits": float(h), "low": float(low), "high": float(high)}
+                for b, h, low, high in zip(BUDGETS, curve.hits, curve.low, curve.high)
+            ]
     promised = selection.hits(likely, np.exp(likely), BUDGETS)
-    rows.insert(2, ["promised by probability", *(f"{h:.0f}" for h in promised)])
-    exact, spread = selection.random_hits(len(pool.hit), int(pool.hit.sum()), BUDGETS)
-    rows[-1] = ["random, exact mean ± std", *(f"{m:.1f} ± {s:.1f}" for m, s in zip(exact, spread))]
-    rows.append(["most there can be", *(f"{min(b, int(pool.hit.sum()))}" for b in BUDGETS)])
-    return table([f"{pool.name}: ranked by", *(f"{b} validations" for b in BUDGETS)], rows)
+    exact, spread = selection.random_hits(len(pool.hit), total, BUDGETS)
+    for b, p, mean, std in zip(BUDGETS, promised, exact, spread):
+        rows.append({"by": "promised by probability", "budget": b, "hits": float(p)})
+        rows.append({"by": "random, exact mean ± std", "budget": b, "hits": float(mean), "std": float(std)})
+        rows.append({"by": "most there can be", "budget": b, "hits": min(b, total)})
+    return rows
 
 
-def gain_table(pool: Pool, parts: dict[str, np.ndarray]) -> str:
+def gain_table(pool: Pool, parts: dict[str, np.ndarray]) -> list[dict]:
     """Area under the hit curve against that without uncertainty."""
     rows = []
     for part, chosen in parts.items():
         own = pool._replace(**{f: getattr(pool, f)[chosen] for f in ("truth", "mean", "std", "hit")})
-        scores = rankings(own)
+        scores, counts = rankings(own), {"hits": int(own.hit.sum()), "pool": len(own.hit)}
         for name in (n for n in scores if n not in ("mean", "random")):
-            d = selection.compare(scores[name], scores["mean"], own.hit, AREA_BUDGET)
-            line = [f"{d.area:.3f}", f"{d.other_area:.3f}", f"{d.difference:+.3f} ({d.low:+.3f} to {d.high:+.3f})"]
-            rows.append([part, name, f"{own.hit.sum():,} of {len(own.hit):,}", *line])
-    return table([f"{pool.name}: rows", "ranked by", "hits there", "area", "area by mean", "difference"], rows)
+            found = selection.compare(scores[name], scores["mean"], own.hit, AREA_BUDGET)
+            told = {k: float(v) for k, v in found._asdict().items()}
+            rows.append({"rows": part, "by": name} | counts | told)
+    return rows
 
 
 def pools(predictor: Any, dataset: Dataset, said: Said, energy_limit: float) -> dict[str, Pool]:
@@ -210,41 +202,49 @@ def shift_features(pool: Pool, distance: np.ndarray, held_out: Pool, held_distan
     return x[: len(distance)], x[len(distance) :]
 
 
-def main(out: Callable[[str], None] = print) -> None:
-    """Print all tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="mp_20_heads")
-    parser.add_argument("--data", default="data/mp_20_16k.npz")
-    parser.add_argument("--split", default="test")
-    arguments = parser.parse_args()
-    predictor, _ = registry.load_predictor(arguments.model)
-    dataset = datasets.load(arguments.data)
-    train, held, test = (datasets.where_split(dataset, s) for s in ("train", "val", arguments.split))
+def measured(predictor: Any, dataset: Dataset, split: str) -> dict[str, list[dict]]:
+    """All tables of both properties, by name, and what the detectors say."""
+    train, held, test = (datasets.where_split(dataset, s) for s in ("train", "val", split))
     of = {name: ask(predictor, part) for name, part in (("train", train), ("val", held), ("test", test))}
     distance, held_distance = (distance_to(of["train"].features, of[n].features) for n in ("test", "val"))
     limit = float(np.quantile(train.properties[ENERGY], LOWEST))
     found, held_out = pools(predictor, test, of["test"], limit), pools(predictor, held, of["val"], limit)
     seen = detector_inputs.seen_compositions(test, train)
     groups = {"kind": kinds(test), "seen": np.where(seen, "composition in training", "composition not in training")}
-    far = distance >= np.quantile(distance, 0.8)
+    far, every, report = distance >= np.quantile(distance, 0.8), np.ones(len(distance), bool), {}
     for name, pool in found.items():
         top = np.argsort(-selection.nearness(pool.mean, *pool.window), kind="stable")[:TOP]
-        chosen = {
-            "all rows": np.ones(len(far), bool),
-            "farthest fifth": far,
-            f"top {TOP} by mean": _mask(top, len(far)),
-        }
+        chosen = {"all rows": every, "farthest fifth": far, f"top {TOP} by mean": _mask(top, len(far))}
         features = shift_features(pool, distance, held_out[name], held_distance)
-        out(calibrated(pool, distance, groups))
-        out(curve_of(pool))
-        out(foreseen(pool, held_out[name], features, chosen))
-        out(hit_table(pool))
-        out(gain_table(pool, {"all": chosen["all rows"], "farthest fifth": far, "composition not in training": ~seen}))
-        out(detectors.text([detectors.miscalibration(pool.error, pool.std)]))
-    shift = detectors.hidden_shift(of["test"].features, of["train"].features)
-    out(detectors.text([shift]))
-    out("compositions: " + detectors.text([detectors.leakage(seen)]))
-    out("structures: " + detectors.text([detectors.leakage(detector_inputs.seen_structures(test, train))]))
+        parts = {"all": every, "farthest fifth": far, "composition not in training": ~seen}
+        report[f"{name}: calibration"] = calibrated(pool, distance, groups)
+        report[f"{name}: reliability"] = curve_of(pool)
+        report[f"{name}: foreseen"] = foreseen(pool, held_out[name], features, chosen)
+        report[f"{name}: hits"] = hit_table(pool)
+        report[f"{name}: gain"] = gain_table(pool, parts)
+        report[f"{name}: findings"] = [_plain(detectors.miscalibration(pool.error, pool.std))]
+    both = of["test"].features, of["train"].features
+    shared = detector_inputs.seen_structures(test, train)
+    said = (detectors.hidden_shift(*both), detectors.leakage(seen), detectors.leakage(shared))
+    about = ("features", "compositions", "structures")
+    return report | {"findings": [{"about": a} | _plain(f) for a, f in zip(about, said)]}
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mp_20_heads")
+    parser.add_argument("--data", default="data/mp_20_full.npz")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    predictor, _ = registry.load_predictor(options.model)
+    found = measured(predictor, datasets.load(options.data), options.split)
+    record.write(options.out, record.about(options) | found)
+
+
+def _plain(finding: detectors.Finding) -> dict:
+    return {k: v for k, v in finding._asdict().items() if k != "worst"}
 
 
 def _mask(index: np.ndarray, size: int) -> np.ndarray:

@@ -43,6 +43,7 @@ from crysjax.chemistry.elements import NUMBERS, formula
 from crysjax.data import batching, datasets, files
 from crysjax.data.readers.part import read_part
 from crysjax.models import registry
+from crysjax.reports import record
 from crysjax.splits import grouped
 
 
@@ -219,7 +220,8 @@ def judge(model: str, known: str, inside: str, others: list[str], out: Path) -> 
             "composition_in_training": int(seen.sum()), "novelty_auroc": auroc(first[1], novelty[valid]),
             **{name: told(labels[name], said, names.index(name), first[0], seen) for name in labels},
         }  # fmt: skip
-    files.write(out, json.dumps(found, indent=1) + "\n")
+    options = argparse.Namespace(command="judge", model=model, known=known, inside=inside, others=others, out=out)
+    record.write(out, record.about(options) | found)
     print(json.dumps(found, indent=1))
 
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from crysjax.base import Estimate
+from crysjax.campaign import acquire
 from crysjax.campaign import goals as targets
-from crysjax.campaign.plan import Goal
+from crysjax.campaign.goals import Goal
 
 INF = float("inf")
 TARGET = {"gap": Goal("window", 1.0, 2.0), "energy": Goal("minimise"), "modulus": Goal("maximise")}
 NAMES, SCALE = ("energy", "other", "gap", "modulus"), (0.5, 9.0, 2.0, 50.0)
 GOALS = targets.goals(TARGET, NAMES, SCALE)
-WORTH = jax.jit(lambda estimate, best, exploration: targets.worth(GOALS, estimate, best, exploration))
+IMPROVEMENT = acquire.expected_improvement()
+WORTH = jax.jit(lambda estimate, best: IMPROVEMENT(GOALS, estimate, best))
 
 
 def test_columns_follow_the_heads():
@@ -63,7 +65,7 @@ def test_a_target_without_a_window_has_no_hits():
 def test_worth_counts_what_is_below_the_least_value_too():
     goals = targets.goals({"band_gap_ev": Goal("window", 0.0, 1.0)}, ("band_gap_ev",), (2.0,))
     metal = Estimate(jnp.zeros((1, 1)), jnp.full((1, 1), 0.5), jnp.ones(1, bool))
-    worth = targets.worth(goals, metal, jnp.float32(0.0), jnp.float32(1.0))
+    worth = IMPROVEMENT(goals, metal, jnp.float32(0.0))
     assert float(worth[0]) == pytest.approx(np.log(0.9772499), abs=1e-5)  # all below 0, and up to two std above
 
 
@@ -76,7 +78,7 @@ def test_half_open_windows():
 def test_worth_is_window_probability_times_expected_improvement():
     value, std = np.array([[1.4, -0.3, 60.0]], np.float32), np.array([[0.6, 0.4, 30.0]], np.float32)
     estimate, best = Estimate(value, std, np.array([True])), jnp.float32(-1.5)
-    found = WORTH(estimate, best, jnp.float32(1.0))
+    found = WORTH(estimate, best)
     draws = np.random.default_rng(0).normal(value, std, (400_000, 3))
     inside = ((draws[:, 0] > 1) & (draws[:, 0] < 2)).mean()
     gain = np.maximum(-1.5 - (draws[:, 1] / 0.5 - draws[:, 2] / 50), 0)
@@ -87,7 +89,7 @@ def test_worth_is_window_probability_times_expected_improvement():
 def test_worth_without_a_minimum_is_the_windows_alone():
     goals = targets.goals({"gap": Goal("window", 1.0, 2.0)}, NAMES, SCALE)
     estimate = Estimate(jnp.array([[1.5], [9.0]]), jnp.array([[0.5], [0.5]]), jnp.array([True, True]))
-    worth = jax.jit(lambda e: targets.worth(goals, e, jnp.float32(0.0), jnp.float32(1.0)))(estimate)
+    worth = jax.jit(lambda e: IMPROVEMENT(goals, e, jnp.float32(0.0)))(estimate)
     assert float(worth[0]) == pytest.approx(np.log(0.6826895), abs=1e-5)  # one standard deviation either side
     assert np.isfinite(worth[1]) and worth[1] < -90
 
@@ -95,8 +97,9 @@ def test_worth_without_a_minimum_is_the_windows_alone():
 def test_no_exploration_is_greedy():
     estimate = Estimate(jnp.array([[1.5, -1.0, 0.0], [1.5, -1.2, 0.0]]), jnp.array([[0.1, 5.0, 1.0], [0.1, 0.1, 1.0]]),
                         jnp.array([True, True]))  # fmt: skip
-    bold = WORTH(estimate, jnp.float32(-2.0), jnp.float32(1.0))
-    greedy = WORTH(estimate, jnp.float32(-2.0), jnp.float32(0.0))
+    bold = WORTH(estimate, jnp.float32(-2.0))
+    none = acquire.expected_improvement(exploration=0.0)
+    greedy = jax.jit(lambda e, best: none(GOALS, e, best))(estimate, jnp.float32(-2.0))
     assert bold[0] > bold[1] and greedy[1] > greedy[0]
 
 

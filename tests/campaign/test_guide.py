@@ -13,8 +13,7 @@ import pytest
 from jax import Array
 
 from crysjax.base import Condition, Generator, Pack
-from crysjax.campaign import plan as plans
-from crysjax.campaign.guide import draws, guide
+from crysjax.campaign.guide import GUIDANCES
 
 CRYSTALS, STRENGTH = 400, 2.0
 MEAN, STD = 3 * STRENGTH / (1 + STRENGTH), 1 / np.sqrt(1 + STRENGTH)
@@ -51,24 +50,23 @@ def energy(pack: Pack) -> Array:
 
 def steered(guidance: str, *, weighed: bool = False, **settings) -> tuple[np.ndarray, Pack, int]:
     """The diagonal of each crystal's lattice, the pack (with `weighed` also effective numbers), and the decodes."""
-    settings = {"guidance": guidance, "guidance_strength": STRENGTH} | settings
-    plan = plans.plan(target={"gap": "minimise"}, elements=["O"], **settings)
+    made = GUIDANCES[guidance](**({} if guidance == "none" else {"strength": STRENGTH} | settings))
     generator, decoded = toy()
     template = Pack(
         jnp.ones((CRYSTALS, 1)), jnp.zeros((CRYSTALS, 3)), jnp.zeros((CRYSTALS, 3, 3)),
         jnp.arange(CRYSTALS, dtype=jnp.int32), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1),
     )  # fmt: skip
     nothing = Condition(jnp.zeros((CRYSTALS, 0)), jnp.zeros(CRYSTALS, jnp.int32))
-    way = guide(generator, plan)(energy)
+    way = made.guide(generator)(energy)
     drawn = jax.jit(way.weighed if weighed else way.sample)(None, jax.random.key(0), template, nothing)
     jax.effects_barrier()
-    assert len(decoded) == draws(plan)  # what the ledger counts as samples of the generator
+    assert len(decoded) == made.draws  # what the ledger counts as samples of the generator
     return np.diagonal((drawn[0] if weighed else drawn).lattice, axis1=1, axis2=2), drawn, len(decoded)
 
 
 @pytest.mark.parametrize("guidance", ["none", "resample", "sgld"])
 def test_effective_numbers_come_with_the_same_crystals(guidance):
-    settings = {"guidance_steps": 4} | ({"guidance_rate": 0.05} if guidance == "sgld" else {})
+    settings = {"steps": 4} | ({"rate": 0.05} if guidance == "sgld" else {})
     plain, _, _ = steered(guidance, **settings)
     again, (_, effective), _ = steered(guidance, weighed=True, **settings)
     np.testing.assert_array_equal(plain, again)
@@ -90,7 +88,7 @@ def test_none_is_the_generator_itself():
 
 @pytest.mark.parametrize("pool", [2, 50])
 def test_resampling_picks_from_its_pool_as_numpy_does(pool):
-    z, _, decodes = steered("resample", guidance_steps=pool)
+    z, _, decodes = steered("resample", steps=pool)
     rng = np.random.default_rng(0)
     particles = rng.normal(size=(20_000, pool, 3))
     score = -STRENGTH * 0.5 * np.square(particles - 3).sum(-1) + rng.gumbel(size=(20_000, pool))
@@ -101,7 +99,7 @@ def test_resampling_picks_from_its_pool_as_numpy_does(pool):
 
 
 def test_descent_ends_at_the_mode():
-    z, pack, decodes = steered("gradient", guidance_steps=300, guidance_rate=0.05)
+    z, pack, decodes = steered("gradient", steps=300, rate=0.05)
     assert decodes == 301
     np.testing.assert_allclose(z, MEAN, atol=0.01)
     assert ((pack.frac >= 0) & (pack.frac < 1)).all()
@@ -110,7 +108,7 @@ def test_descent_ends_at_the_mode():
 @pytest.mark.parametrize("guidance", ["sgld", "psgld"])
 def test_langevin_samples_the_tilted_law(guidance):
     rate, steps = (0.05, 200) if guidance == "sgld" else (0.02, 800)  # psgld begins slowly where the slope is large
-    z, pack, decodes = steered(guidance, guidance_steps=steps, guidance_rate=rate)
+    z, pack, decodes = steered(guidance, steps=steps, rate=rate)
     assert decodes == steps + 1
     error = STD / np.sqrt(z.size)
     assert abs(z.mean() - MEAN) < 5 * error + 0.02
@@ -123,7 +121,7 @@ def test_langevin_samples_the_tilted_law(guidance):
 
 
 def test_no_strength_leaves_the_law_of_the_generator():
-    z, _, _ = steered("gradient", guidance_strength=0.0, guidance_steps=200, guidance_rate=0.05)
+    z, _, _ = steered("gradient", strength=0.0, steps=200, rate=0.05)
     np.testing.assert_allclose(z, 0, atol=0.01)  # the mode of the noise
-    z, _, _ = steered("resample", guidance_strength=0.0, guidance_steps=3)
+    z, _, _ = steered("resample", strength=0.0, steps=3)
     assert abs(z.mean()) < 4 / np.sqrt(z.size) and abs(z.std() - 1) < 4 / np.sqrt(z.size)

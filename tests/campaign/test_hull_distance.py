@@ -11,8 +11,8 @@ from crysjax.campaign.hull_distance import ABOVE_HULL, with_hull
 from crysjax.campaign.plan import Goal
 from crysjax.campaign.validate import Reference, judge
 from crysjax.data import batching, datasets
+from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.physics.hull import hull
-from crysjax.physics.hull.hull import FORMATION_ENERGY
 from crysjax.predictors.predictor import Predictor
 
 ENTRIES = {"MgO": -3.0, "TiO2": -3.2, "MgTiO3": -3.4, "Mg2TiO4": -3.1, "Ti": 0.0}

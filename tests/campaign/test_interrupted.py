@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -56,7 +57,7 @@ def kills(monkeypatch):
 
 
 def test_killed_at_any_write_it_goes_on_exactly_and_relaxes_nothing_twice(tmp_path, kills):
-    whole, plan = World(), PLAN._replace(rounds=2, validations=4)
+    whole, plan = World(), replace(PLAN, rounds=2, validations=4)
     places = kills(tmp_path / "whole", lambda: whole.run(tmp_path / "whole", plan))
     assert len(places) == 2 * (6 + 2 * 4) + 2 + 2  # six stages, four files per round; first ledger; former state
     expected, relaxations = everything(tmp_path / "whole"), sum(whole.asked_to_relax)

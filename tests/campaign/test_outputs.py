@@ -1,5 +1,6 @@
 """What a campaign hands over, from outcomes that were made by hand: the order, the files, and what a failure leaves."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -13,16 +14,17 @@ from crysjax.campaign import outcomes as memory
 from crysjax.campaign import outputs, outside
 from crysjax.campaign import plan as plans
 from crysjax.campaign.plan import Goal
+from crysjax.campaign.validate import Judged
 from crysjax.campaign.warnings import warnings
-from crysjax.data import datasets
-from crysjax.data.datasets import Entry
+from crysjax.data import datasets, files
+from crysjax.data.datasets import ENERGY, FORCES, Entry
 from crysjax.data.readers import io
 from crysjax.evaluation import ledger
 from crysjax.evaluation.ledger import Row
 
 GOALS = targets.goals({"band_gap_ev": Goal("window", 1.0, 2.0), "energy_ev": Goal("minimise")},
                       ("energy_ev", "band_gap_ev"), (0.5, 2.0))  # fmt: skip
-PLAN = plans.plan(target={"band_gap_ev": [1, 2], "energy_ev": "minimise"}, elements=["O", "Mg", "Ca", "Sr"])
+PLAN = plans.Plan(target={"band_gap_ev": [1, 2], "energy_ev": "minimise"}, elements=["O", "Mg", "Ca", "Sr"])
 MODELS = {"generator": "g", "heads": "h", "potential": "p"}
 ROCK_SALT = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
 
@@ -84,15 +86,91 @@ def test_the_best_come_first_and_equal_crystals_once(tmp_path):
 def test_files_are_in_the_order_of_the_ranking(tmp_path):
     book(tmp_path)
     write(tmp_path)
-    names = [path.name for path in sorted((tmp_path / "candidates").iterdir())]
-    assert names == ["1_1-0001_CaO.cif", "2_1-0000_MgO.cif", "3_2-0003_BeO.cif", "4_0-0001_OSr.cif"]
+    names = [path.name for path in sorted((tmp_path / "candidates").glob("*.cif"))]
+    assert names == ["1_1-0001_CaO.cif", "2_1-0000_MgO.cif", "3_2-0003_BeO.cif", "4_0-0001_SrO.cif"]
     frames = ase_read(tmp_path / "candidates.extxyz", ":")
     assert [frame.info["id"] for frame in frames] == [name.split("_")[1] for name in names]
     assert [frame.info["band_gap_ev"] for frame in frames] == pytest.approx([1.5, 1.2, 2.0, 4.0])
     assert [frame.info["energy_ev_std"] for frame in frames] == pytest.approx([0.1] * 4)
     assert [frame.info["potential_ev_per_atom"] for frame in frames] == [3, 2, 4, 0]
     for frame, name in zip(frames, names):
-        np.testing.assert_allclose(ase_read(tmp_path / "candidates" / name).cell.volume, frame.cell.volume, rtol=1e-6)
+        poscar = ase_read((tmp_path / "candidates" / name).with_suffix(".vasp"))
+        np.testing.assert_allclose(poscar.cell[:], frame.cell[:], rtol=1e-6)
+        assert poscar.get_chemical_formula() == frame.get_chemical_formula()
+        conventional = ase_read(tmp_path / "candidates" / name)
+        assert len(conventional) == 8  # of the two in the primitive cell
+        np.testing.assert_allclose(conventional.cell.volume, 4 * frame.cell.volume, rtol=1e-6)
+
+
+def test_a_cif_names_group_tolerance_orbits_and_values_and_is_the_same_crystal_to_three_readers(tmp_path):
+    from pymatgen.core import Structure
+
+    from crysjax.crystallography import matching
+
+    book(tmp_path)
+    write(tmp_path)
+    path = tmp_path / "candidates" / "1_1-0001_CaO.cif"
+    text = path.read_text()
+    for line in ("data_1-0001", "_space_group_IT_number   225", "_crysjax_symmetry_tolerance_angstrom   0.1",
+                 "_crysjax_id   '1-0001'", "_crysjax_rank   1", "_crysjax_band_gap_ev   1.5", "  4  b  ",
+                 "_crysjax_predicted_energy_ev_std   0.3"):  # fmt: skip
+        assert line in text, line
+    assert text.count("  O  4  ") == text.count("  Ca  4  ") == 1  # one site for each orbit
+    mine, frame = io.read(path), io.read(tmp_path / "candidates.extxyz")
+    assert matching.novel(mine, frame).tolist() == [False] and mine.ids[0] == "1_1-0001_CaO"
+    theirs, ase = Structure.from_file(path), ase_read(path)
+    assert len(theirs) == len(ase) == mine.num_atoms[0] == 8
+    distances = [theirs.get_distance(0, k) for k in range(1, 8)]
+    np.testing.assert_allclose(min(distances), 2.41, atol=1e-5)  # a (1, 1, 0) cell of a: neighbors at a
+    np.testing.assert_allclose(np.sort(ase.get_distances(0, range(1, 8), mic=True)), np.sort(distances), atol=1e-5)
+
+
+def test_the_ranking_is_a_table_with_units_and_the_known_crystal(tmp_path):
+    """A reference set of CaO, 1 % larger, and of SrO's geometry in other elements, which is farther from the rest."""
+    known = datasets.from_entries([
+        Entry("mp-7", np.array([20, 8]), ROCK_SALT, 2.434 * (1 - np.eye(3)), {}),
+        Entry("mp-8", np.array([11, 17]), ROCK_SALT, 2.6 * (1 - np.eye(3)), {}),
+    ])  # fmt: skip
+    book(tmp_path, [0.5, 0.25, 2.5, 1.0, 3.0])
+    far = {"above_hull": lambda crystals, energy: Judged(energy[:, None] / 10, np.full((4, 1), 0.2), energy != 4)}
+    write(tmp_path, novelty_limit=2.0, known=known, **far)
+    rows = list(csv.DictReader((tmp_path / "ranking.csv").open()))
+    assert [row["id"] for row in rows] == ["1-0001", "1-0000", "2-0003", "0-0001"]
+    first, _, third, last = rows
+    assert (first["formula"], first["space_group"], first["space_group_number"]) == ("CaO", "Fm-3m", "225")
+    assert (first["validated_band_gap_ev"], first["validated_std_band_gap_ev"]) == ("1.5", "0.1")
+    assert (first["predicted_energy_ev"], first["predicted_std_energy_ev"]) == ("-3.5", "0.3")
+    assert (first["known_as"], last["known_as"], last["nearest_known"]) == ("mp-7", "", "mp-8")
+    assert last["nearest_known_formula"] == "NaCl"
+    assert float(last["nearest_known_amd_distance_angstrom"]) < 1e-5
+    # every distance of CaO grows by 0.024 / 2.41; the farthest of a hundred neighbors is at a * sqrt(12)
+    assert float(first["nearest_known_amd_distance_angstrom"]) == pytest.approx(0.024 * 12**0.5, rel=0.2)
+    assert [row["outside_training_data"] for row in rows] == ["0", "1", "1", "0"]
+    assert first["validated_energy_above_hull_ev_per_atom"] == "0.3"
+    assert third["validated_energy_above_hull_ev_per_atom"] == ""  # without an answer
+    assert first["file"] == "candidates/1_1-0001_CaO.cif" and (tmp_path / first["file"]).is_file()
+    write(tmp_path)
+    assert not any("known" in name for name in next(csv.reader((tmp_path / "ranking.csv").open())))
+
+
+def test_energy_and_forces_are_where_ase_looks_for_them(tmp_path):
+    """An energy of -2 eV an atom and forces of (1, 0, -1) eV/Å, of a level that is named."""
+
+    def label(crystals):
+        n = len(crystals)
+        of_sites = {FORCES: np.tile([[1.0, 0, -1]], (2 * n, 1))}
+        return replace(crystals, properties=crystals.properties | {ENERGY: np.full(n, -2.0)}, site_properties=of_sites)
+
+    book(tmp_path)
+    write(tmp_path, label=label, level="a spring, no DFT")
+    frames = ase_read(tmp_path / "candidates.extxyz", ":")
+    assert [frame.get_potential_energy() for frame in frames] == [-4.0] * 4
+    np.testing.assert_array_equal(frames[0].get_forces(), [[1, 0, -1]] * 2)
+    assert {frame.info["level_of_theory"] for frame in frames} == {"a spring, no DFT"}
+    assert (frames[0].info["rank"], frames[0].info["formula"]) == (1, "CaO")
+    assert "_crysjax_level_of_theory   'a spring, no DFT'" in (tmp_path / "candidates/1_1-0001_CaO.cif").read_text()
+    again = io.read(tmp_path / "candidates.extxyz")
+    assert again.properties[ENERGY].tolist() == [-2.0] * 4 and again.ids[0] == "1-0001"
 
 
 def test_the_summary_counts_what_the_ledger_holds(tmp_path):
@@ -103,6 +181,7 @@ def test_the_summary_counts_what_the_ledger_holds(tmp_path):
     assert summary["stages"]["screened"] == {"entered": 6, "passed": 5}
     assert summary["stages"]["validated"] == {"entered": 5, "passed": 5}
     assert summary["reasons"]["screened"] == {"sites too close": 1}
+    assert summary["codes"]["screened"] == {"too_close": 1}
     assert summary["oracle_calls"]["potential"] == {"calls": 35, "seconds": 2.5}  # five rows of half a second
     assert summary["seconds"] == 1.73 and summary["plan"]["target"]["band_gap_ev"] == [1, 2]
     page = (tmp_path / "report.html").read_text()
@@ -122,7 +201,7 @@ def test_hits_are_probabilities_beside_what_chance_gives(tmp_path):
     assert summary["resampling"] == {"effective_particles": 3.0, "lowest_tenth": 3.0}
     assert {best["flags"] for best in summary["best"]} == {"Zr(II)"}
     page = (tmp_path / "report.html").read_text()
-    assert page.count("Zr(II)") == 4
+    assert page.count("Zr(II)") == 4 + 4 + 1  # the ranking, the facts beside each structure, the tile of the best
     for words in (
         "2.5 (2 to 3) of 5",
         "1.0 (0 to 3) of 5",
@@ -181,6 +260,7 @@ def test_without_a_candidate_it_says_why(tmp_path):
     )
     assert summary["nothing"] == said and summary["best"] == [] and summary["candidates"] == 0
     assert summary["reasons"]["screened"] == {"sites too close": 3, ledger.TWIN: 2}
+    assert summary["codes"]["screened"] == {"too_close": 3, "repeated": 2}
     assert said.split(",")[0] in (tmp_path / "report.html").read_text()
     assert (tmp_path / "candidates.extxyz").read_text() == "" and not any((tmp_path / "candidates").iterdir())
 
@@ -196,14 +276,14 @@ def test_new_outputs_take_the_place_of_old_ones_whole_or_not_at_all(tmp_path, mo
     found = outcomes()
     moved = found._replace(crystals=replace(found.crystals, ids=np.array([f"9-{i:04d}" for i in range(5)])))
 
-    def failing(materials, path):
+    def failing(path, data):
         calls.append(path)
         if len(calls) == 4:
             raise OSError(28, "No space left on device")
-        return written(materials, path)
+        return written(path, data)
 
-    written = io.write_crystals
-    monkeypatch.setattr(io, "write_crystals", failing)
+    written = files.write
+    monkeypatch.setattr(files, "write", failing)
     with pytest.raises(OSError, match=r"No space left on device: '.*candidates'"):
         write(tmp_path, moved)
     after = contents(tmp_path)
@@ -213,7 +293,7 @@ def test_new_outputs_take_the_place_of_old_ones_whole_or_not_at_all(tmp_path, mo
     monkeypatch.undo()
     write(tmp_path, moved)
     names = sorted(path.name for path in (tmp_path / "candidates").iterdir())
-    assert len(names) == 4 and all("_9-" in name for name in names)  # none of the former run is left
+    assert len(names) == 8 and all("_9-" in name for name in names)  # none of the former run is left
 
 
 def test_predictions_that_were_not_kept_are_warned_of():

@@ -25,7 +25,7 @@ from crysjax.predictors.predictor import Predictor
 from crysjax.sampling import draws as sampling
 
 GOALS = targets.goals({"gap": Goal("window", 1.0, 2.0), "energy": Goal("minimise")}, ("energy", "gap"), (0.5, 2.0))
-PLAN = plans.plan(
+PLAN = plans.Plan(
     target={"gap": [1, 2], "energy": "minimise"}, elements=["O", "Mg", "Ca", "Ti", "Sr"], max_atoms=3, rounds=3,
     candidates=12, validations=7, relax_steps=9,
 )  # fmt: skip
@@ -157,7 +157,7 @@ def test_what_looks_alike_is_not_chosen_twice():
     said = proposal(np.random.default_rng(0), _template(4))._replace(
         worth=np.array([4.0, 3.9, 2.0, 1.0], np.float32), features=features
     )
-    plan = PLAN._replace(validations=6)
+    plan = replace(PLAN, validations=6)
     assert sorted(rounds.select(plan, 0, said, np.arange(4)).tolist()) == [0, 2]  # two per round
     assert rounds.select(plan, 0, said, np.array([3])).tolist() == [3]
     assert rounds.select(plan, 0, said, np.zeros(0, int)).tolist() == []
@@ -169,7 +169,7 @@ def _template(crystals: int):
 
 
 def test_failures_after_relaxation_are_in_the_ledger_and_nowhere_else(tmp_path):
-    plan = PLAN._replace(validations=12, rounds=1)
+    plan = replace(PLAN, validations=12, rounds=1)
     outcomes = World().run(tmp_path, plan)
     rows = ledger.read(tmp_path / "ledger.jsonl")
     relaxed, validated = at(rows, "relaxed"), at(rows, "validated")
@@ -184,7 +184,7 @@ def test_failures_after_relaxation_are_in_the_ledger_and_nowhere_else(tmp_path):
 
 
 def test_what_a_relaxation_broke_is_named_and_is_no_candidate(tmp_path):
-    plan = PLAN._replace(validations=36, rounds=3, elements=(8, 12))
+    plan = replace(PLAN, validations=36, rounds=3, elements=("O", "Mg"))
     outcomes = World().run(tmp_path, plan)
     rows = ledger.read(tmp_path / "ledger.jsonl")
     fused = [row for row in at(rows, "validated") if row.reason == "sites too close after relaxation"]
@@ -245,13 +245,13 @@ def test_nothing_is_validated_twice(tmp_path):
 
 
 def test_known_compositions_are_left_out(tmp_path):
-    World().run(tmp_path / "a", PLAN._replace(rounds=1))
+    World().run(tmp_path / "a", replace(PLAN, rounds=1))
     drawn = World()
     said = rounds.draw(PLAN, drawn.tools, _draw_key(), 0, None, lambda *_: None)
     of = {i: formula(e.numbers) for i, e in zip(said.crystals.ids, datasets.entries(said.crystals))}
     good = [row.candidate for row in at(ledger.read(tmp_path / "a" / "ledger.jsonl"), "screened") if row.valid]
     known = frozenset({of[good[0]]})
-    World(known=known).run(tmp_path / "b", PLAN._replace(rounds=1))
+    World(known=known).run(tmp_path / "b", replace(PLAN, rounds=1))
     rows = {row.candidate: row for row in at(ledger.read(tmp_path / "b" / "ledger.jsonl"), "screened")}
     assert rows[good[0]].reason == "composition is known already"
     assert all(rows[i].valid == (of[i] not in known) for i in good)
@@ -266,11 +266,11 @@ def test_ids_sizes_and_elements_are_those_that_were_asked_for(tmp_path):
     drawn = rounds.draw(PLAN, World().tools, _draw_key(), 5, None, lambda *_: None)
     assert drawn.crystals.ids.tolist() == [f"5-{i:04d}" for i in range(12)]
     assert set(drawn.crystals.num_atoms.tolist()) == {2, 3}
-    assert set(drawn.crystals.numbers.tolist()) <= set(PLAN.elements)
+    assert set(drawn.crystals.numbers.tolist()) <= set(PLAN.numbers)
     cell = drawn.crystals.lattice[:, 0, 0]
     np.testing.assert_array_equal(cell, drawn.proposal.gated.distance_angstrom)  # rows of one crystal stay together
     assert len(set(cell.tolist())) == 12
-    small = rounds.draw(PLAN._replace(max_atoms=2), World().tools, _draw_key(), 0, None, lambda *_: None)
+    small = rounds.draw(replace(PLAN, max_atoms=2), World().tools, _draw_key(), 0, None, lambda *_: None)
     assert set(small.crystals.num_atoms.tolist()) == {2}
 
 
@@ -304,13 +304,13 @@ def test_another_plan_is_refused_and_nothing_is_touched(tmp_path):
     World().run(tmp_path)
     before = everything(tmp_path)
     with pytest.raises(ValueError, match="this campaign began with candidates = 12, the plan now says 13"):
-        World().run(tmp_path, PLAN._replace(candidates=13))
+        World().run(tmp_path, replace(PLAN, candidates=13))
     assert everything(tmp_path) == before
 
 
 def test_a_campaign_without_survivors_ends(tmp_path):
     world = World(known=frozenset({"O"}))
-    outcomes = world.run(tmp_path, PLAN._replace(elements=(8,)))
+    outcomes = world.run(tmp_path, replace(PLAN, elements=("O",)))
     rows = ledger.read(tmp_path / "ledger.jsonl")
     assert outcomes.rounds == 3 and outcomes.crystals is None and len(outcomes.energy) == 0
     assert not at(rows, "scored") and world.asked_to_relax == [0, 0, 0]

@@ -69,7 +69,7 @@ class World(NamedTuple):
         return {
             f"target.{GAP}": [1.0, 2.0], f"target.{ENERGY}": "minimise", "elements": ["O", "Mg", "Ca", "Ti", "Sr"],
             "max_atoms": 4, "rounds": 3, "candidates": 16, "validations": 6, "guidance": "resample",
-            "guidance_steps": 2, "sample_steps": 2, "relax_steps": 10,
+            "guidance.steps": 2, "sample_steps": 2, "relax_steps": 10,
         } | models | changed  # fmt: skip
 
 

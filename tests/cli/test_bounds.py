@@ -80,7 +80,7 @@ PIPES = {
 def test_no_command_waits_for_a_pipe(alarm, crysjax, one_line, place, tmp_path, name, monkeypatch):
     monkeypatch.setenv("CRYSJAX_MODELS", str(tmp_path / "models"))
     words = PIPES[name].format(place, tmp_path).split()
-    one_line(crysjax(*words), r"a pipe; expected|a device; expected|no such file|neither a file nor a model")
+    one_line(crysjax(*words), rf"is a {'device' if 'device' in name else 'pipe'}; expected ")
 
 
 RELAX = "relax {0}/crystals.npz --potential {0}/argon.npz --out {1}/o.npz"
@@ -130,7 +130,7 @@ def test_weights_of_ones_own_get_a_name(crysjax, one_line, place, tmp_path, monk
     monkeypatch.setenv("CRYSJAX_MODELS", str(tmp_path / "models"))
     answer = crysjax("models", "pull", "my-argon", "--from", place / "argon.npz")
     assert answer.code == 0 and "my-argon, a model of kind potential, SHA-256" in answer.out
-    assert f"my-argon                {tmp_path / 'models' / 'my-argon.npz'}" in crysjax("models", "list").out
+    assert "my-argon          potential       of your own" in crysjax("models", "list").out
     assert (tmp_path / "models" / "my-argon.npz").read_bytes() == (place / "argon.npz").read_bytes()
     pull = ["models", "pull"]
     one_line(

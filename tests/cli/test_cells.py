@@ -75,7 +75,7 @@ def test_packs_are_those_of_one_description(kind):
         streams.append((parts, list(itertools.islice(tasks.stream(parts[0], shape, 1, 0, ("band_gap_ev",))(0), 4))))
     (parts, expected), (others, found) = streams
     for (one, labels), (other, more) in zip(expected, found):
-        np.testing.assert_array_equal(more, labels)
+        np.testing.assert_array_equal(more.properties, labels.properties)
         np.testing.assert_allclose(other.lattice, one.lattice, atol=1e-5)
         off = np.asarray(other.frac) - np.asarray(one.frac)
         np.testing.assert_allclose(off - np.round(off), 0, atol=1e-5)

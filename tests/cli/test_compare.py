@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -154,3 +155,16 @@ def test_over_seeds_is_the_mean_and_the_spread():
     assert means["match"].value == pytest.approx(0.5)
     assert (means["match"].low, means["match"].high) == pytest.approx((0.4, 0.7))
     assert spread["match"] == pytest.approx(0.2 / 2**0.5)
+
+
+def test_data_that_does_not_ship_is_one_line_that_says_how_to_get_it(one_line, crysjax, tmp_path, monkeypatch):
+    """From a fresh clone: every shipped comparison, before anything is read or written."""
+    configs = sorted((Path(__file__).parents[2] / "configs" / "compare").glob("*.yaml"))
+    monkeypatch.chdir(tmp_path)
+    assert len(configs) >= 5
+    for config in configs:
+        answer = crysjax("compare", config, "--out", "out")
+        one_line(
+            answer, rf"{config.name}: data: data/\w+\.npz is not here and does not ship; make it by `crysjax data "
+        )
+    assert not (tmp_path / "out" / "table.md").exists()

@@ -82,7 +82,8 @@ def guided(world, write, start, tmp_path_factory):
 def codes(guided):
     """How these campaigns ended."""
     said, err = guided[1].communicate(timeout=600)
-    assert guided[1].returncode == 0 and err == "", err
+    unused = "crysjax: guidance.steps is not used by guidance: none\n"
+    assert guided[1].returncode == 0 and err == unused, err
     return json.loads(said.splitlines()[-1])
 
 
@@ -137,7 +138,7 @@ def test_hits_are_added_up_from_the_ledger(designed):
     effective = [row.notes["effective_particles"] for row in rows if row.stage == "sampled"]
     assert len(effective) == 48 and all(1 <= n <= 2 for n in effective) and min(effective) < 1.99
     assert summary["resampling"]["effective_particles"] == pytest.approx(np.mean(effective), abs=0.01)
-    assert f"hits expected of {said['validations']} validations, " in answer.out and "meet the target" not in answer.out
+    assert f"hits expected of {said['validations']} validations; " in answer.out and "meet the target" not in answer.out
     assert "No other judge but DFT" in said["judged_by"][GAP]
 
 
@@ -162,18 +163,22 @@ def test_how_far_candidates_are_agrees_with_predict(designed, world, crysjax, tm
 
 def test_candidates_are_read_back_in_the_order_of_their_rank(designed):
     folder = designed[0]
-    frames, files = ase_read(folder / "candidates.extxyz", ":"), sorted((folder / "candidates").iterdir())
+    frames, files = ase_read(folder / "candidates.extxyz", ":"), sorted((folder / "candidates").glob("*.cif"))
     assert len(frames) == len(files) > 1
     assert [file.name.split("_")[1] for file in files] == [frame.info["id"] for frame in frames]
     objective = [frame.info["objective"] for frame in frames]
     inside = [1 <= frame.info[GAP] <= 2 for frame in frames]
     assert sorted(zip((not ok for ok in inside), objective)) == list(zip((not ok for ok in inside), objective))
     for frame, file in zip(frames, files):
-        structure, again = Structure.from_file(file), ase_read(file)
-        assert structure.composition.formula.replace(" ", "") and len(structure) == len(frame) == len(again)
-        assert sorted(s.specie.Z for s in structure) == sorted(frame.numbers) == sorted(again.numbers)
-        assert structure.volume == pytest.approx(frame.get_volume(), rel=1e-5)
-        assert again.get_volume() == pytest.approx(frame.get_volume(), rel=1e-5)
+        poscar, again = Structure.from_file(file.with_suffix(".vasp")), ase_read(file)
+        assert sorted(s.specie.Z for s in poscar) == sorted(frame.numbers)
+        assert poscar.volume == pytest.approx(frame.get_volume(), rel=1e-5)
+        symmetrized = Structure.from_file(file)  # conventional, and idealized within the tolerance of 0.1 Å
+        assert symmetrized.composition.reduced_formula == poscar.composition.reduced_formula
+        assert sorted(s.specie.Z for s in symmetrized) == sorted(again.numbers)
+        assert symmetrized.volume / len(symmetrized) == pytest.approx(frame.get_volume() / len(frame), rel=0.05)
+        assert np.isfinite(frame.get_potential_energy()) and frame.get_forces().shape == (len(frame), 3)
+        assert frame.get_potential_energy() / len(frame) == pytest.approx(frame.info["potential_ev_per_atom"], abs=1e-4)
     validated = {row.candidate: row for row in ledger.read(folder / "ledger.jsonl") if row.stage == "validated"}
     for frame in frames:
         assert frame.info["objective"] == pytest.approx(validated[frame.info["id"]].value, rel=1e-4)
@@ -200,7 +205,7 @@ def test_the_report_stands_alone(designed):
     assert reader.found == [] and "@import" not in page and "url(" not in page and "fetch(" not in page
     addresses = {part.split('"')[0] for part in page.split("http")[1:] if part.startswith(("://", "s://"))}
     assert all("w3.org" in address for address in addresses)  # a name space is no source
-    for file in (folder / "candidates").iterdir():
+    for file in (folder / "candidates").glob("*.cif"):
         assert f'href="candidates/{file.name}"' in page
 
 
@@ -260,9 +265,10 @@ def test_a_finished_run_is_only_written_again(designed, crysjax, plan, tmp_path)
 
 def test_another_plan_does_not_go_on(designed, crysjax, one_line, world, write, tmp_path):
     shutil.copytree(designed[0], tmp_path / "out")
-    other = write(tmp_path / "plan.yaml", world.plan(exploration=2.0))
+    other = write(tmp_path / "plan.yaml", world.plan(**{"acquisition.exploration": 2.0}))
     answer = crysjax("design", other, "--out", tmp_path / "out")
-    one_line(answer, r"out: this campaign began with exploration = 1\.0, the plan now says 2\.0; .*--no-resume")
+    message = r"out: this campaign began with acquisition\.exploration = 1\.0, the plan now says 2\.0; .*--no-resume"
+    one_line(answer, message)
     same(outputs(tmp_path / "out"), outputs(designed[0]))
 
 

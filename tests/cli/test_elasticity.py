@@ -67,6 +67,7 @@ def test_silicon_as_a_table(crysjax, silicon, tmp_path):
     good, bad = csv.DictReader(out.read_text().splitlines())
     assert float(good["c11_gpa"]) < 140 and abs(float(good["c14_gpa"])) < 0.1 and good["born_stable"] == "True"
     assert bad["c11_gpa"] == "" and bad["reason"] == "the potential does not know C"
+    assert bad["code"] == "unknown_element" and good["code"] == ""
     assert len([name for name in good if name.startswith("c") and name.endswith("_gpa")]) == 21
     assert good["frame"].startswith("IEEE 176-1987") and bad["frame"] == ""
 

@@ -1,4 +1,4 @@
-"""A property of one's own: the README's five commands, word for word, on a tiny base; and what a start promises."""
+"""A property of one's own: the README's commands, word for word, on a tiny base; and what a start promises."""
 
 import csv
 import re
@@ -24,7 +24,8 @@ OWN = "hardness_gpa"
 def commands() -> list[list[str]]:
     """The lines of the section's block of commands."""
     section = README.split("## Your own property in five steps")[1].split("\n## ")[0]
-    return [shlex.split(line) for line in re.search(r"```sh\n(.*?)```", section, re.S)[1].strip().splitlines()]
+    lines = re.search(r"```sh\n(.*?)```", section, re.S)[1].strip().splitlines()
+    return [shlex.split(part) for line in lines for part in line.split(" && ")]
 
 
 def small(world, **changed) -> dict:
@@ -45,12 +46,15 @@ def place(world, write, tmp_path_factory):
             text = cif.format_p1(entry.id, entry.numbers, entry.frac, entry.lattice)
             rows.writerow([entry.id, text, round(float(entry.numbers.mean()), 2)])
     write(folder / "configs" / "fine_tune.yaml", small(world))
+    tiny = {"steps": 6, "pairs": 64, "log_every": 6, "network.width": 8, "network.layers": 1, "heads.hidden": 8}
+    heads = yaml.safe_load((ROOT / "configs" / "own_heads.yaml").read_text())
+    write(folder / "configs" / "own_heads.yaml", heads | tiny)
     return folder
 
 
 @pytest.fixture(scope="module")
 def walked(place, crysjax, train):
-    """The folder after all five commands, and what they said."""
+    """The folder after all commands, and what they said."""
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -64,7 +68,17 @@ def walked(place, crysjax, train):
 
 def test_the_five_steps_of_the_readme_end_in_a_report(walked):
     folder, said = walked
-    assert len(said) == 5
+    assert len(said) == 6
+    told = said[-1].out
+    assert re.search(
+        r"hard: hardness_gpa: \d+% of 100 predicted within 15\.\d* to (19\.\d*|20) \(the range of what was", told
+    )
+    assert "predicted minus asked" in told and "not predicted" not in said[-1].err
+    hard = datasets.load(folder / "hard.npz").properties[f"asked_{OWN}"]
+    assert hard.min() >= 15 and hard.max() <= 20 and len(set(hard.tolist())) > 50
+    rows = list(csv.DictReader((folder / "runs/mine/report/hard/asked.csv").open()))
+    np.testing.assert_allclose([float(row[f"asked_{OWN}"]) for row in rows], hard, rtol=1e-6)
+    assert (folder / "runs/mine/report/hard/asked.html").read_text().count("<circle") == 200
     report = (folder / "runs" / "mine" / "report" / "report.html").read_text()
     assert "hard" in report and (folder / "runs" / "mine" / "report" / "metrics.json").exists()
     assert len(datasets.load(folder / "hard.npz")) == 100

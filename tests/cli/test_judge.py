@@ -36,6 +36,7 @@ def test_each_crystal_is_relaxed_and_answered_or_has_its_reason(metals, tmp_path
     assert run("judge", metals, "--by", "emt", "--out", tmp_path / "said", "--references", references) == 0
     assert "3 crystals, 1 with a reason" in capsys.readouterr().out
     copper, silicon, aluminum = rows(tmp_path / "said")
+    assert silicon["code"] == "calculator_failed"
     assert silicon["reason"].startswith("NotImplementedError") and silicon["energy_ev_per_atom"] == ""
     for row, element, reference in ((copper, "Cu", -0.1), (aluminum, "Al", -0.1)):
         atoms = read(tmp_path / "said" / "crystals" / f"{row['id']}.cif")

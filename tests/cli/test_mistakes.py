@@ -138,7 +138,7 @@ def test_a_broken_override(one_line, train, world, write, tmp_path):
 def test_the_folder_for_results_is_a_file(one_line, crysjax, world, write, tmp_path):
     (tmp_path / "out").write_text("mine")
     answer = crysjax("design", write(tmp_path / "plan.yaml", world.plan()), "--out", tmp_path / "out")
-    one_line(answer, r"out: File exists")
+    one_line(answer, r"out: is a file; expected a folder, or a name that is free")
     assert (tmp_path / "out").read_text() == "mine"
 
 

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from crysjax.models import published
+from crysjax.models import published, registry
 
 
 def uses(world, kind: str, path) -> list:
@@ -66,13 +67,14 @@ def test_pull_takes_only_the_right_file(crysjax, one_line, data_dir, folder, wor
     answer = crysjax("models", "pull", "nequix-mp-1", "--from", wrong)
     one_line(answer, r"wrong\.nqx: SHA-256 is [0-9a-f]{64}, expected 1647af8e[0-9a-f]+; nothing was kept")
     assert not folder.exists() or os.listdir(folder) == []
-    assert "nequix-mp-1             not here: crysjax models pull nequix-mp-1" in crysjax("models", "list").out
+    away = "nequix-mp-1       potential       not here: crysjax models pull nequix-mp-1\n"
+    assert away in crysjax("models", "list").out
     answer = crysjax("models", "pull", "nequix-mp-1", "--from", source)
     assert answer.code == 0 and "license MIT" in answer.out
     assert sorted(os.listdir(folder)) == ["nequix-mp-1.nqx", "nequix-mp-1.nqx.sha256"]
     kept = (folder / "nequix-mp-1.nqx").read_bytes()
     assert hashlib.sha256(kept).hexdigest() == published.PUBLISHED["nequix-mp-1"].sha256
-    assert f"nequix-mp-1             {folder / 'nequix-mp-1.nqx'}\n" in crysjax("models", "list").out
+    assert "nequix-mp-1       potential       published by its own project" in crysjax("models", "list").out
     crysjax("models", "pull", "nequix-mp-1", "--from", wrong)
     assert (folder / "nequix-mp-1.nqx").read_bytes() == kept  # a wrong file does not replace a right one
     card = json.loads(crysjax("models", "card", "nequix-mp-1").out)
@@ -115,3 +117,29 @@ for command in (["--help"], ["--version"], ["design", "--help"], ["models", "lis
     assert found.returncode == 0, found.stderr
     assert "design" in found.stdout and "0.1.0" in found.stdout and '"validation"' in found.stdout
     assert found.stdout.count("\nnequix-mp-1  ") == 1
+
+
+SHIPPED = {
+    "mp_20_generator": "generator", "mp_20_heads": "property heads", "mp_20_retrieval": "generator",
+    "mp_20_wyckoff": "generator", "student": "potential", "synthesizability": "classifier",
+}  # fmt: skip
+
+
+def test_a_line_a_model_says_what_it_is_for_and_how_good_it_is(crysjax, folder, world, tmp_path):
+    folder.mkdir()
+    (folder / "my-heads.npz").write_bytes(world.heads.read_bytes())
+    (folder / "broken.npz").write_bytes(b"PK")
+    answer = crysjax("models", "list", "--json", tmp_path / "list.json")
+    assert answer.code == 0, answer.err
+    lines, rows = answer.out.splitlines(), json.loads((tmp_path / "list.json").read_text())
+    assert len(lines) == len(rows) == 10 and all(len(line) <= 100 for line in lines)
+    named = {row["name"]: row for row in rows}
+    assert {name: named[name]["kind"] for name in SHIPPED} == SHIPPED
+    for name in SHIPPED:  # what is said stands in the card, and is said of the same thing below it
+        text = (registry.MODELS / name / "README.md").read_text()
+        row = f"| in one number | {named[name]['measured']} |"
+        assert row in text and named[name]["use"] in text
+        for number in re.findall(r"\d+(?:\.\d+)?", named[name]["measured"]):
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d]|\.\d)", text.replace(row, "")), (name, number)
+    assert re.fullmatch(r"MAE [\d.e+-]+ of formation_energy_ev_per_atom \(validation\)", named["my-heads"]["measured"])
+    assert named["my-heads"]["path"] == str(folder / "my-heads.npz") and named["broken"]["kind"] == "damaged"

@@ -8,6 +8,7 @@ from crysjax.constraints.feasible import neutral
 from crysjax.crystallography.operations import has_group
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
+from crysjax.geometry.neighbors import crystal_edges
 
 CELL = np.array([[4.0, 0, 0], [0, 4.2, 0], [0, 0, 4.4]], np.float32)
 
@@ -58,10 +59,23 @@ def test_a_space_group(crysjax, world, tmp_path):
     assert all((row.numbers == 8).mean() == 0.5 and has_group(row, 225) for row in datasets.entries(datasets.load(out)))
 
 
+def test_a_space_group_with_what_is_kept_by_drawing_again(crysjax, world, tmp_path):
+    """Two elements, neutral, with distances: all at once, without a formula; what is left holds exactly."""
+    out = tmp_path / "s.npz"
+    options = ["--space-group", 221, "--num-elements", 2, "--neutral", "--min-distance", 1.0, "-n", 8]
+    answer = crysjax("sample", world.generator, "--out", out, "--steps", 2, *options)
+    assert answer.code == 0, answer.err
+    found = datasets.load(out)
+    assert 1 <= len(found) <= 8 and (found.properties["asked_space_group"] == 221).all()
+    for row in datasets.entries(found):
+        counts = {z: int((row.numbers == z).sum()) for z in set(row.numbers.tolist())}
+        assert has_group(row, 221) and len(counts) == 2 and neutral(counts, common_states())
+        assert not len(crystal_edges(row.frac.astype(float), row.lattice.astype(float), 1.0)[0])
+
+
 REFUSED = {
     "--space-group 227 --formula TiO2": r"space group 227: no positions add up to 2 O \+ 1 Ti",
-    "--space-group 221 --neutral": r"--space-group: expected no --neutral beside it, unless a --formula says the",
-    "--space-group 221 --min-distance 1": r"--space-group: expected no --min-distance beside it",
+    "--space-group 221 --fix data.npz": r"--space-group: expected no --fix beside it, .*; leave out --fix, or draw",
     "--formula Ti2x": r"--formula Ti2x: expected symbols and whole numbers",
     "--formula FeO": r"--formula Fe: the model was not trained on Fe",
     "--formula TiO4": r"expected units of 5 atoms; the model knows 2 to 4 atoms",

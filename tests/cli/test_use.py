@@ -103,6 +103,7 @@ def test_what_no_model_takes_has_empty_cells_and_what_is_far_is_told(crysjax, wo
     datasets.save(datasets.from_entries(rows), tmp_path / "odd.npz")
     answer = crysjax("predict", tmp_path / "odd.npz", "--model", world.heads, "--out", tmp_path / "odd.csv")
     assert answer.code == 0 and "1 of 2 crystals have no prediction" in answer.err
+    assert "; the first is row 2 (id needle), 36.4 Å³ per atom\n" in answer.err
     assert "1 of 2 crystals are outside the training data" in answer.err
     lead, needle = csv.DictReader((tmp_path / "odd.csv").read_text().splitlines())
     assert float(lead["outside"]) == 1 and float(lead["band_gap_ev"]) >= 0
@@ -184,7 +185,7 @@ def test_evaluation_shows_floors_beside_the_match(crysjax, world, like_test, tmp
 def test_a_set_against_itself_matches_and_holds_nothing_new(crysjax, world, tmp_path):
     truth = f"{world.data}:test"
     answer = crysjax("evaluate", truth, "--match", truth, "--train", truth, "--no-floors", "--processes", 1)
-    assert "samples" in answer.out and "100.0%   0.000" in answer.out
+    assert "samples" in answer.out and "100.0 %   0.000" in answer.out
     assert "no floors beside this match rate: give --train" in answer.out
     assert re.search(r"novelty +0\.0 %", answer.out)
 
@@ -261,7 +262,7 @@ def test_training_data_is_never_compared_with_itself(crysjax, world, like_test, 
     same = crysjax("evaluate", like_test, *options, "--reference", train)
     assert "leakage:" not in same.out and "--reference: the same crystals as --train" in same.err
     apart = crysjax("evaluate", like_test, *options, "--reference", f"{world.data}:test")
-    assert "leakage: 0.00% of the test crystals" in apart.out
+    assert "leakage: 0.00 % of the test crystals" in apart.out
 
 
 def test_the_match_rate_comes_first_and_alone_if_asked(crysjax, world, like_test, tmp_path):
@@ -269,7 +270,7 @@ def test_the_match_rate_comes_first_and_alone_if_asked(crysjax, world, like_test
     options = ["--match", truth, "--train", train, "--processes", 1]
     answer = crysjax("evaluate", like_test, *options)
     assert answer.out.index("StructureMatcher") < answer.out.index("crystals, 0 could not be read")
-    assert "rediscovery" in answer.out and "leakage: 0.00%" in answer.out  # the true structures are the reference
+    assert "rediscovery" in answer.out and "leakage: 0.00 %" in answer.out  # the true structures are the reference
     alone = crysjax("evaluate", like_test, *options, "--match-only", "--no-floors")
     assert alone.code == 0 and "valid" not in alone.out and alone.err == ""
     rate = next(line for line in alone.out.splitlines() if line.split()[:1] == ["samples"])
@@ -277,7 +278,7 @@ def test_the_match_rate_comes_first_and_alone_if_asked(crysjax, world, like_test
     other = tmp_path / "other.npz"
     datasets.save(datasets.where_split(datasets.load(world.data), "test"), other)
     two = crysjax("evaluate", like_test, other, *options, "--match-only", "--no-floors", "--out", tmp_path / "out")
-    assert two.code == 0 and "other" in two.out and "100.0%" in two.out
+    assert two.code == 0 and "other" in two.out and "100.0 %" in two.out
     assert (tmp_path / "out" / "other" / "match.csv").exists()
     missing = crysjax("evaluate", like_test, "--match-only")
     assert missing.code == 2 and "expected --match" in missing.err

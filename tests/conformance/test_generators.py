@@ -11,7 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crysjax.base import UNKNOWN, Condition, Generator, Pack, is_known, num_sites, numbers, one_hot, site_mask
+from crysjax.base import (
+    UNKNOWN,
+    Condition,
+    Generator,
+    Orbits,
+    Pack,
+    Start,
+    Views,
+    is_known,
+    num_sites,
+    numbers,
+    one_hot,
+    site_mask,
+)
 from crysjax.data import batching
 from crysjax.generators import processes
 from crysjax.generators.continuous_flow import continuous_flow
@@ -27,7 +40,6 @@ from crysjax.generators.vq_vae import vq_vae
 from crysjax.generators.wyckoff.family import wyckoff
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry import torus
-from crysjax.geometry.symmetry import Orbits
 from crysjax.models import checkpoint, families
 from crysjax.nets.dense import dense
 
@@ -43,6 +55,7 @@ INTERPOLANT = dict(
     frac=processes.torus_interpolant(), lattice=processes.euclidean_interpolant(), species=processes.simplex_flow()
 )
 WYCKOFF = wyckoff(width=16, layers=1, heads=2, components=2, max_sites=8, max_kinds=3, max_states=128)
+NOTHING = Views()
 SHAPE = batching.Capacity(sites=12, pairs=24, crystals=4)
 WIDE = batching.Capacity(sites=17, pairs=31, crystals=6)
 SIZES = np.array([3, 1, 4])
@@ -55,26 +68,27 @@ class Row(NamedTuple):
     """A family at a small size, and what it cannot do by its nature."""
 
     generator: Generator
-    view: Callable[[Pack], Any] = lambda pack: ()  # what `Condition.view` holds while training
+    view: Callable[[Pack], Views] = lambda pack: Views()  # what it trains on beside the pack
     free_species: bool = True  # draws the species of unknown sites
     log_prob_of_sample: bool = True  # scores a pack; else what the view says of it
     stratified: bool = False  # the loss spreads its times evenly over the crystal slots: empty ones take some
 
 
-def starts(pack: Pack) -> dict[str, jax.Array]:
+def starts(pack: Pack) -> Views:
     """Two candidates per crystal, the truth itself shifted."""
     crystals = pack.lattice.shape[0]
     some = jnp.stack([jnp.ones(crystals), jnp.zeros(crystals)])
-    return {
-        "frac": jnp.stack([pack.frac + 0.01, pack.frac + 0.2]),
-        "lattice": jnp.stack([1.02 * pack.lattice, pack.lattice]),
-        "was": jnp.full((2, len(pack.frac)), 8),
-        "found": jnp.ones((2, crystals)),
-        "matched": some,
-    }
+    start = Start(
+        frac=jnp.stack([pack.frac + 0.01, pack.frac + 0.2]),
+        lattice=jnp.stack([1.02 * pack.lattice, pack.lattice]),
+        was=jnp.full((2, len(pack.frac)), 8),
+        found=jnp.ones((2, crystals)),
+        matched=some,
+    )
+    return Views(start=start)
 
 
-def orbits(pack: Pack) -> Orbits:
+def orbits(pack: Pack) -> Views:
     """Every site an orbit of its own, in P1."""
     first, crystals = np.concatenate([[0], np.cumsum(SIZES)]), len(pack.lattice)
     number, u = np.zeros((crystals, 8), np.int32), np.zeros((crystals, 8, 3), np.float32)
@@ -84,7 +98,8 @@ def orbits(pack: Pack) -> Orbits:
     lengths, angles = lattices.to_parameters(pack.lattice)
     group = jnp.asarray(np.arange(crystals) < len(SIZES), jnp.int32)
     cell = jnp.concatenate([lengths, angles], -1)
-    return Orbits(group, jnp.zeros((crystals, 8), jnp.int32), jnp.asarray(number), jnp.asarray(u), cell)
+    found = Orbits(group, jnp.zeros((crystals, 8), jnp.int32), jnp.asarray(number), jnp.asarray(u), cell)
+    return Views(orbits=found)
 
 
 FAMILIES = {
@@ -129,10 +144,10 @@ def make_pack(elements: list[int], seed: int = 0, shape: batching.Capacity = SHA
     return Pack(*fields, *map(jnp.asarray, batching.topology(SIZES, shape)))
 
 
-def asked(pack: Pack, view: Any = ()) -> Condition:
+def asked(pack: Pack, views: Views = NOTHING) -> Condition:
     """No property and no group."""
     crystals = len(pack.lattice)
-    return Condition(jnp.zeros((crystals, 0)), jnp.zeros(crystals, jnp.int32), view)
+    return Condition(jnp.zeros((crystals, 0)), jnp.zeros(crystals, jnp.int32), *views)
 
 
 class Case(NamedTuple):

@@ -127,7 +127,7 @@ def test_sites_in_place_stay_and_averages_keep_the_group():
     _, orbits = templates(3)
     sizes = np.array([len(space_group.sites_of(one)) for one in orbits])
     shape = batching.Capacity(int(sizes.sum()) + 3, 400, len(sizes) + 1)
-    sites = jax.tree.map(jnp.asarray, space_group.orbits_view(orbits)(np.arange(len(sizes)), shape))
+    sites = jax.tree.map(jnp.asarray, space_group.orbits_view(orbits)(np.arange(len(sizes)), shape).sites)
     rng = np.random.default_rng(0)
     once = symmetric_sites.positions(sites, jnp.asarray(rng.random((shape.sites, 3)), jnp.float32))
     again = symmetric_sites.positions(sites, once)
@@ -143,7 +143,7 @@ def test_sites_in_place_stay_and_averages_keep_the_group():
 def test_averages_are_means_of_what_comes_back():
     """In P-1 a pair (x, -x): vectors (v, w) become (v - w) / 2 and its opposite; what is shared is the plain mean."""
     orbits = [space_group.Orbits(2, (8,), (0,))]
-    sites = jax.tree.map(jnp.asarray, space_group.orbits_view(orbits)(np.array([0]), batching.Capacity(2, 1, 1)))
+    sites = jax.tree.map(jnp.asarray, space_group.orbits_view(orbits)(np.array([0]), batching.Capacity(2, 1, 1)).sites)
     v, w = np.array([0.1, 0.2, 0.3]), np.array([-0.3, 0.1, 0.5])
     mean = symmetric_sites.average(sites, jnp.asarray(np.stack([v, w]), jnp.float32))
     np.testing.assert_allclose(mean, np.stack([v - w, w - v]) / 2, atol=1e-6)

@@ -75,7 +75,7 @@ def filled():
     batch = batching.pack_dataset(data, shape)
     assert len(batch.index) == 1
     used = np.where(batch.index[0] >= 0)[0]
-    orbits = wyckoff_view(data)(batch.index[0][used], shape)
+    orbits = wyckoff_view(data)(batch.index[0][used], shape).orbits
     pack = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), batch.pack)
     of_orbit = np.zeros_like(orbits.letter)
     for k, row in enumerate(datasets.entries(data)):  # kinds ascend with the atomic number
@@ -104,7 +104,9 @@ def test_a_structure_comes_back_from_its_orbits(name):
 def test_the_view_does_not_depend_on_basis_origin_or_order():
     """Up to the choice of origin that a group leaves: what it keeps are letters with their numbers as a set."""
     orbits, back = filled()
-    again = wyckoff_view(datasets.from_entries(back))(np.arange(len(back)), batching.Capacity(1, 1, len(back) + 1))
+    again = wyckoff_view(datasets.from_entries(back))(
+        np.arange(len(back)), batching.Capacity(1, 1, len(back) + 1)
+    ).orbits
     np.testing.assert_array_equal(again.group[:-1], orbits.group[: len(back)])
     assert again.group[-1] == 0 and not again.number[-1].any()  # an unused slot
     np.testing.assert_allclose(again.lattice[:-1], orbits.lattice[: len(back)], atol=2e-2)
@@ -115,9 +117,9 @@ def test_what_cannot_be_described_is_left_out():
     double = Structure.from_spacegroup(225, Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     numbers = np.array(double.atomic_numbers)
     data = datasets.from_entries([Entry("conventional", numbers, double.frac_coords, double.lattice.matrix, {})])
-    assert wyckoff_view(data)(np.arange(1), batching.Capacity(8, 28, 1)).group[0] == 0
+    assert wyckoff_view(data)(np.arange(1), batching.Capacity(8, 28, 1)).orbits.group[0] == 0
     row = np.array([list(TYPES).index("P1")])
-    assert wyckoff_view(crystals(), max_orbits=2)(row, batching.Capacity(3, 3, 1)).group[0] == 0
+    assert wyckoff_view(crystals(), max_orbits=2)(row, batching.Capacity(3, 3, 1)).orbits.group[0] == 0
 
 
 def test_a_strained_crystal_gets_the_group_within_the_tolerance():
@@ -126,7 +128,7 @@ def test_a_strained_crystal_gets_the_group_within_the_tolerance():
     noise = np.random.default_rng(1).uniform(-0.03, 0.03, (5, 3)) @ np.linalg.inv(row.lattice)
     noisy = datasets.from_entries([row._replace(frac=row.frac + noise)])
     loose, strict = (
-        wyckoff_view(noisy, tolerance_angstrom=t)(np.arange(1), batching.Capacity(5, 10, 1)) for t in (0.1, 1e-3)
+        wyckoff_view(noisy, tolerance_angstrom=t)(np.arange(1), batching.Capacity(5, 10, 1)).orbits for t in (0.1, 1e-3)
     )
     assert loose.group[0] == 221 and strict.group[0] == 1
     assert not loose.u[0].any()

@@ -35,6 +35,16 @@ def test_every_flipped_bit_of_an_npz_is_noticed(tmp_path):
             read(path)
 
 
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name, kind in {"pipe": "a pipe", "null": "a device"}.items():
+        with pytest.raises(ValueError, match=f"{name}: is {kind}; expected a place for a file"):
+            files.write(tmp_path / name, b"x")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode) and (tmp_path / "null").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["null", "pipe"]
+
+
 def test_files_without_a_digest_are_read(tmp_path):
     np.savez(tmp_path / "old.npz", **ARRAYS)
     np.testing.assert_array_equal(read(tmp_path / "old.npz")["a"], ARRAYS["a"])

@@ -197,7 +197,9 @@ def test_folders_links_and_devices_are_no_files(tmp_path, good):
     os.mkfifo(tmp_path / "POSCAR")
     found = io.read(tmp_path, skip_bad=True)
     assert len(found) == 1 and len(found.provenance["skipped"]) == 5
-    assert all("not a file" in row["reason"] for row in found.provenance["skipped"])
-    for name in ("loop.cif", "zero.xyz", "POSCAR", "gone.cif"):
-        with pytest.raises(ValueError, match="no such file or folder"):
+    assert all("expected a regular file" in row["reason"] for row in found.provenance["skipped"])
+    nothing = "no such file or folder"
+    named = {"loop.cif": nothing, "gone.cif": nothing, "zero.xyz": "is a device; expected", "POSCAR": "is a pipe; exp"}
+    for name, said in named.items():
+        with pytest.raises(ValueError, match=f"{name}: {said}"):
             io.read(tmp_path / name)

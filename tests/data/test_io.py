@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -277,3 +278,32 @@ def test_the_layouts_of_the_published_data_sets(data_dir):
     assert len(small) == 1056
     phonons = io.read(data_dir / "phonons/matbench_phonons.json.gz")
     assert len(phonons) == 1265 and phonons.properties["last_phdos_peak_per_cm"][0] == np.float32(98.58577014)
+
+
+def test_an_id_that_is_too_long_is_refused_in_every_format_and_its_row_is_named(tmp_path):
+    long = "x" * 257
+    structure = {
+        "lattice": {"matrix": (4 * np.eye(3)).tolist()},
+        "sites": [{"species": [{"element": "O", "occu": 1}], "abc": [0, 0, 0]}],
+    }
+    text = cif.format_p1("x", np.array([8]), np.zeros((1, 3)), 4 * np.eye(3))
+    frame = '1\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3 id={}\nO 0 0 0\n'
+    files = {
+        "a.extxyz": "".join(map(frame.format, ("ok", long))),
+        "a.csv": f'id,cif\nok,"{text}"\n{long},"{text}"\n',
+        "a.json": json.dumps([{"id": name, "structure": structure} for name in ("ok", long)]),
+        "a.jsonl": "".join(json.dumps({"id": name, "structure": structure}) + "\n" for name in ("ok", long)),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    np.savez(
+        tmp_path / "a.npz", num_atoms=np.array([1, 1]), atomic_numbers=np.array([8, 8]), frac_coords=np.zeros((2, 3)),
+        cell=np.stack([4 * np.eye(3)] * 2), id=np.array(["ok", long]),
+    )  # fmt: skip
+    rows = {"a.extxyz": "a-1", "a.json": "1", "a.jsonl": "1"}
+    for name in (*files, "a.npz"):
+        row = rows.get(name, f"{'x' * 40}... (row 2)")
+        message = f"{name}: entry {row}: an id of 257 characters; at most 256 are kept; `data prepare --skip-bad`"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            io.read(tmp_path / name)
+        assert io.read(tmp_path / name, skip_bad=True).ids.tolist() == ["ok"]

@@ -117,6 +117,33 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
     assert tables.read(path)[1]["gap"] == "2"
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "BOM"])
+@pytest.mark.parametrize("hint", ["", "sep={}\n"], ids=["", "hint"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_semicolons_and_tabs_separate_as_commas_do(tmp_path, suffix, separator, hint, mark):
+    rows = [
+        ("material_id", "cif", "gap", '"note, long; free"'),
+        ("a", f'"{CIF}"', "1.5", '"x,y;z"'),
+        ("b", f'"{CIF}"', "2"),
+    ]
+    text = mark + hint.format(separator) + "".join(separator.join(row) + "\r\n" for row in rows)
+    path = tmp_path / f"t.{suffix}"
+    path.write_bytes(text.encode())
+    found = io.read(path)
+    assert found.ids.tolist() == ["a", "b"] and found.properties["gap"].tolist() == [1.5, 2]
+    assert tables.read(path)[0]["note, long; free"] == "x,y;z"
+
+
+def test_a_semicolon_or_comma_within_cells_separates_nothing(tmp_path):
+    (tmp_path / "t.csv").write_text("id,note\na,x;y;z\n")
+    assert tables.read(tmp_path / "t.csv") == [{"id": "a", "note": "x;y;z"}]
+    (tmp_path / "t.csv").write_text("id;x\na;1,5\nb;2\n")
+    assert tables.read(tmp_path / "t.csv") == [{"id": "a", "x": "1,5"}, {"id": "b", "x": "2"}]
+    (tmp_path / "t.csv").write_text("id\na;b\n")
+    assert tables.read(tmp_path / "t.csv") == [{"id": "a;b"}]
+
+
 def test_integers_and_truth_values_of_arrays_are_read_and_others_named(tmp_path):
     np.savez(
         tmp_path / "t.npz", num_atoms=np.array([1, 1]), atomic_numbers=np.array([12, 8]), frac_coords=np.zeros((2, 3)),

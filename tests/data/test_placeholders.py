@@ -25,15 +25,26 @@ def test_what_stands_out(extra, found):
 
 def test_flags_groups_years_and_ordinary_tails_do_not_stand_out():
     rng = np.random.default_rng(1)
-    columns = [rng.integers(0, 2, 100), rng.integers(1, 231, 500), rng.integers(1950, 2025, 300), np.full(50, 9999.0),
+    columns = [rng.integers(0, 2, 100), rng.integers(1, 231, 500), rng.integers(1950, 2025, 300), np.full(50, 999.0),
                rng.lognormal(0, 2, 2000), np.append(np.zeros(900), rng.gamma(2, 1, 100)), np.zeros(0), np.array([5.0]),
-               np.array([-999.0, -999.0]), rng.standard_cauchy(300), np.array([0.5, 999.0, 1500.0, 20.0])]  # fmt: skip
+               np.full(9, -1.0), np.full(9, 1e29), np.full(9, 300.0), rng.standard_cauchy(300),
+               np.array([0.5, 999.0, 1500.0, 20.0])]  # fmt: skip
     assert [placeholders.suspicious(np.asarray(column, float)) for column in columns] == [[]] * len(columns)
 
 
 def test_published_data_sets_have_none(data_dir):
     for name in ("perov_5/perov_5.npz", "mp_20/val", "elasticity/thermal_conductivity_val.csv.gz"):
         assert placeholders.said(io.read(data_dir / name)) == []
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ([-99999] * 12, "x: all 12 values are -99999; if"), ([1e30] * 3, "x: all 3 values are 1e+30; if"),
+    ([-1e32], "x: the only value is -1e+32; if"), ([9999, np.nan, 9999], "x: all 2 values are 9999; if"),
+    ([-999] * 2, "x: all 2 values are -999; if"),
+])  # fmt: skip
+def test_a_column_of_nothing_but_a_placeholder_is_pointed_out(values, said):
+    (one,) = placeholders.suspicious(np.float32(values))
+    assert placeholders.sentence("x", one).startswith(said)
 
 
 def crystals(values) -> list[Entry]:
@@ -53,6 +64,8 @@ def test_an_audit_reports_them():
     assert (row["where"], row["count"], row["of"]) == ("gap_ev", 2, 22)
     assert "suspicious values: 1" in audit_text.text(report) and "-9999" in audit_text.text(report)
     assert "labels of gap_ev are -9999" in audit_text.markdown(report, "x")
+    report = audit.audit(from_entries(crystals([-99999] * 22), split=split), symmetry_rows=0)
+    assert "labels of gap_ev are -99999, and nothing else: if" in audit_text.markdown(report, "x")
     clean = audit.audit(from_entries(crystals(GAPS[:22]), split=split), symmetry_rows=0)
     assert "suspicious" not in audit_text.text(clean)
 

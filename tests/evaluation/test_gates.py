@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from crysjax.base import NUM_SPECIES
+from crysjax.chemistry.element_properties import masses_amu
 from crysjax.crystallography import contacts
 from crysjax.data import batching
 from crysjax.data.datasets import Entry, from_entries
 from crysjax.evaluation import gates, validity
+from crysjax.physics.density import of_pack_g_cm3
 
 
 def random_compositions(count):
@@ -103,3 +105,21 @@ def test_nan_never_passes():
     assert np.asarray(gate(broken).passed)[:2].tolist() == [False, True]
     broken = pack._replace(lattice=pack.lattice.at[1, 0, 0].set(jnp.nan))
     assert np.asarray(gate(broken).passed)[:2].tolist() == [True, False]
+
+
+def test_gates_that_are_not_asked_let_pass():
+    entries = [rock_salt([11, 2], 5.64), rock_salt([11, 17], 5.64, move=-0.35)]  # helium; too close
+    found = jax.jit(gates.gates(max_atoms=8, names=["apart"]))(pack_of(entries))
+    assert np.asarray(found.passed).tolist()[:3] == [True, False, False]  # and an unused slot
+    assert np.asarray(found.neutral).tolist()[:3] == [True, True, False]
+    assert gates.why(found, [0, 1])[0] == "" and gates.why(found, [1])[0].startswith(gates.SAID["apart"])
+
+
+def test_a_window_of_density_is_a_gate():
+    """Rock salt has 2.16 g/cm³ at 5.64 Å; at 6.2 Å it has 1.63."""
+    bounds = {gates.DENSITY: gates.Bound(of_pack_g_cm3(masses_amu()), low=2.0, high=3.0)}
+    found = jax.jit(gates.gates(max_atoms=8, bounds=bounds))(pack_of([rock_salt([11, 17], a) for a in (5.64, 6.2)]))
+    np.testing.assert_allclose(found.more[gates.DENSITY].value[:2], [2.164, 1.629], atol=2e-3)
+    assert np.asarray(found.passed).tolist() == [True, False, False, False]
+    assert gates.why(found, [0, 1]) == ["", "density out of range: 1.63"]
+    assert list(gates.verdicts(found)) == [*gates.REASONS, gates.DENSITY]

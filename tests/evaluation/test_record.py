@@ -1,6 +1,7 @@
 """Raw results: what is written comes back, one line a row, and names no folder of the machine."""
 
 import argparse
+import hashlib
 from pathlib import Path
 
 from crysjax.reports import record
@@ -21,6 +22,15 @@ def test_settings_name_files_and_no_folders():
     told = record.about(options)
     assert told["settings"] == {"data": "a.npz", "out": "b.json", "samples": ["d.npz"], "count": 3, "set": []}
     assert {"versions", "commit", "cores", "day"} <= told.keys()
+
+
+def test_inputs_are_told_by_their_digest_and_outputs_are_not(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"abc")
+    known = hashlib.sha256(b"abc").hexdigest()[:16]
+    model = Path(record.__file__).parents[1] / "models/shipped/student/student.npz"
+    options = argparse.Namespace(data=f"{tmp_path}/a.npz:test", out=tmp_path / "a.npz", model="student", count=3)
+    shipped = hashlib.sha256(model.read_bytes()).hexdigest()[:16]
+    assert record.about(options)["digests"] == {"a.npz": known, "student.npz": shipped}
 
 
 def test_a_table_is_markdown():

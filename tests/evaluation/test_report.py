@@ -1,5 +1,6 @@
 """The report: what it says, that it is one file, that its charts are where the numbers are, and that it opens."""
 
+import html
 import html.parser
 import json
 import math
@@ -11,6 +12,7 @@ import pytest
 from crysjax.evaluation import hits
 from crysjax.evaluation.ledger import STAGES, Row
 from crysjax.reports import charts, record, report
+from crysjax.reports import page as parts
 
 GAPS = {"a": (1.4, 1.5), "b": (1.8, 2.4), "c": (0.4, 0.2)}
 
@@ -38,19 +40,21 @@ def rows():
     ]
 
 
-def page(names=tuple(GAPS)):
+def page(names=tuple(GAPS), **more):
     summary = {
         "rounds": 1, "seed": 7, "seconds": 12.5, "models": {"generator": "mp_20 <v1>"},
         "oracle_calls": {"student": {"calls": 300, "seconds": 0.6}}, "versions": record.installed_versions(),
+        "plan": {"target": {"band_gap_ev": [1, 2], "formation_energy_ev_per_atom": "minimise"}},
         "resampling": {"effective_particles": 2.3, "lowest_tenth": 1.2},
         "hits": hits.summary(np.array([0.84, 0.44, 0.04])[: len(names)], np.array([0.1, 0.3]), windowed=True,
-                             validations=3, means_inside=min(len(names), 1), opinions={"band_gap_ev": "heads <only>"}),
+                             validations=3, means_inside=min(len(names), 1), opinions={"band_gap_ev": "heads <only>"},
+                             guidance="resample"),
     }  # fmt: skip
     windows = {"band_gap_ev": (1.0, 2.0), "formation_energy_ev_per_atom": (-math.inf, math.inf)}
     return report.render(
         title="quickstart", plan="target: <plan>", windows=windows, rows=rows(), summary=summary,
         candidates=[shown(name, i) for i, name in enumerate(names)], history=[2.0, math.nan, 0.0, 1.0],
-        caveat="A potential, not DFT.",
+        caveat="A potential, not DFT.", **more,
     )  # fmt: skip
 
 
@@ -80,7 +84,8 @@ def test_one_file_well_formed_and_escaped():
     links = Links()
     links.feed(text)
     assert not links.open
-    assert set(links.addresses) == {"ledger.jsonl", *(f"candidates/{i}_{n}.cif" for i, n in enumerate(GAPS))}
+    files = {f"candidates/{i}_{n}.{end}" for i, n in enumerate(GAPS) for end in ("cif", "vasp")}
+    assert set(links.addresses) == {"ledger.jsonl", "ranking.csv"} | files
     assert "http://" not in text and "https://" not in text and "@import" not in text
     assert (
         "heads &lt;only&gt;" in text
@@ -152,32 +157,85 @@ def test_progress_is_the_running_minimum():
     assert charts.progress_chart("p", [math.nan]) == ""
 
 
-def test_drawn_atoms_are_the_periodic_ones():
-    drawn = report.drawing(shown("a", 0))
-    symbols = [atom["symbol"] for atom in drawn["atoms"]]
-    assert symbols.count("Na") == 8 + 6  # corners and face centers of rock salt
-    assert symbols.count("Cl") == 12 + 1  # edges and the center
-    assert len(drawn["edges"]) == 12
-    lengths = [np.linalg.norm(np.subtract(*edge)) for edge in drawn["edges"]]
-    np.testing.assert_allclose(lengths, 5.64, atol=2e-3)
-    place = np.array([atom["p"] for atom in drawn["atoms"]])
-    bonds = np.array(drawn["bonds"])
-    np.testing.assert_allclose(np.linalg.norm(place[bonds[:, 0]] - place[bonds[:, 1]], axis=1), 2.82, atol=2e-3)
-    assert len(bonds) == 54  # nearest neighbors within the closed cell: 3 axes, 3 x 3 lines of 2 bonds
-
-
 def test_quantities_carry_units():
-    assert report.quantity("band_gap_ev") == ("band gap", "eV")
-    assert report.quantity("formation_energy_ev_per_atom") == ("formation energy", "eV/atom")
-    assert report.quantity("bulk_modulus_gpa") == ("bulk modulus", "GPa")
-    assert report.quantity("mag_density") == ("mag density", "")
+    assert parts.quantity("band_gap_ev") == ("band gap", "eV")
+    assert parts.quantity("formation_energy_ev_per_atom") == ("formation energy", "eV/atom")
+    assert parts.quantity("bulk_modulus_gpa") == ("bulk modulus", "GPa")
+    assert parts.quantity("mag_density") == ("mag density", "")
+
+
+def test_formulas_and_symbols_are_set_as_printed_and_escaped():
+    assert parts.formula("Ba12<O3>") == "Ba<sub>12</sub>&lt;O<sub>3</sub>&gt;"
+    assert parts.space_group("P6_3/mmc (194)") == "P6<sub>3</sub>/mmc (194)"
+    assert parts.space_group("Fm-3m") == 'Fm<span class="bar-over">3</span>m'
+
+
+def test_what_was_asked_of_a_property():
+    asked = {(1, 2): "1 to 2", (1, math.inf): "at least 1", (-math.inf, 2): "at most 2"}
+    assert {window: report.want(window, None) for window in asked} == asked
+    assert report.want((-math.inf, math.inf), "minimise") == "low"
+
+
+def test_candidates_that_were_chosen_and_failed_are_listed():
+    book = rows()
+    for row in [r for r in book if r.candidate == "a" and r.stage != "validated"]:
+        lost, p_hit = row.stage == "relaxed", 0.25 if row.stage == "scored" else None
+        book.append(row._replace(candidate="z", p_hit=p_hit, valid=not lost, reason="the <volume> ran away" * lost))
+    said = re.sub(r"(<[^>]+>)+", "|", report.lost(book))
+    assert "|z|1|relaxed|the &lt;volume&gt; ran away|0.25|" in said
+    assert "|a|" not in said and "came through" in report.lost(rows())
+
+
+def test_the_nearest_known_crystal_is_named_where_the_plan_asks():
+    columns = {
+        "validated_energy_above_hull_ev_per_atom": [0.05, math.nan],
+        "validated_std_energy_above_hull_ev_per_atom": [0.03, 1],
+        "known_as": ["", "mp-<22>"], "nearest_known": ["mp-1", "mp-22"], "nearest_known_formula": ["KCl", "NaCl"],
+        "nearest_known_amd_distance_angstrom": [0.125, 0.0],
+    }  # fmt: skip
+    assert report.known_crystals(columns, 2) == [
+        {"nearest known": "mp-1 (KCl), AMD distance 0.12 Å", "energy above hull": "0.050 ± 0.030 eV/atom"},
+        {"nearest known": "equals mp-<22>", "energy above hull": "– eV/atom"},
+    ]
+    assert report.known_crystals({}, 2) == [{}, {}]
+    text = page(names=("a", "b"), further=columns)
+    assert text.count("equals mp-&lt;22&gt;") == 2 and "<22>" not in text
+
+
+SORT = """<script>
+  const table = document.querySelector("table.sortable"), heads = [...table.tHead.rows[0].cells];
+  const sorted = name => {
+    heads.find(h => h.textContent.startsWith(name)).querySelector("button").click();
+    return [...table.tBodies[0].rows].map(r => r.cells[0].textContent).join("");
+  };
+  document.documentElement.dataset.sorted = [sorted("objective"), sorted("objective"), sorted("P(hit)")].join(" ");
+  document.querySelector("td button[data-open='2']").click();
+  document.querySelector("[data-solid='Na']").click();
+  const canvas = document.querySelector("#stage canvas");
+  canvas.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft"}));
+</script></body>"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_opens_in_a_browser(tmp_path, scheme, browse):
-    seen = browse(page(), scheme=scheme, shot=tmp_path / "shot.png")
-    assert 'data-ready="3"' in seen.dom  # all three structures were drawn
+    """Every structure has its picture, tables sort, and a rank opens its structure."""
+    seen = browse(page().replace("</body>", SORT), scheme=scheme, shot=tmp_path / "shot.png")
+    assert 'data-ready="3"' in seen.dom and 'data-pictures="3"' in seen.dom and 'data-shown="2"' in seen.dom
+    assert 'data-sorted="123 321 321"' in seen.dom
+    assert re.search(r'data-solid="Na" aria-pressed="true"|aria-pressed="true" data-solid="Na"', seen.dom)
+    assert re.search(r'<article data-facts="2"><h3>3\. NaCl', seen.dom)
     image = pytest.importorskip("matplotlib.image").imread(tmp_path / "shot.png")[..., :3]
     background = 1.0 if scheme == "light" else 0x17 / 255
-    assert abs(np.median(image[:, :20]) - background) < 0.05
+    assert abs(np.median(image[:, :10]) - background) < 0.05
     assert (np.ptp(image, axis=2) > 0.3).mean() > 0.005  # colored bars, dots and atoms
+
+
+def test_it_fits_a_phone(browse):
+    """At 420 pixels the page itself does not scroll sideways: tables and charts do, in boxes of their own."""
+    inner = html.escape(page(), quote=True)
+    seen = browse(f"""<iframe style="width:420px; height:900px; border:0" srcdoc="{inner}"></iframe><script>
+      document.querySelector("iframe").onload = e => {{
+        const page = e.target.contentDocument.documentElement;
+        document.documentElement.dataset.wide = [page.clientWidth, page.scrollWidth].join(" ");
+      }};</script>""")
+    assert 'data-wide="420 420"' in seen.dom

@@ -80,6 +80,13 @@ def test_histograms_have_area_one():
     assert np.sum(high[::2] * np.diff(across)[::2]) == pytest.approx(1.0, abs=0.02)
 
 
+def test_a_set_has_one_color_in_the_map_and_in_the_legend(page):
+    """The first set is drawn last, on top, and keeps its color."""
+    text, _ = page
+    dots = re.findall(r'class="spot (\w+)"[^>]*><title>(\w+): ', text)
+    assert set(dots) == {("set0", "set0"), ("set1", "set1"), ("ref", "reference")} and dots[-1] == ("set0", "set0")
+
+
 def test_principal_axes_keep_the_largest_spread():
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(200, 2))
@@ -102,10 +109,11 @@ def test_the_latex_table_has_a_column_a_set(page):
 def test_a_click_on_the_map_opens_a_structure(page, browse, tmp_path, scheme):
     click = """<script>
       document.querySelector(".spot[data-open='3']").dispatchEvent(new MouseEvent("click"));
-      document.documentElement.dataset.drawn = String(document.querySelector("#opened canvas").width > 0);
+      document.documentElement.dataset.drawn = String(document.querySelector("#stage canvas").width > 0);
     </script></body>"""
     seen = browse(page[0].replace("</body>", click), scheme=scheme, shot=tmp_path / "shot.png")
-    assert "card open shown" in seen.dom
-    assert re.search(r"<h3>set0: \w+ \(&lt;0-3&gt;\)</h3>", seen.dom) and 'data-drawn="true"' in seen.dom
+    assert "stage opens shown" in seen.dom
+    assert re.search(r"<h3 class=.name. aria-live=.polite.>set0: \w+ \(&lt;0-3&gt;\)</h3>", seen.dom)
+    assert 'data-drawn="true"' in seen.dom
     image = pytest.importorskip("matplotlib.image").imread(tmp_path / "shot.png")[..., :3]
     assert abs(np.median(image[:, :20]) - (1.0 if scheme == "light" else 0x17 / 255)) < 0.05

@@ -34,7 +34,9 @@ def test_valid_turns_away_each_fault_with_its_own_reason():
     said = stages.valid(faulty())
     assert said.passed.tolist() == [True, True, True, False, False, False, False]
     assert said.reason.tolist()[3:] == [
-        "sites too close: Na-Cl 0.14 Å; expected at least 1.80 Å", "volume per atom out of range", "flat cell",
+        "sites too close: Na-Cl 0.14 Å; expected at least 1.80 Å",
+        "volume per atom out of range: 8e+03 Å³; expected 2 to 250 Å³",
+        "flat cell",
         "composition fails SMACT's charge and electronegativity test",
     ]  # fmt: skip
     assert said.columns["density_g_per_cm3"][0] == pytest.approx(2.163, abs=0.005)  # halite
@@ -102,11 +104,16 @@ def test_the_ledger_falls_and_totals_are_shares_with_intervals(tmp_path):
         ("parsed", 8, 7), ("valid", 7, 3), ("unique", 3, 2), ("novel", 2, 1)
     ]  # fmt: skip
     assert rows[0]["reasons"] == {"cut short": 1} and rows[2]["reasons"] == {"equals another sample": 1}
+    assert (
+        rows[0]["codes"] == {"not_read": 1} and rows[2]["codes"] == {"repeated": 1} and rows[3]["codes"] == {"known": 1}
+    )
     metrics = totals.metrics(judged)
     assert metrics["validity"].value == pytest.approx(3 / 7)
     assert metrics["validity"].low < 3 / 7 < metrics["validity"].high
     assert metrics["data augmentation"].value == pytest.approx((3 / 7) ** 3)  # insane cells are not compared
-    assert totals.worst(judged)["novel"] == [{"id": "c", "index": 2, "reason": "equals a crystal of train"}]
+    assert totals.worst(judged)["novel"] == [
+        {"id": "c", "index": 2, "reason": "equals a crystal of train", "code": "known"}
+    ]
     missing = totals.totals(judged)["not_measured"]
     assert {
         "stability",

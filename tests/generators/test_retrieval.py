@@ -33,8 +33,8 @@ NEAR = from_entries([crystal("a", [17, 11], -0.45, 4.2, matched=1.0), crystal("b
 FAR = from_entries([crystal("a", [11, 17], 0.2, 4.0, distance=1.0), crystal("b", [19, 35], 0.5, 5.0, distance=1.0)])
 
 
-def asked(view=()) -> Condition:
-    return Condition(jnp.zeros((SHAPE.crystals, 0)), jnp.zeros(SHAPE.crystals, jnp.int32), view)
+def asked(start=None) -> Condition:
+    return Condition(jnp.zeros((SHAPE.crystals, 0)), jnp.zeros(SHAPE.crystals, jnp.int32), start=start)
 
 
 def pack_of(dataset):
@@ -42,7 +42,7 @@ def pack_of(dataset):
 
 
 def view_of(*candidates):
-    return jax.tree.map(jnp.asarray, start_view(TRUTH, candidates)(np.arange(2), SHAPE))
+    return jax.tree.map(jnp.asarray, start_view(TRUTH, candidates)(np.arange(2), SHAPE).start)
 
 
 def exact(target, **settings):
@@ -80,9 +80,9 @@ def test_an_exact_network_leads_from_the_start_to_the_truth():
 def test_the_start_has_the_species_of_what_is_asked():
     """NEAR lists Cl before Na: its sites change places."""
     view = view_of(NEAR)
-    assert np.allclose(view["frac"][0, :2, 0], [0.65, 0.1])
-    assert view["was"][0, :2].tolist() == [11, 17]
-    assert view["found"].tolist() == [[1, 1, 0]]
+    assert np.allclose(view.frac[0, :2, 0], [0.65, 0.1])
+    assert view.was[0, :2].tolist() == [11, 17]
+    assert view.found.tolist() == [[1, 1, 0]]
 
 
 def test_the_judge_learns_which_candidates_to_reject_and_absent_ones_never_win():
@@ -107,7 +107,7 @@ def test_the_judge_learns_which_candidates_to_reject_and_absent_ones_never_win()
     alone = sample(params, jax.random.key(2), truth, asked(view_of(NEAR)))
     assert np.allclose(chosen.frac, alone.frac, atol=1e-6)
     absent = view_of(FAR, NEAR)
-    absent["found"] = absent["found"].at[1].set(0)
+    absent = absent._replace(found=absent.found.at[1].set(0))
     left = sample(params, jax.random.key(2), truth, asked(absent))
     assert np.allclose(left.frac, sample(params, jax.random.key(2), truth, asked(view_of(FAR))).frac, atol=1e-6)
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import spglib
 
-from crysjax.base import Condition, one_hot
+from crysjax.base import Condition, Orbits, one_hot
 from crysjax.data import batching
 from crysjax.generators.wyckoff import von_mises, wyckoff_rules
 from crysjax.generators.wyckoff.family import orbit_model, wyckoff
@@ -17,7 +17,6 @@ from crysjax.generators.wyckoff.wyckoff_network import orbit_network
 from crysjax.generators.wyckoff.wyckoff_orbits import CHOICES, Given, Noise, law
 from crysjax.generators.wyckoff.wyckoff_sites import lattice_parameters
 from crysjax.geometry import symmetry
-from crysjax.geometry.symmetry import Orbits
 from crysjax.sampling.draws import blank
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "components": 2, "max_sites": 8, "max_kinds": 3, "max_states": 128}
@@ -270,7 +269,7 @@ def test_the_loss_bounds_the_exact_score_and_its_gradient_is_its_derivative():
     ]
     nothing = orbits_of(0, [0], [0], jnp.zeros((1, 3)), jnp.asarray([1, 1, 1, 90, 90, 90.0]))  # an unused slot
     view = jax.tree.map(lambda *leaves: jnp.stack(leaves), *orbits, nothing)
-    condition = Condition(jnp.zeros((4, 0)), jnp.zeros(4, jnp.int32), view)
+    condition = Condition(jnp.zeros((4, 0)), jnp.zeros(4, jnp.int32), orbits=view)
     model = wyckoff(**SMALL | {"max_sites": 4}, known_fraction=1.0)
     params, key = rough(jit(model.init)(jax.random.key(0), pack, condition), 3), jax.random.key(1)
     (value, parts), gradient = jit(jax.value_and_grad(model.loss, has_aux=True))(params, key, pack, condition)
@@ -287,5 +286,5 @@ def test_the_loss_bounds_the_exact_score_and_its_gradient_is_its_derivative():
 
 def test_log_prob_without_orbits_says_so():
     _, _, pack, condition = asked()
-    with pytest.raises(ValueError, match=r"condition\.view: log_prob scores the orbits"):
+    with pytest.raises(ValueError, match=r"condition\.orbits: missing"):
         GENERATOR.log_prob(parameters(), pack, condition)

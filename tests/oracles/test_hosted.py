@@ -209,7 +209,8 @@ def test_what_is_no_crystal_is_never_asked_about(emt):
     ]
     answers = emt.ask([good[0], *bad, good[1]])
     assert [a.reason for a in answers[1:-1]] == [
-        "the cell has no volume", "positions or cell are not finite", "0 sites with positions (0, 3) and cell (3, 3)",
+        "the cell has no volume: 0 Å³ per atom; expected at least 0.1 Å³ in all",
+        "positions or cell are not finite", "0 sites with positions (0, 3) and cell (3, 3)",
         "slot 0 names no single element",
     ]  # fmt: skip
     assert all(a.tries == 0 and a.single is None for a in answers[1:-1])

@@ -72,4 +72,5 @@ def test_tables_of_the_elements():
     """Known entries: hydrogen, iron, chlorine; which elements have none."""
     assert tables.masses_amu()[[0, 25]] == pytest.approx([1.008, 55.845], rel=1e-4)
     assert tables.covalent_radii_angstrom()[25] == 1.32 and np.isnan(tables.covalent_radii_angstrom()[96:]).all()
+    assert tables.electronegativities()[16] == pytest.approx(3.16) and np.isnan(tables.electronegativities()[1])
     assert tables.ionic_radii_angstrom()[10] == pytest.approx(1.16) and np.isnan(tables.ionic_radii_angstrom()[1])

@@ -20,6 +20,7 @@ from crysjax.potentials.relax_dataset import Relaxed
 
 USUAL = Relax(fmax_ev_angstrom=1e-3)
 MINIMUM_EV, EDGE = -0.0790735, 5.243195  # of argon, see test_relax: an atom, and the cube
+FACES = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 LEFT_EV, LEFT_VOLUME = 1e-5, 1e-3  # what forces of 1e-3 eV/Å leave, see test_relax
 
 
@@ -305,3 +306,25 @@ def test_a_trajectory_holds_every_step_and_changes_nothing(toys, relaxed):
         energies = [e for e, _ in frames[row]]
         assert energies[0] > energies[-1] and energies[-1] == found.energy[row]
         np.testing.assert_array_equal(frames[row][-1][1].lattice, found.crystals.lattice[row])
+
+
+def test_atoms_that_do_not_see_one_another_are_a_reason_and_not_relaxed(toys, relaxed):
+    """One given so, one that flew apart, beside one that holds: at rest is not the same as relaxed."""
+    cutoff = toys.argon.cutoff_angstrom
+    one = np.eye(NUM_SPECIES)[[17]]
+    gas = Crystal(one, np.zeros((1, 3)), 3 * cutoff * np.eye(3))
+    held = Crystal(np.eye(NUM_SPECIES)[[17] * 4], FACES, 5.4 * np.eye(3))
+    found = relaxed([gas, held])
+    why = f"no two atoms within {cutoff:g} Å, the cutoff of the potential: nothing to relax"
+    assert found.reason.tolist() == [why, ""] and found.valid.tolist() == [False, True]
+    assert found.converged.tolist() == [False, True]
+
+
+def test_a_collapsed_cell_is_told_with_its_volume_and_the_limit(relaxed):
+    one = np.eye(NUM_SPECIES)[[17]]
+    crystals = [Crystal(one, np.zeros((1, 3)), cell) for cell in (np.ones((3, 3)), np.diag([9, 9, 0.01]))]
+    found = relaxed(crystals)
+    assert found.reason[0] == "the cell has no volume: 0 Å³ per atom; expected at least 1e-06 Å³ in all"
+    assert found.reason[1].startswith(
+        "the cell needs more than 8 images along an axis: 0.81 Å³ per atom, its lattice planes 0.01 Å apart; expected "
+    )

@@ -57,7 +57,7 @@ def test_views_hold_what_the_pairs_hold_and_other_compositions_are_refused():
     found = pairs(train, train, tries=1, own=np.arange(2), processes=1)
     rows = pairs_view(found)(np.array([1]), batching.Capacity(8, 16, 2))
     first = datasets.offsets(found)[1]
-    assert np.array_equal(rows["frac"][0, :5], found.site_properties["start_frac"][first:])
+    assert np.array_equal(rows.start.frac[0, :5], found.site_properties["start_frac"][first:])
     with pytest.raises(ValueError, match="crysjax data pairs"):
         pairs_view(train)
     with pytest.raises(ValueError, match="row i's atoms"):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from crysjax.chemistry.elements import SYMBOLS, isotope_number
+from crysjax.data import lost
 from crysjax.data.datasets import Entry
 from crysjax.data.readers import limits
 from crysjax.data.readers.convert import entry_of_atoms
@@ -70,25 +71,29 @@ def _parse_frame(name: str, lines: list[str]) -> Entry:
         raise ValueError("a frame without atoms")
     from ase.io import read
 
-    return entry_of_atoms(read(io.StringIO("\n".join(_elements(lines)) + "\n"), index=0, format="extxyz"), name)
+    plain, isotopes = _elements(lines)
+    entry = entry_of_atoms(read(io.StringIO("\n".join(plain) + "\n"), index=0, format="extxyz"), name)
+    return entry._replace(lost=entry.lost | isotopes)
 
 
-def _elements(lines: list[str]) -> list[str]:
-    """The lines of a frame with D and T as H; a symbol of no element is an error."""
+def _elements(lines: list[str]) -> tuple[list[str], lost.Lost]:
+    """The lines of a frame with D and T as H, and how many there were; a symbol of no element is an error."""
     columns = re.search(r"""\bProperties=["']?([\w:]+)""", lines[1], re.IGNORECASE)
     kinds = columns[1].split(":") if columns else ["species", "S", "1", "pos", "R", "3"]
     if "species" not in kinds[::3]:
-        return lines
+        return lines, {}
     index = kinds[::3].index("species")
     if not all(width.isdecimal() for width in kinds[2::3]):
-        return lines
+        return lines, {}
     place = sum(map(int, kinds[2::3][:index]))
     atoms = [line.split() for line in lines[2 : 2 + int(lines[0])]]
+    written = [words[place].capitalize() for words in atoms if len(words) > place]
     for words in atoms:
         if len(words) > place and not words[place].isdecimal():
             words[place] = SYMBOLS[isotope_number(words[place].capitalize()) - 1]
     same = all(words == line.split() for words, line in zip(atoms, lines[2:]))
-    return lines if same else [*lines[:2], *map(" ".join, atoms), *lines[2 + len(atoms) :]]
+    plain = lines if same else [*lines[:2], *map(" ".join, atoms), *lines[2 + len(atoms) :]]
+    return plain, lost.isotopes(written)
 
 
 def read_xsf(name: str, data: bytes) -> Iterator[Lazy]:

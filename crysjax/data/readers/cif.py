@@ -14,10 +14,11 @@ import numpy as np
 
 from crysjax.chemistry.elements import NUMBERS, SYMBOLS, formula
 from crysjax.data.datasets import Entry
+from crysjax.data.lost import Lost
 from crysjax.data.readers import cif_sites, cif_symmetry, cif_syntax, limits
 from crysjax.data.readers.cif_syntax import blocks, has_sites
 
-_CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 _COLUMNS = ("type_symbol", "label", "symmetry_multiplicity", "fract_x", "fract_y", "fract_z", "occupancy")
 _SITES = "loop_\n" + "".join(f" _atom_site_{name}\n" for name in _COLUMNS)
 _IDENTITY = re.compile(r"_symmetry_equiv_pos_as_xyz\n\s+1\s+'x, y, z'\nloop_\n")
@@ -86,7 +87,7 @@ def parse_p1(block: str) -> P1 | None:
     if not found or "_symmetry_space_group_name_H-M   'P 1'" not in head or not _IDENTITY.search(head + "loop_\n"):
         return None
     try:
-        cell = [float(re.search(rf"_cell_{name} +(\S+)\n", head)[1]) for name in _CELL]
+        cell = [float(re.search(rf"_cell_{name} +(\S+)\n", head)[1]) for name in CELL]
         rows = [line.split() for line in sites.splitlines() if line.strip()]
         numbers = np.array([NUMBERS[row[0]] for row in rows])
         frac = np.array([[float(x) for x in row[3:6]] for row in rows])
@@ -119,12 +120,12 @@ def parse(name: str, text: str, properties: dict[str, float] | None = None) -> E
     if len(found) > 1:
         raise ValueError(f"{len(found)} structures where one was expected")
     plain = parse_p1(found[0])
-    numbers, frac, lattice = plain[1:] if plain else _parse_any(found[0])
-    return Entry(name, numbers, frac, lattice, properties or {})
+    numbers, frac, lattice, isotopes = (*plain[1:], {}) if plain else _parse_any(found[0])
+    return Entry(name, numbers, frac, lattice, properties or {}, lost=isotopes)
 
 
-def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Atomic numbers, fractions and lattice of a block in any setting that can be told."""
+def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Lost]:
+    """Atomic numbers, fractions, lattice and isotopes of a block in any setting that can be told."""
     block = cif_syntax.parse(text)
     for part, why in _UNREAD.items():
         if any(part in name for name in block.columns):
@@ -141,12 +142,13 @@ def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             errors.append(error)
     if not crystals:
         raise errors[0]
-    return *_only(block, crystals, settings), lattice
+    numbers, frac, isotopes = _only(block, crystals, settings)
+    return numbers, frac, lattice, isotopes
 
 
 def _cell(block: cif_syntax.Block) -> np.ndarray:
     """The lattice; an angle that is not given is a right one, as the dictionary has it."""
-    given = [block.value(f"_cell_{name}") for name in _CELL]
+    given = [block.value(f"_cell_{name}") for name in CELL]
     if None in given[:3]:
         raise ValueError("cut short or malformed: no _cell_length_a, _b and _c")
     values = np.array([cif_syntax.number(text) if text else 90.0 for text in given])
@@ -167,11 +169,11 @@ def _no_symmetry(block: cif_syntax.Block, sites: cif_sites.Sites) -> cif_symmetr
     return cif_symmetry.Operations(np.eye(3)[None], np.zeros((1, 3)), "P1")
 
 
-def _expanded(block, sites, setting, lattice) -> tuple[np.ndarray, np.ndarray]:
-    numbers, frac = cif_sites.images(sites, setting, lattice)
+def _expanded(block, sites, setting, lattice) -> tuple[np.ndarray, np.ndarray, Lost]:
+    numbers, frac, isotopes = cif_sites.images(sites, setting, lattice)
     said, units = block.value("_chemical_formula_sum"), block.value("_cell_formula_units_z")
     cif_sites.refuse_contradiction(numbers, said, units)
-    return numbers, frac
+    return numbers, frac, isotopes
 
 
 def _only(block, crystals: list[tuple], settings: list) -> tuple[np.ndarray, np.ndarray]:
@@ -180,9 +182,14 @@ def _only(block, crystals: list[tuple], settings: list) -> tuple[np.ndarray, np.
         crystals = [crystal for crystal in crystals if len(crystal[0]) == sum(map(int, column))] or crystals
     if len(crystals) > 1:
         names = " or ".join(setting.name for setting in settings)
-        counts = " or ".join(str(len(numbers)) for numbers, _ in crystals)
+        counts = " or ".join(str(len(numbers)) for numbers, *_ in crystals)
         raise ValueError(f"{names}? The origin is not said, and decides between {counts} sites")
     return crystals[0]
+
+
+def block_name(name: str) -> str:
+    """The name of a data block for an id: no blanks, nothing that means something to CIF."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name) or "crystal"
 
 
 def format_p1(name: str, numbers: np.ndarray, frac: np.ndarray, lattice: np.ndarray) -> str:
@@ -192,10 +199,10 @@ def format_p1(name: str, numbers: np.ndarray, frac: np.ndarray, lattice: np.ndar
     """
     frac, lattice = right_handed(frac, lattice)
     lengths, angles = parameters(lattice)
-    values = zip(_CELL, [*lengths, *angles])
+    values = zip(CELL, [*lengths, *angles])
     volume = abs(np.linalg.det(np.asarray(lattice, float)))
     composition = " ".join(f"{SYMBOLS[z - 1]}{c}" for z, c in zip(*np.unique(np.asarray(numbers), return_counts=True)))
-    lines = [f"data_{re.sub(r'[^A-Za-z0-9_.+-]', '_', name) or 'crystal'}", "_symmetry_space_group_name_H-M   'P 1'"]
+    lines = [f"data_{block_name(name)}", "_symmetry_space_group_name_H-M   'P 1'"]
     lines += [f"_cell_{key}   {value:.8f}" for key, value in values]
     lines += ["_symmetry_Int_Tables_number   1", f"_chemical_formula_structural   {formula(numbers)}"]
     lines += [f"_chemical_formula_sum   '{composition}'", f"_cell_volume   {volume:.8f}"]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crysjax.chemistry.elements import NUMBERS, SYMBOLS, isotope_number
+from crysjax.data import lost
 from crysjax.data.readers import limits
 from crysjax.data.readers.cif_symmetry import Operations
 from crysjax.data.readers.cif_syntax import MISSING, Block, number
@@ -35,6 +36,7 @@ class Sites(NamedTuple):
     numbers: np.ndarray  # (n,)
     frac: np.ndarray  # (n, 3)
     rounding: np.ndarray  # (n, 3) a unit of the last digit, 0 where a coordinate is a plain fraction
+    isotopes: list[str]  # D, T, 13C and such, "" where no isotope is named
 
 
 def snap(frac: np.ndarray) -> np.ndarray:
@@ -65,8 +67,8 @@ def listed(block: Block) -> Sites:
     found = [site for site in found if site is not None]
     if not found:
         raise ValueError("no atoms in its list of sites")
-    names, numbers, frac, rounding = zip(*found)
-    return Sites(list(names), np.array(numbers), snap(np.array(frac)), np.array(rounding))
+    names, numbers, frac, rounding, isotopes = zip(*found)
+    return Sites(list(names), np.array(numbers), snap(np.array(frac)), np.array(rounding), list(isotopes))
 
 
 def _site(label, kind, place, occupancy, _flag, hydrogens, known) -> tuple | None:
@@ -81,7 +83,15 @@ def _site(label, kind, place, occupancy, _flag, hydrogens, known) -> tuple | Non
         raise ValueError(f"{where}: {hydrogens[:10]} hydrogen atoms that have no position of their own")
     frac = [_value(x, f"{where} has no position:") for x in place]
     z = _of_label(label, known) if kind is None or kind in MISSING else of_type(kind, label)
-    return label, z, frac, [_last_digit(x, value) for x, value in zip(place, frac)]
+    isotope = _isotope(label[: z == 1] if kind is None or kind in MISSING else kind)
+    return label, z, frac, [_last_digit(x, value) for x, value in zip(place, frac)], isotope
+
+
+def _isotope(symbol: str) -> str:
+    """D, T, or an element with a mass number: the isotope that a symbol names, "" if it names none."""
+    match = _TYPE.fullmatch(_CHARGE.sub("", symbol.strip()[:20]))
+    name = match[1] + match[2].title() if match else ""
+    return name if match and (match[1] or name in ("D", "T")) else ""
 
 
 def _value(text: str, what: str) -> float:
@@ -128,16 +138,20 @@ def _elements_of(block: Block) -> set[int] | None:
     return set(formula) if formula else None
 
 
-def images(sites: Sites, operations: Operations, lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Atomic numbers (m,) and fractions (m, 3) of all atoms in the cell; a site on a special position lies there."""
-    numbers, orbits = [], []
-    for label, z, frac, rounding in zip(*sites):
+def images(sites: Sites, operations: Operations, lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray, lost.Lost]:
+    """Atomic numbers (m,) and fractions (m, 3) of all atoms in the cell, and the isotopes among them.
+
+    A site on a special position lies there.
+    """
+    numbers, orbits, isotopes = [], [], []
+    for label, z, frac, rounding, isotope in zip(*sites):
         orbits.append(_orbit(label, frac, rounding, operations, lattice))
         numbers += [z] * len(orbits[-1])
+        isotopes += [isotope] * len(orbits[-1])
     limits.refuse_sites(len(numbers))
     frac = np.concatenate(orbits)
     _refuse_one_place(sites.labels, [len(orbit) for orbit in orbits], frac)
-    return np.array(numbers), frac
+    return np.array(numbers), frac, lost.isotopes(isotopes)
 
 
 def _orbit(label: str, frac: np.ndarray, rounding: np.ndarray, found: Operations, lattice: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 
 from crysjax.base import NUM_SPECIES, Crystal
 from crysjax.chemistry.elements import isotope_number
-from crysjax.data import frame_labels
-from crysjax.data.datasets import Entry, checked
+from crysjax.data import frame_labels, lost
+from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, checked
 from crysjax.data.labels import IDS
 
 if TYPE_CHECKING:
@@ -31,6 +31,21 @@ def to_atoms(material: Crystal | Entry) -> Atoms:
 
     numbers, frac, lattice = _host(material)
     return Atoms(numbers, scaled_positions=frac, cell=lattice, pbc=True)
+
+
+def with_results(entry: Entry) -> Atoms:
+    """ASE atoms whose `SinglePointCalculator` has energy (eV), forces (eV/Å) and stress of the entry, where finite."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms = to_atoms(entry)
+    values = {
+        "energy": np.float64(entry.properties.get(ENERGY, np.nan)) * len(atoms),
+        "forces": np.asarray(entry.site_properties.get(FORCES, np.nan), float),
+        "stress": np.array([entry.properties.get(name, np.nan) for name in STRESS]),
+    }
+    if found := {name: value for name, value in values.items() if np.isfinite(value).all()}:
+        atoms.calc = SinglePointCalculator(atoms, **found)
+    return atoms
 
 
 def from_structure(structure: Structure) -> Crystal:
@@ -69,7 +84,9 @@ def entry_of_structure(structure: Structure, name: str, properties: dict[str, fl
     if not all(structure.lattice.pbc):
         raise ValueError("not periodic in all three directions")
     numbers = np.array([isotope_number(site.specie.symbol) for site in structure])
-    return Entry(name, numbers, structure.frac_coords, structure.lattice.matrix, properties)
+    unkept = lost.isotopes(getattr(site.specie, "element", site.specie).name for site in structure)
+    unkept |= lost.of_site_properties(structure.site_properties)
+    return Entry(name, numbers, structure.frac_coords, structure.lattice.matrix, properties, lost=unkept)
 
 
 def entry_of_atoms(atoms: Atoms, name: str) -> Entry:
@@ -82,4 +99,4 @@ def entry_of_atoms(atoms: Atoms, name: str) -> Entry:
     name = str(next((atoms.info[k] for k in IDS if k in atoms.info), name))
     properties, of_sites, row = frame_labels.of_atoms(atoms)
     frac, cell = atoms.get_scaled_positions(wrap=False), np.asarray(atoms.cell)
-    return Entry(name, atoms.numbers, frac, cell, properties, of_sites, row)
+    return Entry(name, atoms.numbers, frac, cell, properties, of_sites, row, lost.of_atoms(atoms))

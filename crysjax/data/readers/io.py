@@ -7,16 +7,19 @@ bounded (`limits.py`), nothing in it is executed, and nothing is written while i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from crysjax.base import Crystal
 from crysjax.data import files, labels, names
-from crysjax.data.datasets import Dataset, Entry, concatenate, entries, from_entries, load, save
+from crysjax.data.datasets import ENERGY, STRESS, Dataset, Entry, concatenate, entries, from_entries, load, save
 from crysjax.data.files import Damaged
+from crysjax.data.lost import NotKept
 from crysjax.data.readers import archives, ase_files, cif, json_files, layouts, limits, poscar, reading
 from crysjax.data.readers.ase_database import read_ase_database
 from crysjax.data.readers.convert import (  # noqa: F401 (the views of one crystal are handed on)
@@ -27,13 +30,14 @@ from crysjax.data.readers.convert import (  # noqa: F401 (the views of one cryst
     from_structure,
     to_atoms,
     to_structure,
+    with_results,
 )
 from crysjax.data.readers.lazy import Lazy, Reader, clean, collect, failing, said
 from crysjax.data.readers.parquet_files import read_parquet
 from crysjax.data.readers.torch_files import read_torch
 
 _SUFFIXES = {
-    ".cif": "cif", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".cif": "cif", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".pt": "torch", ".pth": "torch", ".extxyz": "extxyz", ".xyz": "extxyz", ".poscar": "poscar", ".vasp": "poscar",
     ".xsf": "xsf", ".axsf": "xsf", ".db": "ase_db", ".zip": "zip", ".npz": "npz", ".parquet": "parquet",
 }  # fmt: skip
@@ -49,11 +53,15 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     `split` names every entry; a file that carries its own splits keeps them, and naming another is an error.
     Entries that cannot be read are an error with the first reason and the count; with `skip_bad` they are left out
     and listed in `provenance["skipped"]` as file, entry, reason. A file that holds nothing readable is `Damaged`.
-    What became of every column of labels stands in `provenance["columns"]`, see `labels.settle`.
+    What became of every column of labels stands in `provenance["columns"]`, see `labels.settle`; what the file says of
+    atoms and a crystal does not keep stands there too, and is a warning (`lost.NotKept`).
     """
     path = Path(path)
     if not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{clean(str(path))}: no such file or folder")
+        why = reading.other_kind(path)
+        raise ValueError(
+            f"{clean(str(path))}: {why + '; expected a file or folder' if why else 'no such file or folder'}"
+        )
     if format is not None and format not in FORMATS:
         raise ValueError(f"{path}: format {format!r} is unknown; expected one of {sorted(FORMATS)}")
     try:
@@ -72,6 +80,8 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
         raise Damaged(path, f"no crystal in it, read as {format}")
     provenance = {"file": path.name, "format": format, "entries": len(kept), "skipped": skipped} | _digest(path)
     provenance |= {"columns": columns} if columns else {}
+    for line in labels.lost_lines(columns):
+        warnings.warn(f"{path.name}: {line}", NotKept, stacklevel=2)
     return from_entries(kept, split=splits, provenance=provenance)
 
 
@@ -200,7 +210,7 @@ def _read_folder(path: Path) -> Iterator[Lazy]:
     for file, format in chosen:
         try:
             if not file.is_file():
-                raise ValueError("a folder, a link to nowhere or a device, not a file")
+                raise ValueError(f"{reading.other_kind(file) or 'is a link to nowhere'}; expected a regular file")
             for name, split, parse in FORMATS[format](file):
                 yield f"{file.name}" if name in (_stem(file), path.name) else f"{file.name}: {name}", split, parse
         except Exception as error:  # one bad file is a reason, and no reason to leave the others
@@ -237,16 +247,20 @@ FORMATS: dict[str, Callable[[Path], Iterator[Lazy]]] = {
 """Format name -> reader of a path; `crysjax` is the package's own file and is loaded whole."""
 
 
-def write_crystals(materials: Dataset | list[Crystal | Entry], path: str | Path) -> list[Path]:
+def write_crystals(
+    materials: Dataset | list[Crystal | Entry], path: str | Path, *, notes: Sequence[Mapping[str, str | float]] = ()
+) -> list[Path]:
     """Write `.extxyz` (all frames, with properties), `.cif` (a block each), or, for any other path, a folder of CIFs.
 
-    Returns the files. Files of a folder are numbered in the given order, so that a ranking survives.
+    Returns the files. Files of a folder are numbered in the given order, so that a ranking survives. Energy, forces
+    and stress go into an extxyz as ASE keeps them: `ase.io.read(...).get_potential_energy()` answers. `notes` stand
+    beside the properties of each frame.
     """
     path = Path(path)
     rows = entries(materials) if isinstance(materials, Dataset) else [as_entry(m) for m in materials]
     named = [(row, row.id or f"crystal-{i}") for i, row in enumerate(rows)]
     if path.suffix in (".extxyz", ".xyz"):
-        return [_write_extxyz(named, path)]
+        return [_write_extxyz(named, path, notes or [{}] * len(named))]
     texts = [cif.format_p1(name, row.numbers, row.frac, row.lattice) for row, name in named]
     if path.suffix == ".cif":
         return [files.write(path, "\n".join(texts))]
@@ -256,9 +270,9 @@ def write_crystals(materials: Dataset | list[Crystal | Entry], path: str | Path)
     return [files.write(place, text) for place, text in zip(places, texts)]
 
 
-def write(dataset: Dataset, path: str | Path) -> None:
+def write(dataset: Dataset, path: str | PathLike) -> None:
     """A data set as `.npz`, which keeps all of it, or as `write_crystals` has it."""
-    save(dataset, path) if Path(path).suffix == ".npz" else write_crystals(dataset, path)
+    save(dataset, Path(path)) if Path(path).suffix == ".npz" else write_crystals(dataset, Path(path))
 
 
 def _in_a_comment(name: str) -> str:
@@ -266,13 +280,17 @@ def _in_a_comment(name: str) -> str:
     return "".join(c if c.isprintable() and c != "\\" else f"%{ord(c):02x}" for c in name)
 
 
-def _write_extxyz(named: list[tuple[Entry, str]], path: Path) -> Path:
+def _write_extxyz(named: list[tuple[Entry, str]], path: Path, notes: Sequence[Mapping[str, str | float]]) -> Path:
     from ase.io import write
 
     frames = []
-    for row, name in named:
-        frames.append(to_atoms(row))
-        frames[-1].info |= {"id": _in_a_comment(name)} | {k: v for k, v in row.properties.items() if np.isfinite(v)}
+    for (row, name), more in zip(named, notes, strict=True):
+        frames.append(with_results(row))
+        results = frames[-1].calc.results if frames[-1].calc else {}
+        of_results = {*([ENERGY] if "energy" in results else []), *(STRESS if "stress" in results else ())}
+        kept = {k: v for k, v in row.properties.items() if np.isfinite(v) and k not in of_results}
+        texts = {k: _in_a_comment(v) if isinstance(v, str) else v for k, v in more.items()}
+        frames[-1].info |= {"id": _in_a_comment(name)} | kept | texts
     with files.whole(path) as partial:
         write(partial, frames, format="extxyz")
     return path

@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from crysjax.chemistry.elements import isotope_number
+from crysjax.data import lost
 from crysjax.data.datasets import Entry, Row
 from crysjax.data.labels import IDS, cells
 from crysjax.data.readers import limits, reading
@@ -167,8 +168,9 @@ def of_structure(name: str, structure: object, properties: dict[str, float]) -> 
     """The crystal of pymatgen's `Structure.as_dict` (lattice matrix, species and fractions) or of JARVIS's `Atoms`."""
     try:
         if "lattice_mat" in structure:
-            return Entry(name, *_of_jarvis(structure), properties)
-        return Entry(name, *_of_pymatgen(structure), properties)
+            unkept = lost.isotopes(structure["elements"])
+            return Entry(name, *_of_jarvis(structure), properties, lost=unkept)
+        return Entry(name, *_of_pymatgen(structure), properties, lost=_lost(structure["sites"]))
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"no structure of pymatgen or JARVIS ({type(error).__name__}: {error})") from None
 
@@ -186,12 +188,21 @@ def _of_pymatgen(structure: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return numbers, np.array([site["abc"] for site in sites]), matrix
 
 
+def _lost(sites: list[dict]) -> lost.Lost:
+    """Isotopes, and what sites have under `properties`."""
+    columns: dict[str, list] = {}
+    for site in sites:
+        for key, value in (site.get("properties") or {}).items():
+            columns.setdefault(key, []).append(value)
+    return lost.isotopes(site["species"][0]["element"] for site in sites) | lost.of_site_properties(columns)
+
+
 def _of_jarvis(atoms: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     limits.refuse_sites(len(atoms["elements"]))
     numbers = np.array([isotope_number(symbol) for symbol in atoms["elements"]])
     lattice, places = np.array(atoms["lattice_mat"]), np.array(atoms["coords"])
     if atoms.get("cartesian"):
         if lattice.shape != (3, 3) or lattice.dtype.kind not in "iuf" or abs(np.linalg.det(lattice)) < 1e-6:
-            raise ValueError(NO_VOLUME)
+            raise ValueError(f"{NO_VOLUME}, so that Cartesian positions have no fractions")
         places = places @ np.linalg.inv(lattice)
     return numbers, places, lattice

@@ -37,7 +37,9 @@ def read_csv(name: str, data: bytes, parse: Callable[[str, str], Entry]) -> Iter
 def _of_row(name: str, text: str, row: Row, more: list[str], parse: Callable[[str, str], Entry]) -> Entry:
     """The crystal of a row of a table. Cells beyond the header would put labels under the names of others."""
     if any(cell.strip() for cell in more):
-        raise ValueError(f"{len(more)} cells more than the header names; a comma within a cell needs quotes around it")
+        raise ValueError(
+            f"{len(more)} cells more than the header names; a separator within a cell needs quotes around it"
+        )
     return parse(name, text)._replace(row=row)
 
 

@@ -49,8 +49,13 @@ def collect(path: Path, lazy: Iterable[Lazy], split: str) -> Collected:
                 splits.append(own or split)
                 places.append(place)
             except Exception as error:  # a third-party parser may raise anything: all of it is a reason
-                skipped.append({"file": path.name, "entry": clean(name, 100), "reason": said(error)})
+                skipped.append({"file": path.name, "entry": _entry_name(name, place), "reason": said(error)})
     return Collected(kept, splits, places, skipped)
+
+
+def _entry_name(name: str, place: int) -> str:
+    """What an entry is called in a reason: a long name is cut off, and its row, from 1, says which it was."""
+    return clean(name, 100) if len(name) <= 100 else f"{clean(name, 40)}... (row {place})"
 
 
 def _refuse_splits(path: Path, own: str, split: str) -> None:

@@ -1,6 +1,7 @@
-"""POSCAR and CONTCAR, the structure files of VASP 4 to 6; velocities and what else follows the positions are not read.
+"""POSCAR and CONTCAR, the structure files of VASP 4 to 6.
 
 The layout is that of https://www.vasp.at/wiki/POSCAR. A file that was cut short is an error, within a line too.
+Selective dynamics and velocities are counted and not kept; what else follows the positions is not read.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from crysjax.chemistry.elements import isotope_number
+from crysjax.chemistry.elements import SYMBOLS, isotope_number
+from crysjax.data import lost
 from crysjax.data.datasets import Entry
 from crysjax.data.readers import limits
+from crysjax.data.readers.cif import right_handed
 from crysjax.data.readers.lazy import Lazy
 
 _MOST = 1e9  # of any length or fraction
@@ -35,7 +38,8 @@ def parse(name: str, text: str) -> Entry:
     if min(counts) < 0 or count > len(lines):
         raise ValueError(f"{counts} sites announced in a file of {len(lines)} lines")
     limits.refuse_sites(count)
-    at += lines[at].strip()[:1] in tuple("sS")  # selective dynamics
+    selective = lines[at].strip()[:1] in tuple("sS")
+    at += selective
     cartesian = lines[at].strip()[:1] in tuple("cCkK") if at < len(lines) else False
     rows = lines[at + 1 : at + 1 + count]
     _refuse_cut(rows, count, last=at + 1 + count >= len(lines))
@@ -46,7 +50,47 @@ def parse(name: str, text: str) -> Entry:
     numbers = [number for symbol, n in zip(symbols, counts) for number in [_number(symbol)] * n]
     if cartesian and abs(np.linalg.det(vectors)) > 0:
         places = np.linalg.solve((vectors * scale).T, (places * scale).T).T
-    return Entry(name, np.array(numbers), places, vectors * scale, {})
+    names = [_base(symbol) for symbol, n in zip(symbols, counts) for _ in range(n)]
+    unkept = lost.counted("selective dynamics", map(_is_fixed, rows)) if selective else {}
+    unkept |= lost.counted("velocities", _moving(lines[at + 1 + count :], count)) | lost.isotopes(names)
+    return Entry(name, np.array(numbers), places, vectors * scale, {}, lost=unkept)
+
+
+def _is_fixed(row: str) -> bool:
+    """Whether one of the three flags behind a position is Fortran's false."""
+    return any(word.lstrip(".")[:1] in ("F", "f") for word in row.split()[3:6])
+
+
+def _moving(rest: list[str], count: int) -> list[bool]:
+    """Which atoms have a velocity: it follows the positions after one line, and after the velocities of the cell."""
+    if rest and rest[0].strip().lower().startswith("lattice vel"):
+        rest = rest[8:]
+    speeds = [row.lower().replace("d", "e").split()[:3] for row in rest[1 : 1 + count]]
+    return [len(words) == 3 and any(map(_is_not_zero, words)) for words in speeds]
+
+
+def _is_not_zero(word: str) -> bool:
+    try:
+        return float(word) != 0
+    except ValueError:
+        return False
+
+
+def format_poscar(title: str, entry: Entry) -> str:
+    """One POSCAR of VASP 5 and later, fractional positions, the sites of an element together; forces are not kept."""
+    numbers = np.asarray(entry.numbers)
+    kinds = list(dict.fromkeys(numbers.tolist()))
+    order = np.concatenate([np.flatnonzero(numbers == z) for z in kinds])
+    frac, lattice = right_handed(entry.frac, entry.lattice)  # VASP refuses a left-handed cell
+
+    def rows(values: np.ndarray) -> list[str]:
+        return ["  ".join(f"{x:14.9f}" for x in row) for row in np.asarray(values, float).tolist()]
+
+    return "\n".join([
+        "".join(c if c.isprintable() else "?" for c in title)[:200], "1.0", *rows(lattice),
+        "  ".join(SYMBOLS[z - 1] for z in kinds), "  ".join(str(int((numbers == z).sum())) for z in kinds),
+        "Direct", *rows(np.asarray(frac)[order]),
+    ]) + "\n"  # fmt: skip
 
 
 def _floats(line: str, count: int, where: str) -> list[float]:
@@ -110,7 +154,11 @@ def _is_element(word: str) -> bool:
 
 def _number(word: str) -> int:
     """The atomic number of `Fe`, `Fe_pv` or `Fe/0123abcd`."""
-    return isotope_number(word.replace("/", "_").partition("_")[0])
+    return isotope_number(_base(word))
+
+
+def _base(word: str) -> str:
+    return word.replace("/", "_").partition("_")[0]
 
 
 def _refuse_cut(rows: list[str], count: int, *, last: bool) -> None:

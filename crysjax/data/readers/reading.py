@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 from crysjax.data.readers import limits
 
 _CHUNK = 1 << 20
-_KINDS = {stat.S_ISFIFO: "a pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISSOCK: "a socket"}
+_KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device",
+          stat.S_ISSOCK: "a socket"}  # fmt: skip
 
 
 def opened(path: str | Path) -> BinaryIO:
@@ -41,9 +42,22 @@ def opened(path: str | Path) -> BinaryIO:
 def _refuse_endless(path: str | Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    kind = next((name for test, name in _KINDS.items() if test(mode)), None)
-    if kind:
-        raise ValueError(f"{path}: {kind}; expected a regular file")
+    if kind := _kind(mode):
+        raise ValueError(f"{path}: is {kind}; expected a regular file")
+
+
+def _kind(mode: int) -> str:
+    """What something is that is no regular file; "" for one that is."""
+    return next((name for test, name in _KINDS.items() if test(mode)), "")
+
+
+def other_kind(path: str | Path) -> str:
+    """`is a pipe`, `is a folder` and such for what is no regular file; "" for one that is, or for nothing at all."""
+    try:
+        kind = _kind(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return ""
+    return f"is {kind}" if kind else ""
 
 
 def read_bytes(path: str | Path, most: int | None = None) -> bytes:

@@ -1,9 +1,13 @@
-"""Tables in CSV: rows as dicts, read within the limits of every reader, and the column that holds the structures."""
+"""Tables in CSV: rows as dicts, read within the limits of every reader, and the column that holds the structures.
+
+One separator holds for a whole table: a comma, a semicolon or a tab, whichever divides the header into most names.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +16,10 @@ from crysjax.data.readers import limits, reading
 STRUCTURES = ("cif", "structure")
 """Usual names of the column that holds the structures."""
 
+SEPARATORS = (",", ";", "\t")
+
+_HINT = re.compile(r'\A"?sep=[,;\t]"?\n')
+_HEADER = 100_000  # characters in which the header is looked for
 _SNIFFED = 50  # rows in which a column of structures is looked for
 
 
@@ -26,8 +34,7 @@ def rows(text: str) -> Iterator[dict[str, str]]:
     A row with more cells than the header has names, such as one with an unquoted decimal comma, has them under `None`.
     Where files were appended to one another, the header that comes again is passed over.
     """
-    csv.field_size_limit(limits.FIELD_CHARACTERS)
-    reader = csv.DictReader(io.StringIO(text), restval="")
+    reader = csv.DictReader(_below_hint(text), restval="", delimiter=separator(text))
     try:
         names = reader.fieldnames or []
         for row in reader:
@@ -39,8 +46,21 @@ def rows(text: str) -> Iterator[dict[str, str]]:
 
 def header(text: str) -> list[str]:
     """The names of the columns."""
+    return next(csv.reader(_below_hint(text), delimiter=separator(text)), [])
+
+
+def separator(text: str) -> str:
+    """What stands between the cells: the one that divides the header into most names, a comma where none does."""
     csv.field_size_limit(limits.FIELD_CHARACTERS)
-    return next(csv.reader(io.StringIO(text)), [])
+    try:
+        return max(SEPARATORS, key=lambda mark: len(next(csv.reader(_below_hint(text[:_HEADER]), delimiter=mark), [])))
+    except csv.Error as error:
+        raise ValueError(f"cut short or malformed ({error})") from None
+
+
+def _below_hint(text: str) -> io.StringIO:
+    """The table without the first line `sep=;` that Excel writes and reads."""
+    return io.StringIO(_HINT.sub("", text))
 
 
 def structure_column(text: str) -> str | None:

@@ -234,7 +234,9 @@ def leakage(
     if not seen.size:
         raise ValueError("leakage: no test crystal")
     share, limit = float(seen.mean()), 1 / np.sqrt(seen.size)
-    said = f"{share:.2%} {what}; below {limit:.2%} it moves a mean error by less than its standard error"
+    said = (
+        f"{100 * share:.2f} % {what}; below {100 * limit:.2f} % it moves a mean error by less than its standard error"
+    )
     return Finding("leakage", bool(share > limit), share, float(limit), "share", said, worst)
 
 
@@ -264,7 +266,7 @@ def miscalibration(
     p = float(min(1.0, 2 * min(p_size, (1 + np.sum(usual >= found)) / (1 + draws))))
     said = (
         f"errors are {summary.scale:.2f} times their std (root mean square); ENCE {found:.3f}, of perfect errors "
-        f"{usual.mean():.3f}; {summary.coverage_2:.1%} within two std"
+        f"{usual.mean():.3f}; {100 * summary.coverage_2:.1f} % within two std"
     )
     worst = np.argsort(-np.nan_to_num(np.abs(z), nan=-1.0), kind="stable")[:show]
     return Finding("miscalibration", p <= level, p, level, "p-value", said, worst)
@@ -285,7 +287,7 @@ def _more_often(name: str, bad: np.ndarray, usual: np.ndarray, level: float, wha
     counts = np.arange(m + 1)
     enough = counts[hypergeom.sf(counts - 1, m + r, known + counts, m) <= level]  # counts that would be detected
     threshold = (enough[0] - 0.5) / m if len(enough) else np.inf
-    said = f"{count / m:.1%} of {m} samples {what}, {known / r:.1%} of the {r} of the reference"
+    said = f"{100 * count / m:.1f} % of {m} samples {what}, {100 * known / r:.1f} % of the {r} of the reference"
     said += "" if len(enough) else "; too few to tell"
     return Finding(name, bool(count / m > threshold), count / m, float(threshold), "share", said, worst)
 

@@ -9,20 +9,56 @@ prefix that a text continues: composition and number of sites, space group, and 
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crysjax.base import UNKNOWN, Condition, Generator, Pack, num_sites, numbers, site_mask, sum_by_crystal
+from crysjax.base import (
+    UNKNOWN,
+    Condition,
+    Generator,
+    Pack,
+    Params,
+    num_sites,
+    numbers,
+    site_mask,
+    sum_by_crystal,
+)
 from crysjax.generators import coordinates
 from crysjax.generators.text import text_tokens
-from crysjax.generators.text.grammar import VOCABULARY, Form, Sites, Slot, State, grammar
-from crysjax.nets.transformer import transformer
+from crysjax.generators.text.grammar import VOCABULARY, Form, Grammar, Sites, Slot, State, grammar
+from crysjax.nets.transformer import Transformer, transformer
 
 SPACE_GROUPS = 231  # 0 = not given
 ORIGINS = ("site", "random", "given")
 _NEVER = -1e30  # a logit whose probability is exactly zero, with a finite derivative
+
+
+class Writer(NamedTuple):
+    """A transformer with the grammar that it writes by, and the settings of `text`."""
+
+    net: Transformer
+    width: int
+    form: Form
+    rules: Grammar
+    slots: Slot  # (length,) each
+    max_sites: int
+    origin: str
+    known_fraction: float
+    drop_condition: float
+    temperature: float
+    bins: int
+    center: tuple[float, ...]  # of the properties
+    scale: tuple[float, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of a text."""
+        return len(self.slots.role)
 
 
 def text(
@@ -69,98 +105,122 @@ def text(
     if origin not in ORIGINS:
         raise ValueError(f"origin: {origin!r}; expected one of {', '.join(ORIGINS)}")
     form = Form(length_decimals, angle_decimals, frac_decimals, tuple(length_range), tuple(angle_range))
-    net, rules = transformer(width=width, layers=layers, heads=heads), grammar(form, max_sites)
-    slots = jax.tree.map(jnp.asarray, rules.slots)
-    length = len(rules.slots.role)
+    rules = grammar(form, max_sites)
+    writer = Writer(
+        net=transformer(width=width, layers=layers, heads=heads),
+        width=width,
+        form=form,
+        rules=rules,
+        slots=jax.tree.map(jnp.asarray, rules.slots),
+        max_sites=max_sites,
+        origin=origin,
+        known_fraction=known_fraction,
+        drop_condition=drop_condition,
+        temperature=temperature,
+        bins=bins,
+        center=property_center,
+        scale=property_scale,
+    )
+    noise, decode = partial(_noise, writer), partial(_decode, writer)
+    sample, log_prob = coordinates.sampled(noise, decode), partial(_log_prob, writer)
+    return Generator(partial(_init, writer), partial(_loss, writer), noise, decode, sample, log_prob)
 
-    def init(key: Array, pack: Pack, condition: Condition):
-        bin_tokens = max(len(property_center) * (bins + 1), 1)  # checkpoints hold no empty array
-        sizes = {
-            "token": VOCABULARY, "role": int(rules.slots.role.max()) + 1, "composition": pack.occupancy.shape[1],
-            "count": max_sites + 1, "group": SPACE_GROUPS, "property": bin_tokens,
-        }  # fmt: skip
-        first, second = jax.random.split(key)
-        ends = np.cumsum(list(sizes.values()))
-        drawn = jnp.split(jax.random.normal(second, (ends[-1], width)), ends[:-1])
-        tables = dict(zip(sizes, drawn))
-        return tables | {"transformer": net.init(first), "read": jnp.zeros((width, VOCABULARY))}
 
-    def prefix(params, template: Pack, condition: Condition) -> Array:
-        """(b, 2 + properties, width)."""
-        rows = template.occupancy / jnp.maximum(template.occupancy.sum(-1, keepdims=True), 1e-30)
-        count = jnp.minimum(num_sites(template).astype(jnp.int32), max_sites)
-        composition = sum_by_crystal(rows, template) @ params["composition"] + params["count"][count]
-        tokens = params["property"][_bins(condition.properties, property_center, property_scale, bins)]
-        return jnp.concatenate([composition[:, None], params["group"][condition.space_group][:, None], tokens], 1)
+def _init(writer: Writer, key: Array, pack: Pack, condition: Condition) -> Params:
+    bin_tokens = max(len(writer.center) * (writer.bins + 1), 1)  # checkpoints hold no empty array
+    sizes = {
+        "token": VOCABULARY, "role": int(writer.rules.slots.role.max()) + 1, "composition": pack.occupancy.shape[1],
+        "count": writer.max_sites + 1, "group": SPACE_GROUPS, "property": bin_tokens,
+    }  # fmt: skip
+    first, second = jax.random.split(key)
+    ends = np.cumsum(list(sizes.values()))
+    drawn = jnp.split(jax.random.normal(second, (ends[-1], writer.width)), ends[:-1])
+    tables = dict(zip(sizes, drawn))
+    return tables | {"transformer": writer.net.init(first), "read": jnp.zeros((writer.width, VOCABULARY))}
 
-    def of_template(params, template: Pack, condition: Condition):
-        """The parameters in the template's precision, and the prefix."""
-        params = jax.tree.map(lambda leaf: leaf.astype(template.frac.dtype), params)
-        return params, prefix(params, template, condition)
 
-    def scores(params, start: Array, tokens: Array, sites: Sites, temperature: float) -> Array:
-        """Log-probability of every token of one text: (length,)."""
-        written = jnp.concatenate([start, params["token"][tokens[:-1]]])
-        x = written.at[-length:].add(params["role"][slots.role])
-        logits = net.apply(params["transformer"], x)[-length:] @ params["read"] / temperature
-        log_probs = jax.nn.log_softmax(jnp.where(rules.masks(tokens, sites), logits, _NEVER))
-        return jnp.take_along_axis(log_probs, tokens[:, None], 1)[:, 0]
+def _prefix(writer: Writer, params: Params, template: Pack, condition: Condition) -> Array:
+    """What a text continues: (b, 2 + properties, width)."""
+    rows = template.occupancy / jnp.maximum(template.occupancy.sum(-1, keepdims=True), 1e-30)
+    count = jnp.minimum(num_sites(template).astype(jnp.int32), writer.max_sites)
+    composition = sum_by_crystal(rows, template) @ params["composition"] + params["count"][count]
+    tokens = params["property"][_bins(condition.properties, writer.center, writer.scale, writer.bins)]
+    return jnp.concatenate([composition[:, None], params["group"][condition.space_group][:, None], tokens], 1)
 
-    def scored(params, pack: Pack, template: Pack, condition: Condition, temperature: float) -> tuple[Array, Array]:
-        """Log-probability of every token of a pack's texts, (b, length), and which cells could be written, (b,)."""
-        written, sites = text_tokens.encode(rules, form, max_sites, pack, template)
-        params, start = of_template(params, template, condition)
-        found = jax.vmap(lambda *one: scores(params, *one, temperature))(start, written.tokens, sites)
-        forbidden = (found < _NEVER / 2) | (sites.count > max_sites)[:, None]
-        return jnp.where(forbidden, -jnp.inf, found), written.fits
 
-    def loss(params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
-        keys = jax.random.split(key, 3)
-        known = jax.random.uniform(keys[0], pack.lattice.shape[:1]) < known_fraction
-        free = UNKNOWN * site_mask(pack.occupancy)[:, None] * jnp.ones_like(pack.occupancy)
-        template = pack._replace(occupancy=jnp.where(known[pack.owner][:, None], pack.occupancy, free))
-        pack = pack._replace(frac=pack.frac - _shift(keys[1], pack, origin)[pack.owner])
-        # a cell out of range is learned as the nearest one that can be written
-        found, _ = scored(params, pack, template, coordinates.drop_condition(keys[2], condition, drop_condition), 1.0)
-        return _mean(-found, slots, num_sites(pack))
+def _of_template(writer: Writer, params: Params, template: Pack, condition: Condition) -> tuple[Params, Array]:
+    """The parameters in the template's precision, and the prefix."""
+    params = jax.tree.map(lambda leaf: leaf.astype(template.frac.dtype), params)
+    return params, _prefix(writer, params, template, condition)
 
-    def noise(key: Array, template: Pack) -> Array:
-        return jax.random.normal(key, (len(template.lattice), length), template.frac.dtype)
 
-    def write(params, start: Array, sites: Sites, noise: Array) -> Array:
-        """One text: (length,) int32."""
-        before = len(start) - 1
+def _scores(writer: Writer, params: Params, start: Array, tokens: Array, sites: Sites, temperature: float) -> Array:
+    """Log-probability of every token of one text: (length,)."""
+    written = jnp.concatenate([start, params["token"][tokens[:-1]]])
+    x = written.at[-writer.length :].add(params["role"][writer.slots.role])
+    logits = writer.net.apply(params["transformer"], x)[-writer.length :] @ params["read"] / temperature
+    log_probs = jax.nn.log_softmax(jnp.where(writer.rules.masks(tokens, sites), logits, _NEVER))
+    return jnp.take_along_axis(log_probs, tokens[:, None], 1)[:, 0]
 
-        def read(cache, this: tuple[Array, Array]):
-            return net.extend(params["transformer"], cache, *this)[1], None
 
-        def step(carry: tuple, this: tuple[Array, Slot, Array]) -> tuple[tuple, Array]:
-            (cache, state, x), (position, slot, z) = carry, this
-            hidden, cache = net.extend(params["transformer"], cache, position, x + params["role"][slot.role])
-            logits = hidden @ params["read"] / temperature
-            token = _pick(jnp.where(rules.allowed(state, slot, sites), logits, _NEVER), z)
-            return (cache, rules.advance(state, slot, sites, token), params["token"][token]), token
+def _scored(
+    writer: Writer, params: Params, pack: Pack, template: Pack, condition: Condition, temperature: float
+) -> tuple[Array, Array]:
+    """Log-probability of every token of a pack's texts, (b, length), and which cells could be written, (b,)."""
+    written, sites = text_tokens.encode(writer.rules, writer.form, writer.max_sites, pack, template)
+    params, start = _of_template(writer, params, template, condition)
+    found = jax.vmap(lambda *one: _scores(writer, params, *one, temperature))(start, written.tokens, sites)
+    forbidden = (found < _NEVER / 2) | (sites.count > writer.max_sites)[:, None]
+    return jnp.where(forbidden, -jnp.inf, found), written.fits
 
-        cache, _ = jax.lax.scan(read, net.start(before + length, start.dtype), (jnp.arange(before), start[:-1]))
-        state = State(*(jnp.asarray(leaf) for leaf in rules.start))
-        return jax.lax.scan(step, (cache, state, start[-1]), (before + jnp.arange(length), slots, noise))[1]
 
-    def decode(params, key: Array, noise: Array, template: Pack, condition: Condition) -> Pack:
-        index, sites = text_tokens.canonical(template, max_sites)
-        params, start = of_template(params, template, condition)
-        tokens = jax.vmap(lambda *one: write(params, *one))(start, sites, noise)
-        return text_tokens.decode(rules, form, tokens, index, sites.count, template)
+def _loss(writer: Writer, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+    keys = jax.random.split(key, 3)
+    known = jax.random.uniform(keys[0], pack.lattice.shape[:1]) < writer.known_fraction
+    free = UNKNOWN * site_mask(pack.occupancy)[:, None] * jnp.ones_like(pack.occupancy)
+    template = pack._replace(occupancy=jnp.where(known[pack.owner][:, None], pack.occupancy, free))
+    pack = pack._replace(frac=pack.frac - _shift(keys[1], pack, writer.origin)[pack.owner])
+    asked = coordinates.drop_condition(keys[2], condition, writer.drop_condition)
+    # a cell out of range is learned as the nearest one that can be written
+    found, _ = _scored(writer, params, pack, template, asked, 1.0)
+    return _mean(-found, writer.slots, num_sites(pack))
 
-    def sample(params, key: Array, template: Pack, condition: Condition) -> Pack:
-        first, rest = jax.random.split(key)
-        return decode(params, rest, noise(first, template), template, condition)
 
-    def log_prob(params, pack: Pack, condition: Condition, template: Pack | None = None) -> Array:
-        template = pack if template is None else template
-        found, fits = scored(params, pack, template, condition, temperature)
-        return jnp.where(num_sites(pack) > 0, jnp.where(fits, found.sum(-1), -jnp.inf), 0.0)
+def _noise(writer: Writer, key: Array, template: Pack) -> Array:
+    return jax.random.normal(key, (len(template.lattice), writer.length), template.frac.dtype)
 
-    return Generator(init, loss, noise, decode, sample, log_prob)
+
+def _write(writer: Writer, params: Params, start: Array, sites: Sites, noise: Array) -> Array:
+    """One text: (length,) int32."""
+    before, net, rules = len(start) - 1, writer.net, writer.rules
+
+    def read(cache, this: tuple[Array, Array]):
+        return net.extend(params["transformer"], cache, *this)[1], None
+
+    def step(carry: tuple, this: tuple[Array, Slot, Array]) -> tuple[tuple, Array]:
+        (cache, state, x), (position, slot, z) = carry, this
+        hidden, cache = net.extend(params["transformer"], cache, position, x + params["role"][slot.role])
+        logits = hidden @ params["read"] / writer.temperature
+        token = _pick(jnp.where(rules.allowed(state, slot, sites), logits, _NEVER), z)
+        return (cache, rules.advance(state, slot, sites, token), params["token"][token]), token
+
+    cache, _ = jax.lax.scan(read, net.start(before + writer.length, start.dtype), (jnp.arange(before), start[:-1]))
+    state = State(*(jnp.asarray(leaf) for leaf in rules.start))
+    first = cache, state, start[-1]
+    return jax.lax.scan(step, first, (before + jnp.arange(writer.length), writer.slots, noise))[1]
+
+
+def _decode(writer: Writer, params: Params, key: Array, noise: Array, template: Pack, condition: Condition) -> Pack:
+    index, sites = text_tokens.canonical(template, writer.max_sites)
+    params, start = _of_template(writer, params, template, condition)
+    tokens = jax.vmap(lambda *one: _write(writer, params, *one))(start, sites, noise)
+    return text_tokens.decode(writer.rules, writer.form, tokens, index, sites.count, template)
+
+
+def _log_prob(writer: Writer, params: Params, pack: Pack, condition: Condition, template: Pack | None = None) -> Array:
+    template = pack if template is None else template
+    found, fits = _scored(writer, params, pack, template, condition, writer.temperature)
+    return jnp.where(num_sites(pack) > 0, jnp.where(fits, found.sum(-1), -jnp.inf), 0.0)
 
 
 def _pick(logits: Array, z: Array) -> Array:

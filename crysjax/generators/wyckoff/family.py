@@ -2,27 +2,27 @@
 
 What differs from CrystalFormer: an orbit is one token and its parts are read off it one after another; masks are exact
 (`generators.wyckoff.wyckoff_rules`), so that every crystal has the size, the composition and the group it was asked
-for; the group may be drawn too. The training crystals are described by `Condition.view` (`geometry.symmetry.Orbits`,
-made by `crystallography.wyckoff_view`). Cells are primitive, sites lie on their positions to rounding.
+for; the group may be drawn too. The training crystals are described by `Condition.orbits` (made by
+`crystallography.wyckoff_view`). Cells are primitive, sites lie on their positions to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crysjax.base import UNKNOWN, Condition, Generator, Pack, site_mask
+from crysjax.base import UNKNOWN, Condition, Generator, Orbits, Pack, Params, site_mask
 from crysjax.generators import coordinates
-from crysjax.generators.coordinates import SPACE_GROUPS, Numbers
+from crysjax.generators.coordinates import SPACE_GROUPS, Numbers, Scales
 from crysjax.generators.wyckoff import wyckoff_rules
 from crysjax.generators.wyckoff.wyckoff_network import orbit_network
 from crysjax.generators.wyckoff.wyckoff_orbits import CHOICES, Given, Law, Noise, Parts, law
-from crysjax.generators.wyckoff.wyckoff_sites import Kinds, fill, kinds
-from crysjax.geometry.symmetry import Orbits
+from crysjax.generators.wyckoff.wyckoff_sites import fill, kinds
 
 
 class OrbitModel(NamedTuple):
@@ -36,71 +36,91 @@ class OrbitModel(NamedTuple):
     bound: Callable  # (params, orbits, template, condition) -> Parts (b,), with the cheap masks
 
 
+class Room(NamedTuple):
+    """How large a crystal may be, and the scales of what is known of it, see `wyckoff`."""
+
+    sites: int
+    kinds: int
+    states: int
+    scales: Scales
+
+
 def orbit_model(
     *, width: int, layers: int, heads: int, components: int, max_sites: int, max_kinds: int, max_states: int,
     temperature: float = 1.0, property_center: Numbers = (), property_scale: Numbers = (),
 ) -> OrbitModel:  # fmt: skip
     """The model of orbits; for the arguments see `wyckoff`."""
-    properties = len(property_center)
-    network = orbit_network(
-        width=width, layers=layers, heads=heads, components=components, context=102 + 2 * properties
+    room = Room(
+        max_sites, max_kinds, max_states, Scales(property_center=property_center, property_scale=property_scale)
     )
+    known = 102 + 2 * len(property_center)
+    network = orbit_network(width=width, layers=layers, heads=heads, components=components, context=known)
     of_one: Law = law(network, orbits=max_sites, temperature=temperature)
     learned: Law = law(network, orbits=max_sites)
+    return OrbitModel(
+        init=lambda key, pack, condition: network.init(key),
+        noise=partial(_noise, room),
+        draw=partial(_draw, room, of_one),
+        fill=lambda orbits, kind, template: fill(orbits, kind, kinds(template, max_sites, max_kinds), template),
+        log_prob=partial(_log_prob, room, of_one),
+        bound=partial(_bound, room, learned),
+    )
 
-    def init(key: Array, pack: Pack, condition: Condition):
-        return network.init(key)
 
-    def noise(key: Array, template: Pack) -> Noise:
-        b, keys = len(template.lattice), jax.random.split(key, 4)
-        shapes = (b,), (b, max_sites + 1, CHOICES), (b,), (b, 6)
-        return Noise(*(jax.random.normal(k, shape, template.frac.dtype) for k, shape in zip(keys, shapes)))
+def _noise(room: Room, key: Array, template: Pack) -> Noise:
+    b, keys = len(template.lattice), jax.random.split(key, 4)
+    shapes = (b,), (b, room.sites + 1, CHOICES), (b,), (b, 6)
+    return Noise(*(jax.random.normal(k, shape, template.frac.dtype) for k, shape in zip(keys, shapes)))
 
-    def known(template: Pack, condition: Condition) -> tuple[Kinds, Given]:
-        """What the template and the condition say; the groups that may be drawn are all."""
-        this, dtype = kinds(template, max_sites, max_kinds), template.frac.dtype
-        values = coordinates.given(condition, property_center, property_scale, dtype)[:, :-SPACE_GROUPS]
-        rows = this.rows.astype(dtype)
-        weight = this.count.astype(dtype) / jnp.maximum(rows.sum(-1), 1)
-        total = this.count.sum(-1, keepdims=True).astype(dtype)
-        sites = jnp.einsum("bk,bks->bs", weight, rows)
-        context = jnp.concatenate([sites / 10, total / 10, jnp.log(jnp.maximum(total, 1)), values], -1)
-        states = jax.vmap(lambda count: wyckoff_rules.states(count, max_states))(this.count)
-        any_group = jnp.broadcast_to(wyckoff_rules.integers(SPACE_GROUPS)[None] > 0, (len(total), SPACE_GROUPS))
-        return this, Given(context, states, this.rows, condition.space_group, any_group)
 
-    def within_reach(given: Given) -> Given:
-        """A group that the composition cannot have counts as not given, and only the others may be drawn."""
-        can = jax.vmap(lambda g, s: wyckoff_rules.feasible(g, s, max_sites))(given.group, given.states)
-        group = jnp.where(can, given.group, 0)
+def _known(room: Room, template: Pack, condition: Condition) -> Given:
+    """What the template and the condition say; the groups that may be drawn are all."""
+    this, dtype = kinds(template, room.sites, room.kinds), template.frac.dtype
+    values = room.scales.given(condition, dtype)[:, :-SPACE_GROUPS]
+    rows = this.rows.astype(dtype)
+    weight = this.count.astype(dtype) / jnp.maximum(rows.sum(-1), 1)
+    total = this.count.sum(-1, keepdims=True).astype(dtype)
+    sites = jnp.einsum("bk,bks->bs", weight, rows)
+    context = jnp.concatenate([sites / 10, total / 10, jnp.log(jnp.maximum(total, 1)), values], -1)
+    states = jax.vmap(lambda count: wyckoff_rules.states(count, room.states))(this.count)
+    any_group = jnp.broadcast_to(wyckoff_rules.integers(SPACE_GROUPS)[None] > 0, (len(total), SPACE_GROUPS))
+    return Given(context, states, this.rows, condition.space_group, any_group)
 
-        def look() -> Array:
-            return jax.lax.map(lambda s: wyckoff_rules.feasible_groups(s, max_sites), given.states)
 
-        asked = (group == 0) & (given.states.count.sum(-1) > 0)
-        groups = jax.lax.cond(asked.any(), look, lambda: given.groups)
-        return given._replace(group=group, groups=groups)
+def _within_reach(room: Room, given: Given) -> Given:
+    """A group that the composition cannot have counts as not given, and only the others may be drawn."""
+    can = jax.vmap(lambda g, s: wyckoff_rules.feasible(g, s, room.sites))(given.group, given.states)
+    group = jnp.where(can, given.group, 0)
 
-    def draw(params, key: Array, noise: Noise, template: Pack, condition: Condition) -> tuple[Orbits, Array]:
-        given = within_reach(known(template, condition)[1])
-        keys = jax.random.split(key, len(template.lattice))
-        return jax.vmap(of_one.draw, (None, 0, 0, 0))(params, keys, noise, given)
+    def look() -> Array:
+        return jax.lax.map(lambda s: wyckoff_rules.feasible_groups(s, room.sites), given.states)
 
-    def put(orbits: Orbits, kind: Array, template: Pack) -> Pack:
-        return fill(orbits, kind, kinds(template, max_sites, max_kinds), template)
+    asked = (group == 0) & (given.states.count.sum(-1) > 0)
+    groups = jax.lax.cond(asked.any(), look, lambda: given.groups)
+    return given._replace(group=group, groups=groups)
 
-    def log_prob(params, orbits: Orbits, kind: Array | None, template: Pack, condition: Condition) -> Array:
-        given = within_reach(known(template, condition)[1])
-        kind = jax.vmap(of_one.kinds)(orbits, given) if kind is None else kind
-        return sum(jax.vmap(of_one.score, (None, 0, 0, 0))(params, orbits, kind, given))
 
-    def bound(params, orbits: Orbits, template: Pack, condition: Condition) -> Parts:
-        given = known(template, condition)[1]
-        given = given._replace(group=jnp.zeros_like(given.group))
-        kind = jax.vmap(learned.kinds)(orbits, given)
-        return jax.vmap(lambda *of: learned.score(params, *of, exact=False))(orbits, kind, given)
+def _draw(
+    room: Room, of_one: Law, params: Params, key: Array, noise: Noise, template: Pack, condition: Condition
+) -> tuple[Orbits, Array]:
+    given = _within_reach(room, _known(room, template, condition))
+    keys = jax.random.split(key, len(template.lattice))
+    return jax.vmap(of_one.draw, (None, 0, 0, 0))(params, keys, noise, given)
 
-    return OrbitModel(init, noise, draw, put, log_prob, bound)
+
+def _log_prob(
+    room: Room, of_one: Law, params: Params, orbits: Orbits, kind: Array | None, template: Pack, condition: Condition
+) -> Array:
+    given = _within_reach(room, _known(room, template, condition))
+    kind = jax.vmap(of_one.kinds)(orbits, given) if kind is None else kind
+    return sum(jax.vmap(of_one.score, (None, 0, 0, 0))(params, orbits, kind, given))
+
+
+def _bound(room: Room, learned: Law, params: Params, orbits: Orbits, template: Pack, condition: Condition) -> Parts:
+    given = _known(room, template, condition)
+    given = given._replace(group=jnp.zeros_like(given.group))
+    kind = jax.vmap(learned.kinds)(orbits, given)
+    return jax.vmap(lambda *of: learned.score(params, *of, exact=False))(orbits, kind, given)
 
 
 def wyckoff(
@@ -129,7 +149,7 @@ def wyckoff(
 
     `noise` is standard normal numbers that pick letters, elements, components and the lattice; coordinates are von
     Mises draws of the key that `decode` takes. `log_prob(params, pack, condition, template=pack)` scores the orbits
-    of `condition.view` exactly as drawn for this template: masses of the choices, densities of the free fractions
+    of `condition.orbits` exactly as drawn for this template: masses of the choices, densities of the free fractions
     and of `wyckoff_sites.lattice_coordinates`; the group counts where `condition.space_group` does not give it.
 
     Args:
@@ -154,10 +174,10 @@ def wyckoff(
         free = UNKNOWN * site_mask(pack.occupancy)[:, None]
         template = pack._replace(occupancy=jnp.where(all_known[pack.owner][:, None], pack.occupancy, free))
         condition = coordinates.drop_condition(second, condition, drop_condition)
-        view = shortened(condition.view, max_sites)
-        view = view._replace(u=view.u.astype(pack.frac.dtype))
-        parts = model.bound(params, view, template, condition)
-        described = (view.group > 0) & kinds(template, max_sites, max_kinds).fits
+        orbits = _described(condition, max_sites)
+        orbits = orbits._replace(u=orbits.u.astype(pack.frac.dtype))
+        parts = model.bound(params, orbits, template, condition)
+        described = (orbits.group > 0) & kinds(template, max_sites, max_kinds).fits
         weight = described.astype(pack.frac.dtype)
         weight = weight / jnp.maximum(weight.sum(), 1)
         nats = Parts(*(-jnp.sum(jnp.where(described, part, 0) * weight) for part in parts))
@@ -171,14 +191,17 @@ def wyckoff(
         return decode(params, rest, model.noise(first, template), template, condition)
 
     def log_prob(params, pack: Pack, condition: Condition, template: Pack | None = None) -> Array:
-        if not isinstance(condition.view, Orbits):
-            raise ValueError(
-                "condition.view: log_prob scores the orbits of a crystal; expected symmetry.Orbits, got none"
-            )
-        view = shortened(condition.view, max_sites)
-        return model.log_prob(params, view, None, pack if template is None else template, condition)
+        orbits = _described(condition, max_sites)
+        return model.log_prob(params, orbits, None, pack if template is None else template, condition)
 
     return Generator(model.init, loss, model.noise, decode, sample, log_prob)
+
+
+def _described(condition: Condition, most: int) -> Orbits:
+    """The orbits of the crystals, as many as a model has room for."""
+    if condition.orbits is None:
+        raise ValueError("condition.orbits: missing; expected orbits (crystallography.wyckoff_view)")
+    return shortened(condition.orbits, most)
 
 
 def shortened(orbits: Orbits, most: int) -> Orbits:

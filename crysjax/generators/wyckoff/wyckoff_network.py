@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -42,76 +43,105 @@ class OrbitNetwork(NamedTuple):
     lattice: Callable  # (params, h) -> Mixture
 
 
+class Shape(NamedTuple):
+    """The sizes of an orbit network."""
+
+    width: int
+    components: int
+    context: int  # numbers that are known of a crystal from the start
+
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of the linear maps."""
+        return {
+            "prefix": (self.context, self.width), "letter": (_letter_features().shape[-1], self.width),
+            "query": (self.width, self.width), "plain": (self.width, MAX_LETTERS), "place": (12, self.width),
+            "left": (NUM_SPECIES + 1, self.width),
+        }  # fmt: skip
+
+    def perceptrons(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of the read-outs; those of a coordinate know the ones before it."""
+        of_coordinate = self.width + 12, 4 * self.components
+        return {
+            "group": (self.context, SPACE_GROUPS), "species": (self.width, NUM_SPECIES),
+            "lattice": (self.width, 13 * self.components), "x": of_coordinate, "y": of_coordinate, "z": of_coordinate,
+        }  # fmt: skip
+
+
 def orbit_network(*, width: int, layers: int, heads: int, components: int, context: int) -> OrbitNetwork:
     """The functions for `context` numbers that are known of a crystal from the start."""
-    stack = transformer(width=width, layers=layers, heads=heads)
-    features = _letter_features()
-    sizes = {
-        "prefix": (context, width), "letter": (features.shape[-1], width), "query": (width, width),
-        "plain": (width, MAX_LETTERS), "place": (12, width), "left": (NUM_SPECIES + 1, width),
-    }  # fmt: skip
-    perceptrons = {
-        "group": (context, SPACE_GROUPS), "species": (width, NUM_SPECIES), "lattice": (width, 13 * components),
-        "x": (width + 12, 4 * components), "y": (width + 12, 4 * components), "z": (width + 12, 4 * components),
-    }  # fmt: skip
+    stack, shape = transformer(width=width, layers=layers, heads=heads), Shape(width, components, context)
+    return OrbitNetwork(
+        init=partial(_init, shape, stack),
+        cast=_cast,
+        stack=stack,
+        group=lambda params, context: _perceptron(params["group"], context),
+        prefix=lambda params, group, context: params["group_table"][group] + context @ params["prefix"],
+        token=_token,
+        letters=_letters,
+        species=_species,
+        coordinate=partial(_coordinate, components),
+        lattice=partial(_lattice, components),
+    )
 
-    def init(key: Array) -> Params:
-        keys = iter(jax.random.split(key, len(sizes) + 2 * len(perceptrons) + 3))
-        params = {name: _matrix(next(keys), *shape) for name, shape in sizes.items()}
-        for name, (inputs, outputs) in perceptrons.items():
-            params[name] = {
-                "first": _matrix(next(keys), inputs, width),
-                "bias": jnp.zeros(width),
-                "second": _matrix(next(keys), width, outputs),
-            }
-        params["group_table"] = 0.1 * jax.random.normal(next(keys), (SPACE_GROUPS, width))
-        params["letter_table"] = jnp.zeros((SPACE_GROUPS * MAX_LETTERS, width))
-        params["species_table"] = 0.3 * jax.random.normal(next(keys), (NUM_SPECIES + 1, width))
-        return params | {"stack": stack.init(next(keys))}
 
-    def letter_vectors(params: Params, group: Array) -> Array:
-        rows = params["letter_table"].reshape(SPACE_GROUPS, MAX_LETTERS, width)[group]
-        return rows + jnp.asarray(features, rows.dtype)[group] @ params["letter"]
+def _init(shape: Shape, stack: Transformer, key: Array) -> Params:
+    matrices, perceptrons, width = shape.matrices(), shape.perceptrons(), shape.width
+    keys = iter(jax.random.split(key, len(matrices) + 2 * len(perceptrons) + 3))
+    params = {name: _matrix(next(keys), *size) for name, size in matrices.items()}
+    for name, (inputs, outputs) in perceptrons.items():
+        params[name] = {
+            "first": _matrix(next(keys), inputs, width),
+            "bias": jnp.zeros(width),
+            "second": _matrix(next(keys), width, outputs),
+        }
+    params["group_table"] = 0.1 * jax.random.normal(next(keys), (SPACE_GROUPS, width))
+    params["letter_table"] = jnp.zeros((SPACE_GROUPS * MAX_LETTERS, width))
+    params["species_table"] = 0.3 * jax.random.normal(next(keys), (NUM_SPECIES + 1, width))
+    return params | {"stack": stack.init(next(keys))}
 
-    def prefix(params: Params, group: Array, context: Array) -> Array:
-        return params["group_table"][group] + context @ params["prefix"]
 
-    def token(params: Params, group: Array, letter: Array, number: Array, u: Array, left: Array) -> Array:
-        placed = letter_vectors(params, group)[letter] + params["species_table"][number]
-        rest = jnp.concatenate([left, left.sum(keepdims=True)]) / 10
-        return placed + _turns(u, _free(group, letter)) @ params["place"] + rest @ params["left"]
+def _cast(params: Params, dtype) -> Params:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
-    def letters(params: Params, h: Array, group: Array) -> Array:
-        return h @ params["plain"] + letter_vectors(params, group) @ (h @ params["query"]) * width**-0.5
 
-    def species(params: Params, h: Array, group: Array, letter: Array) -> Array:
-        return _perceptron(params["species"], h + letter_vectors(params, group)[letter])
+def _letter_vectors(params: Params, group: Array) -> Array:
+    """What the positions of a group are, learned and known: (27, width)."""
+    rows = params["letter_table"].reshape(SPACE_GROUPS, MAX_LETTERS, -1)[group]
+    return rows + jnp.asarray(_letter_features(), rows.dtype)[group] @ params["letter"]
 
-    def coordinate(
-        params: Params, h: Array, group: Array, letter: Array, number: Array, u: Array, axis: int
-    ) -> Mixture:
-        here = h + letter_vectors(params, group)[letter] + params["species_table"][number]
-        known = _turns(u, _free(group, letter) & (jnp.arange(3) < axis))
-        out = _perceptron(params["xyz"[axis]], jnp.concatenate([here, known]))
-        logits, cos, sin, raw = out.reshape(4, components)
-        # components start apart from each other, evenly around the circle
-        start = 2 * jnp.pi * jnp.arange(components, dtype=h.dtype) / components
-        center = jnp.arctan2(sin + jnp.sin(start), cos + jnp.cos(start)) / (2 * jnp.pi)
-        return Mixture(logits, center, von_mises.concentration(raw))
 
-    def lattice(params: Params, h: Array) -> Mixture:
-        out = _perceptron(params["lattice"], h)
-        logits, rest = out[:components], out[components:].reshape(2, components, 6)
-        low, high = (jnp.log(jnp.asarray(s, h.dtype)) for s in _STD)
-        return Mixture(logits, rest[0], jnp.exp(low + (high - low) * jax.nn.sigmoid(rest[1] + 1)))
+def _token(params: Params, group: Array, letter: Array, number: Array, u: Array, left: Array) -> Array:
+    placed = _letter_vectors(params, group)[letter] + params["species_table"][number]
+    rest = jnp.concatenate([left, left.sum(keepdims=True)]) / 10
+    return placed + _turns(u, _free(group, letter)) @ params["place"] + rest @ params["left"]
 
-    def cast(params: Params, dtype) -> Params:
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
-    def group(params: Params, context: Array) -> Array:
-        return _perceptron(params["group"], context)
+def _letters(params: Params, h: Array, group: Array) -> Array:
+    return h @ params["plain"] + _letter_vectors(params, group) @ (h @ params["query"]) * len(h) ** -0.5
 
-    return OrbitNetwork(init, cast, stack, group, prefix, token, letters, species, coordinate, lattice)
+
+def _species(params: Params, h: Array, group: Array, letter: Array) -> Array:
+    return _perceptron(params["species"], h + _letter_vectors(params, group)[letter])
+
+
+def _coordinate(
+    components: int, params: Params, h: Array, group: Array, letter: Array, number: Array, u: Array, axis: int
+) -> Mixture:
+    here = h + _letter_vectors(params, group)[letter] + params["species_table"][number]
+    known = _turns(u, _free(group, letter) & (jnp.arange(3) < axis))
+    out = _perceptron(params["xyz"[axis]], jnp.concatenate([here, known]))
+    logits, cos, sin, raw = out.reshape(4, components)
+    # components start apart from each other, evenly around the circle
+    start = 2 * jnp.pi * jnp.arange(components, dtype=h.dtype) / components
+    center = jnp.arctan2(sin + jnp.sin(start), cos + jnp.cos(start)) / (2 * jnp.pi)
+    return Mixture(logits, center, von_mises.concentration(raw))
+
+
+def _lattice(components: int, params: Params, h: Array) -> Mixture:
+    out = _perceptron(params["lattice"], h)
+    logits, rest = out[:components], out[components:].reshape(2, components, 6)
+    low, high = (jnp.log(jnp.asarray(s, h.dtype)) for s in _STD)
+    return Mixture(logits, rest[0], jnp.exp(low + (high - low) * jax.nn.sigmoid(rest[1] + 1)))
 
 
 def _matrix(key: Array, inputs: int, outputs: int) -> Array:
@@ -132,6 +162,7 @@ def _turns(u: Array, known: Array) -> Array:
     return (jnp.stack([jnp.cos(angle), jnp.sin(angle)]) * known.astype(u.dtype)[None, None]).reshape(-1)
 
 
+@cache
 def _letter_features() -> np.ndarray:
     """What a position is, as numbers: its map, free coordinates and number of sites: (231, 27, 17)."""
     t = table()

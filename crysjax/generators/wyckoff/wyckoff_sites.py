@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crysjax.base import Pack, one_hot, site_mask
+from crysjax.base import Orbits, Pack, one_hot, site_mask
 from crysjax.generators.wyckoff.wyckoff_rules import integers
 from crysjax.geometry import symmetry
-from crysjax.geometry.symmetry import Orbits
 
 ATOM_VOLUME = 15.0  # Å^3, where lattice coordinates have their zero
 LATTICE_SCALE = 0.3

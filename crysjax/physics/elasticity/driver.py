@@ -36,7 +36,7 @@ from crysjax.physics.elasticity.mechanics import (
     strain_matrix,
 )
 from crysjax.potentials.mlip import TOUCHING_ANGSTROM, Potential, unknown
-from crysjax.potentials.pool import reduce_skewed
+from crysjax.potentials.pool import reduce_skewed, too_thin
 from crysjax.potentials.relax import Relax
 from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
 
@@ -207,7 +207,7 @@ def _why_not(crystals: Dataset, row: int, potential: Potential) -> str:
     if wrong := soundness.why_not(entry.frac, lattice):
         return wrong
     if (needed_images(lattice, potential.cutoff_angstrom + SKIN_ANGSTROM) > soundness.MOST_IMAGES).any():
-        return f"the cell needs more than {soundness.MOST_IMAGES} images along an axis"
+        return too_thin(lattice, len(entry.frac), potential.cutoff_angstrom + SKIN_ANGSTROM, soundness.MOST_IMAGES)
     if reason := unknown(potential.numbers, entry.numbers):
         return reason
     if len(crystal_edges(entry.frac.astype(float), lattice, TOUCHING_ANGSTROM)[0]):

@@ -11,6 +11,7 @@ import numpy as np
 from crysjax.chemistry.elements import formula
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
+from crysjax.data.reasons import code
 from crysjax.geometry.soundness import why_not
 from crysjax.physics.elasticity.driver import Curves, Elastic
 from crysjax.physics.elasticity.frames import RULES
@@ -26,6 +27,7 @@ def rows(found: Elastic, curves: Curves | None = None, gain: np.ndarray | None =
     for k, entry in enumerate(datasets.entries(found.crystals)):
         good = bool(found.valid[k])
         row = {"id": entry.id, "formula": formula(entry.numbers), "reason": str(found.reason[k])}
+        row["code"] = code(row["reason"])
         row["born_stable"] = bool(found.moduli.stable[k]) if good else None
         row |= {key: _number(x[k], good) for key, x in named.items()}
         row["debye_temperature_k"] = _number(found.debye_temperature_k[k], good)

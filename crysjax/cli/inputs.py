@@ -1,0 +1,83 @@
+"""`crysjax inputs`: input files of VASP or Quantum ESPRESSO for a batch of crystals, to be run elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from crysjax.terminal import printable, say
+
+PROGRAMS = ("vasp", "qe")
+
+
+def inputs(
+    crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals, such as candidates.extxyz of a campaign."),
+    program: str = typer.Option(..., "--for", help="vasp, or qe for Quantum ESPRESSO."),
+    out: Path = typer.Option(..., help="Folder: one folder per crystal, named by its id, and manifest.json."),
+    top: int | None = typer.Option(None, min=1, help="Only the first ones of the file, which is a ranking."),
+    input_set: str = typer.Option("MPRelaxSet", "--set", help="VASP: pymatgen's set, such as MPScanRelaxSet."),
+    incar: list[str] = typer.Option([], help="VASP: KEY=VALUE in JSON that changes the set; may be repeated."),
+    pseudopotentials: Path = typer.Option(None, help="QE: a folder of .UPF files, or a JSON of element and file."),
+    functional: str = typer.Option("PBE", help="QE: of the pseudopotentials, for the record."),
+    cutoff_ev: float = typer.Option(816.0, min=1, help="QE: of wave functions; check it for your pseudopotentials."),
+    density_cutoff_ev: float = typer.Option(
+        6528.0, min=1, help="QE: of the density; norm-conserving: 4 times the other."
+    ),
+    kpoint_density: float = typer.Option(5.0, min=0.1, help="QE: k-points per Å⁻¹ along each axis."),
+    calculation: str = typer.Option("vc-relax", help="QE: scf, relax or vc-relax."),
+) -> None:
+    """Write inputs of VASP or Quantum ESPRESSO as the Materials Project computes; POTCARs are named, not written."""
+    import numpy as np
+
+    from crysjax.data import datasets
+    from crysjax.data.readers.part import read_part
+    from crysjax.oracles import inputs as made
+
+    if program not in PROGRAMS:
+        raise ValueError(f"--for {program}: expected one of {', '.join(PROGRAMS)}")
+    if program == "qe" and pseudopotentials is None:
+        raise ValueError("--for qe: needs --pseudopotentials, a folder of .UPF files or a JSON of element and file")
+    dataset = read_part(crystals)
+    dataset = datasets.take(dataset, np.arange(min(top or len(dataset), len(dataset))))
+
+    def skipped(name: str, reason: str) -> None:
+        say(f"{printable(name)}: {reason}", err=True)
+
+    if program == "vasp":
+        made.write_vasp(dataset, out, input_set=input_set, incar=dict(map(_setting, incar)), on_skip=skipped)
+    else:
+        folder = str(pseudopotentials.absolute()) if pseudopotentials.is_dir() else "pseudo"
+        made.write_espresso(
+            dataset, out, pseudopotentials=made.pseudopotentials_in(pseudopotentials), functional=functional,
+            cutoff_ev=cutoff_ev, density_cutoff_ev=density_cutoff_ev, kpoint_density=kpoint_density,
+            calculation=calculation, pseudo_dir=folder, on_skip=skipped,
+        )  # fmt: skip
+    _said(out, made.read_manifest(out))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    from crysjax.data.readers import reading
+
+    key, equals, value = text.partition("=")
+    try:
+        return key, reading.parse_json(value) if equals else None
+    except ValueError:
+        return key, value
+
+
+def _said(out: Path, manifest: dict[str, Any]) -> None:
+    """What was written, at which settings, and what is still needed to run it."""
+    lost = f", {len(manifest['left_out'])} left out" if manifest["left_out"] else ""
+    say(f"{out}: inputs of {manifest['program']} for {len(manifest['crystals'])} crystals{lost}; {manifest['source']}")
+    spins = sum(any(m not in (0.0, 0.6) for v in row["moments_bohr_magneton"].values() for m in _listed(v))
+                for row in manifest["crystals"])  # fmt: skip
+    say(f"k-points: {manifest['kpoint_density']}; magnetic at the start: {spins}; level: {manifest['level'].theory}")
+    if titles := manifest.get("potcar_titles"):
+        say(f"POTCARs needed ({manifest['potcar_functional']}), in the order of each POTCAR.spec: {', '.join(titles)}")
+    say(f"{out / 'manifest.json'}: ids, folders, k-points and moments")
+
+
+def _listed(moments: Any) -> list[float]:
+    return moments if isinstance(moments, list) else [moments]

@@ -1,0 +1,65 @@
+"""The search for polymorphs: duplicates by hand, and a whole one by a shipped generator that is stopped and goes on."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from crysjax.campaign import polymorphs
+from crysjax.campaign.polymorphs import Search, distinct, find
+from crysjax.data.readers import io
+
+
+def test_matches_of_one_energy_are_one_polymorph_and_others_are_not():
+    """Two clusters of matching structures; the first holds two energies 0.1 eV/atom apart, each twice."""
+    energy = np.array([-5.0, -4.999, -4.95, -4.9, -4.899, -4.8])
+    group = np.array([0, 0, 2, 0, 0, 2])
+    assert distinct(group, energy).tolist() == [0, 0, 2, 3, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"formula": "SrTiO3", "units": 9}, "9 of 5 atoms; mp_20_wyckoff knows up to 20 atoms, expected at most 4"),
+        ({"formula": ""}, "formula: empty"),
+        ({"formula": "MgO", "count": 0}, "count: 0; expected 1 to"),
+        ({"formula": "MgO", "space_groups": (231,)}, "space groups: 231"),
+        ({"formula": "Mg0"}, "expected numbers from 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_searched_is_refused_before_anything_is_written(tmp_path, asked, said):
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        find(Search(**asked), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_search_is_ranked_kept_and_goes_on(tmp_path, monkeypatch):
+    asked = Search("MgO", count=4, units=2, steps=40, batch=2)
+    relaxed, made = polymorphs.relax_dataset, []
+
+    def stopped(*given, **settings):
+        made.append(len(given[2]))
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return relaxed(*given, **settings)
+
+    monkeypatch.setattr(polymorphs, "relax_dataset", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        find(asked, tmp_path)
+    found = find(asked, tmp_path)  # the first batch is not relaxed a second time
+    assert made == [2, 2, 2] and found.counts["sampled"] == 4
+    above = found.crystals.properties["energy_above_lowest_ev_per_atom"]
+    assert above[0] == 0 and (np.diff(above) >= 0).all()
+    assert found.crystals.properties["times_found"].sum() == found.counts["relaxed"] == 4
+    rows = list(csv.DictReader((tmp_path / "polymorphs.csv").open()))
+    assert len(rows) == found.counts["distinct"] == len(list((tmp_path / "crystals").iterdir()))
+    assert all((tmp_path / row["file"]).is_file() and row["formula_units"] in "12" for row in rows)
+    assert io.read(tmp_path / "polymorphs.extxyz").ids.tolist() == [row["id"] for row in rows]
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<circle") == len(rows) and "no DFT" in page and "Polymorphs of MgO" in page
+    assert json.loads((tmp_path / "summary.json").read_text())["distinct"] == len(rows)
+    again = find(asked, tmp_path)
+    assert made == [2, 2, 2] and again.crystals.ids.tolist() == found.crystals.ids.tolist()
+    with pytest.raises(ValueError, match="a search with seed 0 is there; choose another --out"):
+        find(asked._replace(seed=1), tmp_path)
