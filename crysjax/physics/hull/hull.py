@@ -21,7 +21,7 @@ import numpy as np
 from crysjax.base import NUM_SPECIES
 from crysjax.chemistry.elements import SYMBOLS
 from crysjax.physics.hull import hull_entries
-from crysjax.physics.hull.hull_entries import MATERIALS_PROJECT_2021, Level  # noqa: F401
+from crysjax.physics.hull.hull_entries import FORMATION_ENERGY, MATERIALS_PROJECT_2021, Level  # noqa: F401 (handed on)
 from crysjax.physics.hull.simplex import least_energies
 
 if TYPE_CHECKING:
