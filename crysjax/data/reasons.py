@@ -12,13 +12,15 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from crysjax.geometry import soundness
+
 OTHER = "other"
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     # geometry and composition
     "too_close": ("sites too close", "atoms closer than {}"),
-    "not_finite": ("not finite", "positions or cell are not finite"),
-    "no_volume": ("no volume", "the cell has no volume"),
+    "not_finite": ("not finite", soundness.NOT_FINITE),
+    "no_volume": ("no volume", soundness.NO_VOLUME),
     "volume_out_of_range": ("volume per atom out of range",),
     "flat_cell": ("flat cell",),
     "long_cell": ("needle of a cell",),

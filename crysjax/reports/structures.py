@@ -21,6 +21,7 @@ from crysjax.crystallography.contacts import radii_angstrom
 from crysjax.crystallography.standard_cells import Conventional, conventional
 from crysjax.data.datasets import Entry
 from crysjax.data.readers.cif import parameters
+from crysjax.geometry.torus import AROUND
 from crysjax.physics.density import G_CM3_PER_AMU_ANGSTROM3
 
 EDGE_ANGSTROM = 0.1  # an atom this close to a face of the cell is drawn on all images of that face
@@ -59,10 +60,9 @@ Image = tuple[int, int, int, int]  # site and cell
 def closed_cell(frac: np.ndarray, lattice: np.ndarray) -> list[Image]:
     """All images of sites in the cell, faces, edges and corners included."""
     margin = EDGE_ANGSTROM * np.linalg.norm(np.linalg.inv(lattice), axis=0)
-    cells = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-    place = np.asarray(frac, float)[:, None] + cells[None]
+    place = np.asarray(frac, float)[:, None] + AROUND[None]
     site, image = np.nonzero(((place >= -margin) & (place <= 1 + margin)).all(-1))
-    return [(int(s), *map(int, cells[k])) for s, k in zip(site, image)]
+    return [(int(s), *map(int, AROUND[k])) for s, k in zip(site, image)]
 
 
 def drawn_from(cell: Conventional) -> np.ndarray:
