@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 WRITTEN = sorted(p for p in DOCS.rglob("*.md") if "generated" not in p.relative_to(DOCS).parts)
 COMMANDS = typer.main.get_command(app)
-FENCE = re.compile(r"^( *)(`{3,})(\{?[\w-]*\}?)[^\n]*\n(.*?)\n\1\2 *$", re.M | re.S)
+FENCE = re.compile(r"^( *)(`{3,})(\{?[\w-]*\}?)[^\n]*\n(?:(.*?)\n)??\1\2 *$", re.M | re.S)
 
 
 @pytest.fixture(scope="module")

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from crysjax.base import Params
+from crysjax.campaign.judges import Judge
 from crysjax.campaign.plan import Plan
 from crysjax.campaign.round import Tools
-from crysjax.campaign.validate import read_reference
 from crysjax.data.readers.part import read_part, with_split
-from crysjax.models import registry
+from crysjax.models import references, registry
+from crysjax.models.references import Reference
+from crysjax.potentials.mlip import Potential
+from crysjax.predictors.predictor import Predictor
 
-BESIDE = {"generator": ("sampling.json",), "potential": ("references.json", "{}.references.json")}
-"""Files beside a model's own that a campaign reads as well."""
+
+class Models(NamedTuple):
+    """The models that a plan names, loaded."""
+
+    config: dict[str, Any]  # of the generator
+    predictor: Predictor
+    potential: Potential
+    params: Params
+    path: Path  # of the potential's file
+    judge: Judge | None  # what has the last word, if that is not the potential
+    reference: Reference | None  # what turns energies of judge or potential into formation energies
+    elements: tuple[int, ...]  # that may occur and that all of them know
 
 
-def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
-    """The plan's models behind plain functions, and how the report names them."""
-    from crysjax.campaign import constrained, judges, measures, screens
-    from crysjax.campaign import goals as targets
+def models(plan: Plan) -> Models:
+    """Load what a plan names; an error says which key named what cannot be had."""
+    from crysjax.campaign import constrained, judges
     from crysjax.campaign.hull_distance import with_hull
-    from crysjax.campaign.inspect import inspector
-    from crysjax.campaign.propose import proposer
-    from crysjax.campaign.round import Tools, pack_shape
-    from crysjax.campaign.validate import judge, judge_error, relaxer
-    from crysjax.chemistry.elements import formula
-    from crysjax.data.datasets import entries
-    from crysjax.evaluation.chemistry import coordination_flag, oxidation_flag
-    from crysjax.potentials.label import label
 
     with _naming("generator"):
         config = registry.read_config(registry.model_path(plan.generator), "generator")
@@ -48,47 +53,68 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     if plan.hull:
         with _naming("hull"):
             predictor = with_hull(predictor, read_table(plan, allowed))
-    drawn = constrained.make(plan, allowed)
+    reference = last.reference if last else references.read_reference(path)
+    return Models(config, predictor, potential, params, path, last, reference, allowed)
+
+
+def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
+    """The plan's models behind plain functions, and how the report names them."""
+    from crysjax.campaign import constrained, judges, measures, screens
+    from crysjax.campaign import goals as targets
+    from crysjax.campaign.inspect import inspector
+    from crysjax.campaign.propose import proposer
+    from crysjax.campaign.round import Tools, pack_shape
+    from crysjax.campaign.validate import judge, judge_error, relaxer
+    from crysjax.chemistry.elements import formula
+    from crysjax.data.datasets import entries
+    from crysjax.potentials.label import label
+
+    found = models(plan)
+    predictor, last, reference = found.predictor, found.judge, found.reference
+    drawn = constrained.make(plan, found.elements)
     constrained.check_search(plan, drawn)
-    sizes = drawn.sizes
     goals = targets.goals(plan.target, predictor.names, predictor.scale)
-    settings = config["settings"]
-    center, scale = (settings.get(f"generator.property_{key}", ()) for key in ("center", "scale"))
+    center, scale = (found.config["settings"].get(f"generator.property_{key}", ()) for key in ("center", "scale"))
     surrogate, guidance = plan.made("surrogate"), plan.made("guidance")
     _check_novelty(plan, predictor)
     with _naming("novel_to"):
         known = read_part(plan.novel_to) if plan.novel_to else None
-    relax = relaxer(potential, params, steps=plan.relax_steps)
-    reference = last.reference if last else read_reference(path.with_name("references.json"))
+    relax = relaxer(found.potential, found.params, steps=plan.relax_steps)
     _tell_of_references(plan, last, goals.names)
-    asked = measures.Asked(*((last.potential, last.params) if last and last.potential else (potential, params)),
-                           plan.max_atoms)  # fmt: skip
+    own = measures.Asked(found.potential, found.params, plan.max_atoms)
+    asked = own if not (last and last.potential) else own._replace(potential=last.potential, params=last.params)
     more = measures.made(plan.measure, asked)
     with _naming("gates"):
         gate = screens.made(plan.made("gates"), plan.max_atoms, plan.density_g_cm3)
-    shape = pack_shape(sizes, -(-plan.validations // plan.rounds))
-    flags = {"oxidation": lambda entry: oxidation_flag(entry.numbers), "coordination": coordination_flag}
-    flags |= {"constraint": drawn.flag} if drawn.flag else {}
+    shape = pack_shape(drawn.sizes, -(-plan.validations // plan.rounds))
     tools = Tools(
         goals=goals,
         propose=proposer(guidance.guide(drawn.generator), predictor, goals, gate, surrogate,
                          acquire=plan.made("acquisition"), novelty_penalty=plan.novelty_penalty,
                          judge_error=judge_error(goals, reference)),
-        generator=drawn.params, predictor=predictor, surrogate=surrogate, sizes=sizes,
-        condition=targets.wanted(goals, config["properties"], center, scale),
-        relax=judges.after(relax, last) if last else relax, inspect=inspector(gate, shape, flags),
+        generator=drawn.params, predictor=predictor, surrogate=surrogate, sizes=drawn.sizes,
+        condition=targets.wanted(goals, found.config["properties"], center, scale),
+        relax=judges.after(relax, last) if last else relax, inspect=inspector(gate, shape, _flags(drawn.flag)),
         judge=judge(goals, predictor, shape, reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
-        draws=guidance.draws, files=digests_of(plan), elements=allowed, start=drawn.start, broken=drawn.broken,
-        oracles=_oracles(plan, predictor, asked._replace(potential=potential, params=params), last) | more,
+        draws=guidance.draws, files=digests_of(plan), elements=found.elements, start=drawn.start, broken=drawn.broken,
+        oracles=_oracles(plan, predictor, own, last) | more,
         measure=lambda crystals: measures.ask(more, crystals, plan.max_atoms),
     )  # fmt: skip
     return tools, _about(plan, tools, reference is not None) | {
         "label": partial(label, potential=asked.potential, params=asked.params),
-        "level": level_of(plan, tools.files, path, last.file if last else None),
+        "level": level_of(plan, tools.files, found.path, last.file if last else None),
         "known": known,
         "above_hull": hull_judge(plan, predictor, shape, reference),
     }
+
+
+def _flags(kept: Callable | None) -> dict[str, Callable]:
+    """What is said of a relaxed crystal that is unusual; `kept` says which constraint it lost."""
+    from crysjax.evaluation.chemistry import coordination_flag, oxidation_flag
+
+    flags = {"oxidation": lambda entry: oxidation_flag(entry.numbers), "coordination": coordination_flag}
+    return flags | ({"constraint": kept} if kept else {})
 
 
 def _about(plan: Plan, tools: Tools, by_energy: bool) -> dict[str, Any]:
@@ -136,16 +162,17 @@ def digests_of(plan: Plan) -> dict[str, str]:
     found = {}
     for role in ("generator", "heads", "potential"):
         path = registry.model_path(getattr(plan, role))
-        beside = (path.with_name(name.format(path.stem)) for name in BESIDE.get(role, ()))
-        found |= {f"{file.name} of the {role}": reading.digest(file) for file in (path, *beside) if file.is_file()}
+        beside = {"generator": path.with_name("sampling.json"), "potential": references.beside(path)}.get(role)
+        files = (path, *([beside] if beside and beside.is_file() else []))
+        found |= {f"{file.name} of the {role}": reading.digest(file) for file in files}
     if scorer := plan.made("gates").scorer:
         path = registry.model_path(scorer)
         found[f"{path.name} of the gates"] = reading.digest(path)
     judging = plan.made("judge")
     if judging.name and not judges.is_calculator(judging.name):
         path = registry.model_path(judging.name)
-        beside = [] if judging.references else [path.with_name("references.json")]
-        found |= {f"{file.name} of the judge": reading.digest(file) for file in (path, *beside) if file.is_file()}
+        beside = None if judging.references else references.beside(path)
+        found |= {f"{file.name} of the judge": reading.digest(file) for file in (path, beside) if file}
     named = {key: [one for one in texts if one] for key, texts in
              {"novel_to": [plan.novel_to], "hull": plan.hull, "fix": [plan.fix],
               "judge.references": [judging.references]}.items()}  # fmt: skip

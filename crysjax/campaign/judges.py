@@ -17,10 +17,11 @@ import numpy as np
 
 from crysjax.base import Oracle, Params
 from crysjax.campaign.measures import EDGES_OF_AN_ATOM
-from crysjax.campaign.validate import Reference, Relaxed, read_reference, relaxer
+from crysjax.campaign.validate import Relaxed, relaxer
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset, entries
-from crysjax.models import registry
+from crysjax.models import references, registry
+from crysjax.models.references import Reference
 from crysjax.oracles import by_potential, calculators, costs, hosted
 from crysjax.oracles.traced import traced
 from crysjax.potentials.mlip import Potential
@@ -93,7 +94,7 @@ def made(asked: Judging, max_atoms: int) -> Judge | None:
     """The judge, or none; an error names what is missing and what there is."""
     if not asked.name:
         return None
-    given = read_reference(Path(asked.references)) if asked.references else None
+    given = references.read(Path(asked.references)) if asked.references else None
     if is_calculator(asked.name):
         return _calculator(asked, given)
     try:
@@ -103,7 +104,7 @@ def made(asked: Judging, max_atoms: int) -> Judge | None:
     relax = relaxer(potential, params, steps=asked.steps if asked.relax else 1, fmax=asked.fmax, what="judge")
     energy = by_potential.energy_ev_per_atom(potential, params, max_edges=EDGES_OF_AN_ATOM * max_atoms)
     oracle = traced(energy, name=asked.name, unit="eV/atom", cost=price(asked.name))
-    reference = given or read_reference(path.with_name("references.json"))
+    reference = given or references.read_reference(path)
     return Judge(oracle, relax if asked.relax else _in_place(relax), reference, potential, params, path)
 
 

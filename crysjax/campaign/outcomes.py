@@ -65,7 +65,7 @@ def save(outcomes: Outcomes, folder: Path, plan: dict, models: dict[str, str]) -
     if outcomes.crystals is not None:
         arrays |= {name: getattr(outcomes.crystals, name) for name in CRYSTALS}
     meta = {"plan": plan, "rounds": outcomes.rounds, "calls": outcomes.calls, "seconds": outcomes.seconds}
-    meta |= {"spent": json.loads(costs.to_json(outcomes.spent))}
+    meta |= {"spent": costs.as_dict(outcomes.spent)}
     meta |= {"ledger": ledger.seal(folder / LEDGER), "models": models}
     store.save_state(folder / STATE, arrays, meta)
 

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crysjax.campaign.validate import element_energy, read_reference
+from crysjax.campaign.validate import element_energy
 from crysjax.crystallography import matching, symmetrized
 from crysjax.crystallography.equivalence import Tolerance
 from crysjax.data import datasets, files, names
 from crysjax.data.datasets import Dataset
 from crysjax.data.readers import io, reading
 from crysjax.models import registry
+from crysjax.models.references import read_reference
 from crysjax.potentials.relax_dataset import relax_dataset
 from crysjax.reports import energy_volume
 from crysjax.reports.page import usual_formula

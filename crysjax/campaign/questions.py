@@ -127,8 +127,9 @@ def relaxed_energies(potential: str, folder: Path) -> Callable:
     """Formation energies of structures relaxed by a potential, block by block, each kept when it is done."""
     import numpy as np
 
-    from crysjax.campaign.validate import element_energy, read_reference
+    from crysjax.campaign.validate import element_energy
     from crysjax.data import datasets
+    from crysjax.models.references import read_reference
 
     engine, params, path = registry.load_potential(potential)
     reference = read_reference(path)

@@ -18,7 +18,7 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.models import references
-from crysjax.models.references import Reference, read_reference  # noqa: F401 (handed on to those who validate)
+from crysjax.models.references import Reference
 from crysjax.potentials.mlip import Potential
 from crysjax.potentials.relax_dataset import AS_USUAL, relax_dataset
 from crysjax.predictors.predictor import Predictor

@@ -15,7 +15,7 @@ import numpy as np
 from crysjax.chemistry.elements import SYMBOLS, counts
 from crysjax.crystallography import symmetry_finder
 from crysjax.data.datasets import Entry
-from crysjax.data.readers import cif
+from crysjax.data.readers import cif, hall_settings
 
 TOLERANCE_ANGSTROM = 0.1
 """For relaxed structures, as the Materials Project searches for symmetry."""
@@ -60,11 +60,12 @@ def _at(entry: Entry, tolerance_angstrom: float) -> tuple[Symmetrized | None, st
     found, why = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance_angstrom)
     if found is None:
         return None, why
-    hall = symmetry_finder.standard_settings()[found.number]
+    hall = hall_settings.standard()[found.number]
     found, why = symmetry_finder.ask("get_symmetry_dataset", cell, tolerance_angstrom, hall_number=hall)
     if found is None:
         return None, why
-    kind, operations = symmetry_finder.setting(hall)
+    kind, found_operations = hall_settings.table()[hall], hall_settings.operations(hall)
+    operations = (found_operations["rotations"], found_operations["translations"])
     numbers, frac = np.asarray(found.std_types), np.asarray(found.std_positions) % 1.0
     moved = _moved(found, cell)
     orbits = _orbits(numbers, frac, found.std_lattice, operations)
@@ -75,8 +76,8 @@ def _at(entry: Entry, tolerance_angstrom: float) -> tuple[Symmetrized | None, st
     letters = tuple(letter[k] for k in found.std_mapping_to_primitive[sites].tolist())
     row = entry._replace(numbers=numbers, frac=frac, lattice=found.std_lattice, site_properties={})
     return Symmetrized(
-        row, int(found.number), found.international, *kind, *operations, sites, letters,
-        np.array([len(m) for m in orbits]), _numbered(orbits, len(frac)), tolerance_angstrom, moved,
+        row, int(found.number), found.international, hall_settings.symbol(hall), kind.hall_symbol, *operations,
+        sites, letters, np.array([len(m) for m in orbits]), _numbered(orbits, len(frac)), tolerance_angstrom, moved,
     ), ""  # fmt: skip
 
 

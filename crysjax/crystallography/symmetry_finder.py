@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -65,35 +64,3 @@ def niggli_reduced(lattice: np.ndarray, *, margin: float = 1e-5) -> np.ndarray |
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return spglib.niggli_reduce(np.asarray(lattice, float), eps=margin)
-
-
-@lru_cache(maxsize=1)
-def standard_settings() -> dict[int, int]:
-    """Space group number -> spglib's number of its standard setting: origin choice 2 where there are two."""
-    kinds = {hall: _kind(hall) for hall in range(530, 0, -1)}
-    first = {kind.number: hall for hall, kind in kinds.items()}
-    return first | {kind.number: hall for hall, kind in kinds.items() if kind.choice == "2"}
-
-
-@lru_cache(maxsize=64)
-def setting(hall: int) -> tuple[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """Of one of spglib's 530 settings: Hermann-Mauguin symbol with its choice and Hall symbol; rotations (k, 3, 3) and
-    translations (k, 3) of columns of fractions.
-    """
-    import spglib
-
-    kind = _kind(hall)
-    choice = f" :{kind.choice}" if kind.choice in ("1", "2", "H", "R") else ""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        found = spglib.get_symmetry_from_database(hall)
-    symbol = kind.international.split("=")[0].strip().replace("_", "")
-    return (symbol + choice, kind.hall_symbol), (found["rotations"], found["translations"])
-
-
-def _kind(hall: int) -> Any:
-    import spglib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # spglib is changing how it reports errors
-        return spglib.get_spacegroup_type(hall)

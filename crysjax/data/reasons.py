@@ -25,6 +25,9 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "flat_cell": ("flat cell",),
     "long_cell": ("needle of a cell",),
     "too_many_sites": ("more than {} sites",),
+    "density_out_of_range": ("density out of range",),
+    "not_synthesizable": ("resembles crystals that have been made too little",),
+    "breaks_constraint": ("breaks the constraint {}",),
     "composition": ("composition fails SMACT's charge and electronegativity test",),
     "invalid_geometry": ("geometry is not valid",),
     # the same as another crystal

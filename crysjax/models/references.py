@@ -44,13 +44,20 @@ def place(path: Path) -> Path:
     return own if own.is_file() and path.stem == path.parent.name else path.with_name(f"{path.stem}.references.json")
 
 
+def beside(path: Path) -> Path | None:
+    """The file of references that belongs to a potential's file, None where there is none."""
+    both = (place(path), path.parent / "references.json")  # the second: beside a model in a folder of its own
+    return next((file for file in both if file.is_file()), None)
+
+
 def read_reference(path: Path) -> Reference | None:
     """The references beside a potential's file, None where there are none; those of another potential are an error."""
-    file = place(path)
-    if not file.is_file():
-        file = path.parent / "references.json"  # beside a model in a folder of its own
-        if not file.is_file():
-            return None
+    file = beside(path)
+    return None if file is None else read(file, path)
+
+
+def read(file: Path, path: Path | None = None) -> Reference:
+    """A file of references; with `path`, it has to be that potential's."""
     energies = np.full(NUM_SPECIES, np.nan, np.float32)
     try:
         found = reading.read_json(file)
@@ -59,7 +66,7 @@ def read_reference(path: Path) -> Reference | None:
         std, digest = float(found["std_ev_per_atom"]), found.get("potential_sha256")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: expected element_ev (symbol: eV) and std_ev_per_atom ({error})") from None
-    if digest is not None and digest != reading.digest(path):
+    if path is not None and digest is not None and digest != reading.digest(path):
         raise ValueError(
             f"{file}: of another potential than {path.name}; make them anew by `crysjax models references`"
         )

@@ -66,8 +66,13 @@ def spend(ledger: Ledger, oracle: Oracle, *, calls: int, seconds: float) -> Ledg
     return tuple(known.items())
 
 
+def as_dict(ledger: Ledger) -> dict[str, dict]:
+    """The ledger as plain values: what `to_json` writes."""
+    return {name: spent._asdict() for name, spent in ledger}
+
+
 def to_json(ledger: Ledger) -> str:
-    return json.dumps({name: spent._asdict() for name, spent in ledger}, allow_nan=False)
+    return json.dumps(as_dict(ledger), allow_nan=False)
 
 
 def from_json(text: str) -> Ledger:

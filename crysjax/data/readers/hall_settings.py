@@ -34,4 +34,13 @@ def operations(hall: int) -> dict[str, Any]:
     """`rotations` (g, 3, 3) and `translations` (g, 3) of a setting."""
     import spglib
 
-    return spglib.get_symmetry_from_database(hall)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return spglib.get_symmetry_from_database(hall)
+
+
+def symbol(hall: int) -> str:
+    """Hermann-Mauguin symbol of a setting, with its origin choice or axes where there are several: `F d -3 m :2`."""
+    kind = table()[hall]
+    choice = f" :{kind.choice}" if kind.choice in ("1", "2", "H", "R") else ""
+    return kind.international.split("=")[0].strip().replace("_", "") + choice
