@@ -157,7 +157,9 @@ def _batch(asked: Search, counts: dict[int, int], number: int, folder: Path) -> 
         max_steps=asked.steps,
     )  # fmt: skip
     good = np.flatnonzero(done.valid & np.isfinite(done.energy))
-    said = {"sampled": len(drawn), "relaxed": len(good), "failed": Counter(done.reason[~done.valid].tolist())}
+    lost = np.delete(done.reason, good)
+    why = Counter(np.where(lost == "", "no finite energy", lost).tolist())
+    said = {"sampled": len(drawn), "relaxed": len(good), "failed": why}
     crystals = None
     if len(good):
         moved = replace(done.crystals, frac=datasets.wrap(done.crystals.frac), properties={
