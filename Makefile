@@ -51,6 +51,8 @@ $(DOCS_READY): $(READY) requirements/docs.txt
 
 docs: setup $(DOCS_READY)
 	$(VENV)/bin/python -m sphinx -W --keep-going -E -q -b html -d build/docs-cache/doctrees docs build/docs
+	@! grep -rlE '<(script|link|img)[^>]*(src|href)="(https?:)?//' build/docs --include='*.html' || \
+	  { echo "these pages load from another server"; exit 1; }
 	@echo "build/docs/index.html"
 
 clean:
