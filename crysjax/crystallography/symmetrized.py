@@ -184,8 +184,12 @@ def _value(value: Any) -> str:
     return f"{value:.7g}" if np.isfinite(value) else "?"
 
 
+_IN_ASCII = str.maketrans({"Å": "A", "³": "^3", "±": "+-", "–": "-"})  # CIF 1.1 knows no other characters
+
+
 def quoted(text: str) -> str:
     """Text as one CIF value on one line: printable ASCII, in quotes that do not end inside of it."""
+    text = text.translate(_IN_ASCII)
     text = "".join(c if c.isprintable() and c.isascii() else "?" for c in text)[:500]
     if "'" not in text or '"' in text:
         return "'" + text.replace("'", "`") + "'"

@@ -66,7 +66,7 @@ def test_what_is_no_crystal_is_written_in_p1_with_the_reason():
     found, why = symmetrized.symmetrized(flat)
     assert found is None and why.startswith("the cell has no volume: 0 Å³ per atom")
     text = cif_of(quartz(), None, formula="SiO2", items={}, why=why)
-    assert "_crysjax_symmetry   'not found: the cell has no volume: 0 Å³ per atom; " in text
+    assert "_crysjax_symmetry   'not found: the cell has no volume: 0 A^3 per atom; " in text
     assert len(cif.parse("x", text).numbers) == 9
 
 
