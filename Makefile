@@ -1,4 +1,4 @@
-# Three commands: `make quickstart` (set up, then design crystals), `make test` (set up, then all tests) and `make docs`.
+# `make quickstart` (set up, then design crystals), `make test` (the quick tests), `make test-all` and `make docs`.
 SHELL := /bin/bash
 VENV := .venv
 READY := $(VENV)/.ready
@@ -9,12 +9,13 @@ WORKERS ?= 2
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: quickstart test docs setup lint clean
+.PHONY: quickstart test test-slow test-all docs setup lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   set up, then design crystals by configs/quickstart.yaml into runs/quickstart"
-	@echo "make test         set up, then ruff, mypy and all tests"
+	@echo "make test         set up, then ruff, mypy and the quick tests"
+	@echo "make test-all     the same, and then the tests that take long"
 	@echo "make docs         set up, then the documentation site, its examples executed, in build/docs/index.html"
 	@echo "make setup        only set up: $(VENV) with the exact versions of requirements/lock.txt"
 
@@ -37,7 +38,12 @@ lint: setup
 	$(VENV)/bin/python -m mypy
 
 test: lint
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+test-slow: setup
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m slow
+
+test-all: test test-slow
 
 $(DOCS_READY): $(READY) requirements/docs.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/docs.txt
@@ -45,6 +51,8 @@ $(DOCS_READY): $(READY) requirements/docs.txt
 
 docs: setup $(DOCS_READY)
 	$(VENV)/bin/python -m sphinx -W --keep-going -E -q -b html -d build/docs-cache/doctrees docs build/docs
+	@! grep -rlE '<(script|link|img)[^>]*(src|href)="(https?:)?//' build/docs --include='*.html' || \
+	  { echo "these pages load from another server"; exit 1; }
 	@echo "build/docs/index.html"
 
 clean:

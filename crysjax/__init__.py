@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from crysjax.front.physics import at_minimum, diffraction, elasticity, pair_distribution, phonons, relax
     from crysjax.front.verbs import design, load, objective, polymorphs, predict, sample, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Dataset", "Plan", "at_minimum", "design", "diffraction", "elasticity", "evaluate", "load", "objective",
     "pair_distribution", "phonons", "polymorphs", "predict", "read", "relax", "sample", "train",

@@ -141,7 +141,8 @@ def _loader() -> type:
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise _marked(f"alias *{self.peek_event().anchor}: aliases are not read", self.peek_event())
+                event = self.peek_event()  # type: ignore[no-untyped-call]
+                raise _marked(f"alias *{event.anchor}: aliases are not read", event)
             return super().compose_node(parent, index)
 
     def _marked(problem: str, at: Any) -> yaml.MarkedYAMLError:

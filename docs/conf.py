@@ -94,6 +94,11 @@ def fields_of(app: Any, what: str, name: str, made: Any, options: Any, lines: li
         lines += [f"* **{field}**: {text}{'. ' + literal(said[field]) if said.get(field) else ''}"]
 
 
+def skip_field(app: Any, what: str, name: str, made: Any, skip: bool, options: Any) -> bool | None:
+    """The fields of a NamedTuple stand in the list of `fields_of`."""
+    return True if type(made).__name__ == "_tuplegetter" else None
+
+
 def no_signature(app: Any, what: str, name: str, made: Any, *rest: Any) -> tuple[str, None] | None:
     """Fields stand in a list of their own, so a class needs no signature."""
     return ("", None) if what == "class" else None
@@ -107,4 +112,5 @@ def literal(comment: str) -> str:
 def setup(app: Any) -> dict:
     app.connect("autodoc-process-docstring", fields_of)
     app.connect("autodoc-process-signature", no_signature)
+    app.connect("autodoc-skip-member", skip_field)
     return {"parallel_read_safe": True}

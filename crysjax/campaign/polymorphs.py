@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from crysjax.crystallography.equivalence import Tolerance
 from crysjax.data import datasets, files, names
 from crysjax.data.datasets import Dataset
 from crysjax.data.readers import io, reading
+from crysjax.data.readers.part import read_part
 from crysjax.models import registry
 from crysjax.models.references import read_reference
 from crysjax.potentials.relax_dataset import relax_dataset
@@ -74,8 +76,9 @@ def find(asked: PolymorphSearch, out: Path, *, progress: Progress = lambda done,
     with files.alone(out):
         _same_search(asked, out)
         parts, lost, sampled = [], Counter(), 0
+        potential = cache(lambda: registry.load_potential(asked.potential))  # one, so that it is compiled once
         for number in range(-(-asked.count // asked.batch)):
-            crystals, said = _batch(asked, counts, number, out / BATCHES)
+            crystals, said = _batch(asked, counts, number, out / BATCHES, potential)
             parts += [crystals] if crystals is not None else []
             sampled += said["sampled"]
             lost.update(said["failed"])
@@ -135,7 +138,9 @@ def _same_search(asked: PolymorphSearch, out: Path) -> None:
     files.write(path, json.dumps(now, indent=1))
 
 
-def _batch(asked: PolymorphSearch, counts: dict[int, int], number: int, folder: Path) -> tuple[Dataset | None, dict]:
+def _batch(
+    asked: PolymorphSearch, counts: dict[int, int], number: int, folder: Path, potential: Callable
+) -> tuple[Dataset | None, dict]:
     """The relaxed crystals of one batch (None: not one) and its counts, from disk where they are kept."""
     path, about = folder / f"{number:04d}.npz", folder / f"{number:04d}.json"
     if about.exists():
@@ -151,13 +156,15 @@ def _batch(asked: PolymorphSearch, counts: dict[int, int], number: int, folder: 
         files.write(about, json.dumps(said))
         return None, said
     drawn = replace(drawn, ids=np.array([f"{number}-{k:04d}" for k in range(len(drawn))]), properties={})
-    engine, params, _ = registry.load_potential(asked.potential)
+    engine, params, _ = potential()
     done = relax_dataset(
         engine.energy_forces_stress, params, drawn, cutoff_angstrom=engine.cutoff_angstrom, known=engine.numbers,
         max_steps=asked.steps,
     )  # fmt: skip
     good = np.flatnonzero(done.valid & np.isfinite(done.energy))
-    said = {"sampled": len(drawn), "relaxed": len(good), "failed": Counter(done.reason[~done.valid].tolist())}
+    lost = np.delete(done.reason, good)
+    why = Counter(np.where(lost == "", "no finite energy", lost).tolist())
+    said = {"sampled": len(drawn), "relaxed": len(good), "failed": why}
     crystals = None
     if len(good):
         moved = replace(done.crystals, frac=datasets.wrap(done.crystals.frac), properties={
@@ -179,7 +186,7 @@ def _request(asked: PolymorphSearch, counts: dict[int, int], number: int, size: 
     units = (number * asked.batch + np.arange(size)) % asked.units + 1
     cell = np.repeat(list(counts), list(counts.values()))
     like = draws.blank(units * len(cell), np.concatenate([np.tile(cell, z) for z in units]))
-    templates = io.read(asked.templates) if asked.templates else None
+    templates = read_part(asked.templates) if asked.templates else None
     return sampling.Request(size, like=like, templates=templates)
 
 

@@ -12,15 +12,15 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from crysjax.geometry import soundness
+from crysjax.geometry.soundness import NO_VOLUME, NOT_FINITE
 
 OTHER = "other"
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     # geometry and composition
     "too_close": ("sites too close", "atoms closer than {}"),
-    "not_finite": ("not finite", soundness.NOT_FINITE),
-    "no_volume": ("no volume", soundness.NO_VOLUME),
+    "not_finite": ("not finite", NOT_FINITE),
+    "no_volume": ("no volume", NO_VOLUME),
     "volume_out_of_range": ("volume per atom out of range",),
     "flat_cell": ("flat cell",),
     "long_cell": ("needle of a cell",),

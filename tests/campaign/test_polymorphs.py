@@ -61,5 +61,5 @@ def test_a_search_is_ranked_kept_and_goes_on(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "summary.json").read_text())["distinct"] == len(rows)
     again = find(asked, tmp_path)
     assert made == [2, 2, 2] and again.crystals.ids.tolist() == found.crystals.ids.tolist()
-    with pytest.raises(ValueError, match="a search with seed 0 is there; choose another --out"):
+    with pytest.raises(ValueError, match="holds a search with another seed"):
         find(asked._replace(seed=1), tmp_path)

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from crysjax import __version__
 from crysjax.models import published, registry
 
 
@@ -115,7 +116,7 @@ for command in (["--help"], ["--version"], ["design", "--help"], ["models", "lis
 """
     found = subprocess.run([sys.executable, "-c", code, world.heads], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert "design" in found.stdout and "0.1.0" in found.stdout and '"validation"' in found.stdout
+    assert "design" in found.stdout and __version__ in found.stdout and '"validation"' in found.stdout
     assert found.stdout.count("\nnequix-mp-1  ") == 1
 
 
