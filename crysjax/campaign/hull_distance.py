@@ -12,14 +12,14 @@ import jax.numpy as jnp
 
 from crysjax.base import Estimate, Pack, Params, sum_by_crystal
 from crysjax.data.entry import FORMATION_ENERGY
-from crysjax.physics.hull.traced import Table, hull_energy
+from crysjax.physics.hull.traced import HullTable, hull_energy
 from crysjax.predictors.predictor import Predictor
 
 ABOVE_HULL = "energy_above_hull_ev_per_atom"
 SPREAD_EV_PER_ATOM = 0.1  # what counts as one unit of the objective: the width of "metastable"
 
 
-def with_hull(predictor: Predictor, table: Table) -> Predictor:
+def with_hull(predictor: Predictor, table: HullTable) -> Predictor:
     """The predictor with the distance to the hull as a further column; it needs one of the formation energy."""
     if FORMATION_ENERGY not in predictor.names:
         raise ValueError(f"the heads predict no {FORMATION_ENERGY}, only {', '.join(predictor.names)}")

@@ -121,7 +121,7 @@ def price(name: str) -> float:
 
 def _calculator(asked: Judging, reference: Reference | None) -> Judge:
     known = calculators.named(asked.name, asked.options)
-    how = hosted.Relax(asked.fmax, asked.steps) if asked.relax else None
+    how = hosted.HostedRelax(asked.fmax, asked.steps) if asked.relax else None
 
     def workplace() -> hosted.Host:
         return hosted.host(known.make, settings=known.settings, relax=how, timeout_seconds=asked.timeout_seconds)

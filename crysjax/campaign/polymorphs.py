@@ -43,7 +43,7 @@ ENERGY, ABOVE = "energy_ev_per_atom", "energy_above_lowest_ev_per_atom"
 Progress = Callable[[int, int], None]  # (samples done, of how many)
 
 
-class Search(NamedTuple):
+class PolymorphSearch(NamedTuple):
     """What is asked; every field is bounded beforehand."""
 
     formula: str
@@ -67,7 +67,7 @@ class Polymorphs(NamedTuple):
     level: str
 
 
-def find(asked: Search, out: Path, *, progress: Progress = lambda done, total: None) -> Polymorphs:
+def find(asked: PolymorphSearch, out: Path, *, progress: Progress = lambda done, total: None) -> Polymorphs:
     """Search, and write `polymorphs.csv`, `.extxyz`, `crystals/*.cif`, `report.html` and `summary.json` into `out`.
 
     The same search in the same folder goes on; another one is an error.
@@ -96,7 +96,7 @@ def find(asked: Search, out: Path, *, progress: Progress = lambda done, total: N
     return answer
 
 
-def checked(asked: Search) -> tuple[Any, dict[int, int]]:
+def checked(asked: PolymorphSearch) -> tuple[Any, dict[int, int]]:
     """The element references (None without a hull) and the atoms of one formula unit; errors name the setting."""
     config = registry.read_config(registry.model_path(asked.generator), "generator")
     counts = formula_counts(asked.formula, config["elements"])
@@ -123,7 +123,7 @@ def checked(asked: Search) -> tuple[Any, dict[int, int]]:
     return reference, counts
 
 
-def _same_search(asked: Search, out: Path) -> None:
+def _same_search(asked: PolymorphSearch, out: Path) -> None:
     """Write down what is searched, or an error if the folder holds another search."""
     digests = {role: reading.digest(registry.model_path(getattr(asked, role))) for role in ("generator", "potential")}
     now = json.loads(json.dumps(asked._asdict() | {"digests": digests}))
@@ -139,7 +139,7 @@ def _same_search(asked: Search, out: Path) -> None:
 
 
 def _batch(
-    asked: Search, counts: dict[int, int], number: int, folder: Path, potential: Callable
+    asked: PolymorphSearch, counts: dict[int, int], number: int, folder: Path, potential: Callable
 ) -> tuple[Dataset | None, dict]:
     """The relaxed crystals of one batch (None: not one) and its counts, from disk where they are kept."""
     path, about = folder / f"{number:04d}.npz", folder / f"{number:04d}.json"
@@ -177,7 +177,7 @@ def _batch(
     return crystals, said
 
 
-def _request(asked: Search, counts: dict[int, int], number: int, size: int) -> sampling.Request:
+def _request(asked: PolymorphSearch, counts: dict[int, int], number: int, size: int) -> sampling.Request:
     """A batch of `size` samples: every number of formula units equally often, or one of the space groups in turn."""
     if asked.space_groups:
         group = asked.space_groups[number % len(asked.space_groups)]
@@ -190,7 +190,7 @@ def _request(asked: Search, counts: dict[int, int], number: int, size: int) -> s
     return sampling.Request(size, like=like, templates=templates)
 
 
-def _ranked(asked: Search, parts: Sequence[Dataset], reference: Any) -> Dataset | None:
+def _ranked(asked: PolymorphSearch, parts: Sequence[Dataset], reference: Any) -> Dataset | None:
     """Distinct crystals of all batches, lowest energy first."""
     if not parts:
         return None
@@ -234,7 +234,7 @@ def above_hull(crystals: Dataset, energy: np.ndarray, paths: Sequence[str], refe
     return hull.energy_above_hull(counts, formation, read_hull(list(paths)), level=hull.MATERIALS_PROJECT_2021)
 
 
-def write(found: Polymorphs, asked: Search, out: Path) -> None:
+def write(found: Polymorphs, asked: PolymorphSearch, out: Path) -> None:
     """All files, made anew from the batches."""
     rows = datasets.entries(found.crystals)
     formula, digits = usual_formula(rows[0].numbers), len(str(len(rows)))

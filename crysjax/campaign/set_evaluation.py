@@ -18,7 +18,7 @@ from crysjax.data.reasons import code
 from crysjax.evaluation import judge, stages, totals
 from crysjax.evaluation.failures import findings
 from crysjax.evaluation.judge import Questions
-from crysjax.evaluation.totals import Judged
+from crysjax.evaluation.totals import JudgedSet
 from crysjax.reports import set_report
 from crysjax.retrieval import floors
 
@@ -63,7 +63,7 @@ def _at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
 
 def _ceiling(
     real: Dataset, train: Dataset | None, ask: Questions, size: int, seed: int, say: Say
-) -> tuple[Judged, Dataset]:
+) -> tuple[JudgedSet, Dataset]:
     """One half of the real crystals judged against the other, as if it had been generated; and that other half."""
     mine, other = judge.halves(real, most=min(size, MOST_OF_CEILING), seed=seed)
     mine, other = take(real, mine), take(real, other)
@@ -72,7 +72,7 @@ def _ceiling(
     return judge.judge(CEILING, mine, [], ask, say), other
 
 
-def _write_rows(out: Path | None, judged: Judged) -> None:
+def _write_rows(out: Path | None, judged: JudgedSet) -> None:
     """`NAME/structures.csv`: one row per structure with every answer, and the entries that could not be read."""
     if out is None:
         return
@@ -89,7 +89,7 @@ def _write_rows(out: Path | None, judged: Judged) -> None:
         writer.writerows([*row, "not_read"] for row in unread)
 
 
-def _columns(judged: Judged) -> dict[str, np.ndarray]:
+def _columns(judged: JudgedSet) -> dict[str, np.ndarray]:
     columns = {}
     for stage, said in judged.verdicts.items():
         columns |= {stage: said.passed} | {name: values for name, values in said.columns.items() if values.ndim == 1}
@@ -105,7 +105,7 @@ def _plain(value: Any) -> Any:
 
 
 def _write_report(
-    out: Path, judged: list[Judged], found: dict, warned: dict, drawn: Judged | None, command: str
+    out: Path, judged: list[JudgedSet], found: dict, warned: dict, drawn: JudgedSet | None, command: str
 ) -> None:
     told = {name: [f._replace(worst=f.worst.tolist())._asdict() for f in said] for name, said in warned.items()}
     everything = {name: totals | {"findings": told.get(name, [])} for name, totals in found.items()}

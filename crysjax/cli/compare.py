@@ -27,7 +27,7 @@ TASKS = ("csp", "de novo")
 FLOORS = ("random_template", "nearest_template", "twin", "twin_or_nearest")
 
 
-class Plan(NamedTuple):
+class ComparePlan(NamedTuple):
     """One data set, one task, and who takes part."""
 
     name: str
@@ -62,7 +62,7 @@ def plan_settings(
     floors: list[str] = ["random_template", "nearest_template"],  # noqa: B006
     hull: list[str] = [],  # noqa: B006
     potential: str = "",
-) -> Plan:
+) -> ComparePlan:
     """The keys of a comparison.
 
     Args:
@@ -91,7 +91,7 @@ def plan_settings(
         raise ValueError(f"{'potential' if hull else 'hull'}: energies above the hull need both hull and potential")
     for model, source in models.items():
         _source(model, source)
-    return Plan(name or Path(data).stem, data, task, dict(models), train_split, split, rows, tries, list(seeds),
+    return ComparePlan(name or Path(data).stem, data, task, dict(models), train_split, split, rows, tries, list(seeds),
                 list(steps), retrieve, list(floors), list(hull), potential)  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def compare(
     say(f"{out / 'report.html'}: the same with plots")
 
 
-def _written(plans: list[Plan], out: Path) -> tuple[list[Line], dict]:
+def _written(plans: list[ComparePlan], out: Path) -> tuple[list[Line], dict]:
     """All lines and curves, in the table after every row: nothing measured is lost."""
     from crysjax.data import files
     from crysjax.reports import comparison
@@ -132,14 +132,14 @@ def _written(plans: list[Plan], out: Path) -> tuple[list[Line], dict]:
     return lines, curves
 
 
-def _plan(path: Path) -> Plan:
+def _plan(path: Path) -> ComparePlan:
     try:
         return plan_settings(**checked(plan_settings, read_yaml(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def _lines(plan: Plan, out: Path, curves: dict[str, list[tuple[int, float]]]) -> Iterator[Line]:
+def _lines(plan: ComparePlan, out: Path, curves: dict[str, list[tuple[int, float]]]) -> Iterator[Line]:
     import numpy as np
 
     from crysjax.data import datasets
@@ -188,7 +188,7 @@ def _source(name: str, source: str | dict) -> tuple[str, dict]:
 
 
 def _line(
-    plan: Plan, name: str, source: str, train: Dataset, asked: Dataset, out: Path, curves: dict
+    plan: ComparePlan, name: str, source: str, train: Dataset, asked: Dataset, out: Path, curves: dict
 ) -> Line:  # fmt: skip
     from crysjax.data import names
     from crysjax.reports import comparison
@@ -229,7 +229,7 @@ def _factory_settings(settings: dict[str, Any]) -> set[str]:
 
 
 def _measured(
-    plan: Plan, model: Model, train: Dataset, asked: Dataset, seed: int, folder: Path
+    plan: ComparePlan, model: Model, train: Dataset, asked: Dataset, seed: int, folder: Path
 ) -> tuple[dict[str, Interval], float]:
     """Metrics of the samples of one seed, and the seconds that drawing them took, compilation included."""
     from crysjax.sampling import prediction
@@ -250,7 +250,7 @@ def _measured(
     return _judged(plan, drawn, train, asked, folder), took
 
 
-def _floors(plan: Plan, train: Dataset, asked: Dataset) -> Iterator[Line]:
+def _floors(plan: ComparePlan, train: Dataset, asked: Dataset) -> Iterator[Line]:
     from crysjax.reports import comparison
     from crysjax.retrieval import floors
     from crysjax.sampling import prediction
@@ -263,7 +263,7 @@ def _floors(plan: Plan, train: Dataset, asked: Dataset) -> Iterator[Line]:
         yield comparison.Line(plan.name, plan.task, name.replace("_", " "), "floor", {}, metrics)
 
 
-def _substitution(plan: Plan, train: Dataset, asked: Dataset, out: Path) -> Line:
+def _substitution(plan: ComparePlan, train: Dataset, asked: Dataset, out: Path) -> Line:
     """What no learning gives: training structures with elements drawn by how often they replace one another."""
     from crysjax.reports import comparison
     from crysjax.retrieval import substitution
@@ -273,7 +273,7 @@ def _substitution(plan: Plan, train: Dataset, asked: Dataset, out: Path) -> Line
     return comparison.Line(plan.name, plan.task, "substitution", "floor", {}, metrics)
 
 
-def _judged(plan: Plan, drawn: Dataset, train: Dataset, reference: Dataset, folder: Path) -> dict[str, Interval]:
+def _judged(plan: ComparePlan, drawn: Dataset, train: Dataset, reference: Dataset, folder: Path) -> dict[str, Interval]:
     """The stages of `crysjax evaluate`, stability if the plan has a hull, and distances of distributions."""
     from crysjax.campaign import questions
     from crysjax.evaluation import judge, totals

@@ -35,7 +35,7 @@ def judge(
 
     known = calculators.named(by, dict(map(_setting, setting)))
     dataset, elements = read_part(crystals), None if references is None else opinions.read_references(references)
-    how = hosted.Relax(fmax, steps, cell) if relax else None
+    how = hosted.HostedRelax(fmax, steps, cell) if relax else None
     out.mkdir(parents=True, exist_ok=True)
     question = {"by": by, "level": list(known.level), "settings": json.loads(json.dumps(known.settings)),
                 "relax": list(how or ()), "references": str(references or "")}  # fmt: skip

@@ -36,7 +36,7 @@ class Constraint(NamedTuple):
     species: SpeciesRules | None = None
 
 
-class Given(NamedTuple):
+class GivenFields(NamedTuple):
     """The fixed part laid out for one pack."""
 
     mask: Array  # (n, 1) bool: this site is fixed
@@ -84,7 +84,7 @@ def _formula_sites(constraint: Constraint, rank: Array, template: Pack) -> Array
     return jnp.asarray(numbers)[jnp.minimum(which, len(numbers) - 1)]
 
 
-def given(constraint: Constraint | None, template: Pack) -> Given | None:
+def given(constraint: Constraint | None, template: Pack) -> GivenFields | None:
     """The fixed part for this pack, or `None` where nothing is fixed."""
     if constraint is None or constraint.fixed is None:
         return None
@@ -92,10 +92,10 @@ def given(constraint: Constraint | None, template: Pack) -> Given | None:
     rank, dtype = rank_in_crystal(template), template.frac.dtype
     mask = ((rank < len(numbers)) & (site_mask(template.occupancy) > 0))[:, None]
     cell = None if lattice is None else jnp.broadcast_to(jnp.asarray(lattice, dtype)[None], template.lattice.shape)
-    return Given(mask, jnp.asarray(frac, dtype)[jnp.minimum(rank, len(numbers) - 1)], cell)
+    return GivenFields(mask, jnp.asarray(frac, dtype)[jnp.minimum(rank, len(numbers) - 1)], cell)
 
 
-def in_place(part: Given | None, pack: Pack) -> Pack:
+def in_place(part: GivenFields | None, pack: Pack) -> Pack:
     """The pack with the fixed part put back bit for bit: positions, and the lattice where it is given."""
     if part is None:
         return pack

@@ -27,7 +27,7 @@ LOG_WEIGHT = -1.5, -0.5
 """Of an orbit, and of each of its free coordinates."""
 
 
-class Orbits(NamedTuple):
+class SymmetryOrbits(NamedTuple):
     """The orbits of one crystal, in the order of its sites."""
 
     group: int
@@ -43,7 +43,7 @@ def composition(formula: dict[int, int], num_atoms: int) -> dict[int, int]:
     return {} if rest else {z: units * count for z, count in formula.items()}
 
 
-def draw_orbits(group: int, compositions: Sequence[dict[int, int]], *, seed: int = 0) -> list[Orbits]:
+def draw_orbits(group: int, compositions: Sequence[dict[int, int]], *, seed: int = 0) -> list[SymmetryOrbits]:
     """Orbits for each composition, `{atomic number: sites}`, or `{0: sites}` where the species are free.
 
     Raises:
@@ -58,12 +58,12 @@ def possible(group: int, composition: dict[int, int]) -> bool:
     return _total(group, _slots(group), 0, tuple(count for _, count in sorted(composition.items()))) > 0
 
 
-def sites_of(orbits: Orbits) -> np.ndarray:
+def sites_of(orbits: SymmetryOrbits) -> np.ndarray:
     """The atomic number of every site, 0 = free."""
     return np.repeat(orbits.numbers, symmetry.table().sites[orbits.group, list(orbits.letters)]).astype(np.uint8)
 
 
-def orbits_view(drawn: Sequence[Orbits]) -> Callable[[np.ndarray, Capacity], Views]:
+def orbits_view(drawn: Sequence[SymmetryOrbits]) -> Callable[[np.ndarray, Capacity], Views]:
     """The `sites` of crystals with these orbits: `rows(members, shape)`, as `sampling.draws.sample` takes it."""
 
     def rows(members: np.ndarray, shape: Capacity) -> Views:
@@ -150,7 +150,7 @@ def _ways(
     return ways
 
 
-def _draw(group: int, composition: tuple[tuple[int, int], ...], rng: np.random.Generator) -> Orbits:
+def _draw(group: int, composition: tuple[tuple[int, int], ...], rng: np.random.Generator) -> SymmetryOrbits:
     numbers, left = zip(*composition)
     slots, place, found = _slots(group), 0, []
     if _total(group, slots, 0, left) == 0:
@@ -162,7 +162,7 @@ def _draw(group: int, composition: tuple[tuple[int, int], ...], rng: np.random.G
         _, added, (place, left) = ways[rng.choice(len(ways), p=odds / odds.sum())]
         if added:
             found.append((slots[which].letter, numbers[kind]))
-    return Orbits(group, *zip(*found))
+    return SymmetryOrbits(group, *zip(*found))
 
 
 def _refusal(group: int, composition: dict[int, int]) -> str:

@@ -38,7 +38,7 @@ from crysjax.constraints.neutrality import IMPOSSIBLE, Charges
 LEAST = -60.0  # smallest log-probability of an allowed element: exp of it is a float32
 
 
-class Plan(NamedTuple):
+class CountPlan(NamedTuple):
     """What the last draw settled for each crystal: its elements, and one oxidation state per element."""
 
     count: Array  # (b,) int32 number of different elements; unused without such a constraint
@@ -49,8 +49,8 @@ class Plan(NamedTuple):
 class SpeciesRules(NamedTuple):
     """`start` makes the first plan, `draw` the rows of one step. Both are pure and jit-able."""
 
-    start: Callable[[Array, Pack], Plan]  # (key, template) -> plan
-    draw: Callable[..., tuple[Array, Plan]]  # (key, logits (n, s), held (n, s), plan, template) -> (rows, plan)
+    start: Callable[[Array, Pack], CountPlan]  # (key, template) -> plan
+    draw: Callable[..., tuple[Array, CountPlan]]  # (key, logits (n, s), held (n, s), plan, template) -> (rows, plan)
 
 
 class Rules(NamedTuple):
@@ -64,14 +64,14 @@ class Rules(NamedTuple):
     rounds: int
 
 
-class Step(NamedTuple):
+class CountStep(NamedTuple):
     """What one draw starts from."""
 
     logits: Array  # (n, s) of the network, `IMPOSSIBLE` for elements that are not allowed
     held: Array  # (n, s) one-hot rows of settled sites, zero rows of free ones
     used: Array  # (b, s) bool: the elements of settled sites
     chance: Array  # (b, s) log of the mean probability over the free sites
-    plan: Plan
+    plan: CountPlan
     template: Pack
 
 
@@ -102,17 +102,19 @@ def species_rules(
     return SpeciesRules(partial(_start, witness), partial(_draw, rules))
 
 
-def _start(witness: Witness, key: Array, template: Pack) -> Plan:
+def _start(witness: Witness, key: Array, template: Pack) -> CountPlan:
     n = jnp.minimum(num_sites(template).astype(jnp.int32), len(witness.possible) - 1)
     weight = jnp.where(jnp.asarray(witness.possible)[n], 0.0, IMPOSSIBLE)
     m = jax.random.categorical(key, weight).astype(jnp.int32)
-    return Plan(m, jnp.asarray(witness.elements)[n, m], jnp.asarray(witness.charge)[n, m])
+    return CountPlan(m, jnp.asarray(witness.elements)[n, m], jnp.asarray(witness.charge)[n, m])
 
 
-def _draw(rules: Rules, key: Array, logits: Array, held: Array, plan: Plan, template: Pack) -> tuple[Array, Plan]:
+def _draw(
+    rules: Rules, key: Array, logits: Array, held: Array, plan: CountPlan, template: Pack
+) -> tuple[Array, CountPlan]:
     logits = jnp.where(jnp.asarray(rules.allowed)[None], jax.lax.stop_gradient(logits), IMPOSSIBLE)
     used = _used(held, template)
-    step = Step(logits, held, used, _mean_chance(logits, held, template), plan, template)
+    step = CountStep(logits, held, used, _mean_chance(logits, held, template), plan, template)
     if rules.charges is None:
         key, key_rows = jax.random.split(key)
         chosen, charge, rows = _proposal(rules, step, key)
@@ -123,10 +125,10 @@ def _draw(rules: Rules, key: Array, logits: Array, held: Array, plan: Plan, temp
         chosen, charge, rows = _settled(rules, rules.charges, key_loop, last, step)
         found = neutrality.neutral(key_rows, charge, rows, rules.charges, template)
     drawn = one_hot(found + 1, logits.dtype) * site_mask(template.occupancy)[:, None]
-    return drawn, Plan(plan.count, chosen, charge)
+    return drawn, CountPlan(plan.count, chosen, charge)
 
 
-def _proposal(rules: Rules, step: Step, key: Array) -> tuple[Array, Array, Array]:
+def _proposal(rules: Rules, step: CountStep, key: Array) -> tuple[Array, Array, Array]:
     """(1) and the states of (2): elements (b, s), charges (b, s) and log-rows (n, s)."""
     keys, used = jax.random.split(key, 4), step.used
     if rules.counted:
@@ -141,7 +143,7 @@ def _proposal(rules: Rules, step: Step, key: Array) -> tuple[Array, Array, Array
     return chosen, charge, _rows_of(rules, step, keys[3], chosen)
 
 
-def _rows_of(rules: Rules, step: Step, key: Array, chosen: Array) -> Array:
+def _rows_of(rules: Rules, step: CountStep, key: Array, chosen: Array) -> Array:
     """Log-probabilities of the elements at each site, given the chosen ones and those that are held: (n, s)."""
     held, template = step.held, step.template
     free = (held.sum(-1) == 0) & (site_mask(template.occupancy) > 0)
@@ -153,7 +155,7 @@ def _rows_of(rules: Rules, step: Step, key: Array, chosen: Array) -> Array:
     return jnp.where(held.sum(-1, keepdims=True) > 0, jnp.where(held > 0, 0.0, IMPOSSIBLE), rows)
 
 
-def _settled(rules: Rules, charges: Charges, key: Array, last: tuple, step: Step) -> tuple:
+def _settled(rules: Rules, charges: Charges, key: Array, last: tuple, step: CountStep) -> tuple:
     """The proposal of each crystal, of the first round in which one can be completed; else the last plan."""
     template = step.template
 

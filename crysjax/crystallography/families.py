@@ -56,7 +56,7 @@ class Relation(NamedTuple):
     reason: str  # one line
 
 
-class Options(NamedTuple):
+class RelationOptions(NamedTuple):
     """Tolerances: of equality, of parents, and of spglib when it looks for a parent."""
 
     tolerance: Tolerance = CDVAE
@@ -75,7 +75,7 @@ class Catalog(NamedTuple):
     anonymous: dict[str, list[int]]  # anonymous formula -> rows
 
 
-class Task(NamedTuple):
+class RelationTask(NamedTuple):
     """One crystal and the known ones that it may be related to, nearest first, with their indices."""
 
     row: Entry
@@ -94,7 +94,7 @@ def relation(
     `tolerance` is that of equality (CDVAE's), `parent` that of every other match (pymatgen's defaults),
     `symprec_angstrom` the tolerances at which a parent is looked for, ascending.
     """
-    options = Options(tolerance, parent, tuple(symprec_angstrom), proposals)
+    options = RelationOptions(tolerance, parent, tuple(symprec_angstrom), proposals)
     known = known if isinstance(known, Catalog) else catalog(known)
     return _judge(_task(row, mean_distances([row])[0], known, proposals), options)
 
@@ -109,7 +109,7 @@ def relations(
     """
     known, rows = catalog(entries(reference)), entries(dataset)
     tasks = [_task(row, vector, known, proposals) for row, vector in zip(rows, mean_distances(rows))]
-    work = partial(_judge, options=Options(tolerance, parent, tuple(symprec_angstrom), proposals))
+    work = partial(_judge, options=RelationOptions(tolerance, parent, tuple(symprec_angstrom), proposals))
     return parallel.each(work, tasks, processes, inline=_INLINE)
 
 
@@ -146,7 +146,7 @@ def _merged_keys(numbers: np.ndarray) -> list[tuple]:
     return keys
 
 
-def _task(row: Entry, vector: np.ndarray, known: Catalog, proposals: int) -> Task:
+def _task(row: Entry, vector: np.ndarray, known: Catalog, proposals: int) -> RelationTask:
     """The crystals that can be related to this one, and are near."""
     row = row._replace(properties={}, site_properties={})
     distance = partial(_distance, vector, known.vectors)
@@ -157,7 +157,7 @@ def _task(row: Entry, vector: np.ndarray, known: Catalog, proposals: int) -> Tas
     merged = distance([i for i in pairs if formula(known.rows[i].numbers) != name])
     alike = distance(known.anonymous.get(anonymous_formula(row.numbers), []))
     alike = [i for i, off in alike if off < _REACH and formula(known.rows[i].numbers) != name][:proposals]
-    return Task(
+    return RelationTask(
         row,
         [(i, known.rows[i]) for i, _ in same],
         [(i, known.rows[i]) for i in near],
@@ -191,7 +191,7 @@ def _partners(numbers: np.ndarray, known: Catalog) -> dict[int, tuple[int, int]]
 # Verdicts
 
 
-def _judge(task: Task, options: Options) -> Relation:
+def _judge(task: RelationTask, options: RelationOptions) -> Relation:
     """The first relation that holds."""
     for look in (_equal, _distortion, _ordering, _substitution):
         found = look(task, options)
@@ -200,7 +200,7 @@ def _judge(task: Task, options: Options) -> Relation:
     return Relation("new", -1, float("nan"), "no known crystal is equal, of the same parent, or of the same prototype")
 
 
-def _equal(task: Task, options: Options) -> Relation | None:
+def _equal(task: RelationTask, options: RelationOptions) -> Relation | None:
     matches = [(rms(reduced(other), reduced(task.row), options.tolerance), i) for i, other in task.same]
     matches = [match for match in matches if np.isfinite(match[0])]
     if not matches:
@@ -213,7 +213,7 @@ def _equal(task: Task, options: Options) -> Relation | None:
     return Relation("supercell", index, value, reason)
 
 
-def _distortion(task: Task, options: Options) -> Relation | None:
+def _distortion(task: RelationTask, options: RelationOptions) -> Relation | None:
     for index, other in task.near:
         found = parent_match(other, task.row, options.parent, options.symprec_angstrom)
         if found:
@@ -227,7 +227,7 @@ def _distortion(task: Task, options: Options) -> Relation | None:
     return None
 
 
-def _ordering(task: Task, options: Options) -> Relation | None:
+def _ordering(task: RelationTask, options: RelationOptions) -> Relation | None:
     species = np.unique(task.row.numbers).tolist()
     own = [(index, other, pair) for index, other in task.near for pair in combinations(species, 2)]
     for index, other, pair in own + task.merged:
@@ -240,7 +240,7 @@ def _ordering(task: Task, options: Options) -> Relation | None:
     return None
 
 
-def _substitution(task: Task, options: Options) -> Relation | None:
+def _substitution(task: RelationTask, options: RelationOptions) -> Relation | None:
     for index, other in task.anonymous:
         found = anonymous_match(other, task.row, options.parent)
         if found:

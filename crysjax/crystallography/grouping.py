@@ -22,7 +22,7 @@ from crysjax.data.datasets import Entry, from_entries
 _INLINE_ROWS = 2000  # fewer are done before a second process has started
 
 
-class Symmetry(NamedTuple):
+class SymmetryFound(NamedTuple):
     """What spglib says of a crystal; `number` 0 and no orbits where it finds no group."""
 
     number: int  # international number, 1..230
@@ -32,7 +32,7 @@ class Symmetry(NamedTuple):
     wyckoff: str  # such as `221: 1 m-3m, 1 m-3m, 3 4/mm.m`
 
 
-def symmetry(row: Entry, *, symprec_angstrom: float = 0.1) -> Symmetry:
+def symmetry(row: Entry, *, symprec_angstrom: float = 0.1) -> SymmetryFound:
     """Space group, prototype and Wyckoff sequence of a crystal.
 
     The sequence has multiplicity (in the conventional cell) and oriented site symmetry instead of letters: letters
@@ -43,7 +43,7 @@ def symmetry(row: Entry, *, symprec_angstrom: float = 0.1) -> Symmetry:
     primitive = len(set(found.mapping_to_primitive.tolist())) if found else len(row.numbers)
     orbits = _orbits(found) if found else ()
     prototype = f"{anonymous_formula(row.numbers)}_{number}_{primitive}"
-    return Symmetry(number, primitive, orbits, prototype, f"{number}: {', '.join(orbits)}")
+    return SymmetryFound(number, primitive, orbits, prototype, f"{number}: {', '.join(orbits)}")
 
 
 def _orbits(found) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def _orbits(found) -> tuple[str, ...]:
     return tuple(f"{multiplicity} {name}" for multiplicity, name in sorted(names))
 
 
-def symmetries(rows: Sequence[Entry], *, symprec_angstrom: float = 0.1, processes: int = 2) -> list[Symmetry]:
+def symmetries(rows: Sequence[Entry], *, symprec_angstrom: float = 0.1, processes: int = 2) -> list[SymmetryFound]:
     """`symmetry` of each row, in order.
 
     `processes`, as `data.parallel` has them, are started for more than 2,000 rows.

@@ -37,7 +37,7 @@ def has_group(entry: Entry, group: int, *, tolerance_angstrom: float = 0.01) -> 
     return bool((distance.min(-1) < tolerance_angstrom).all())
 
 
-class Operations(NamedTuple):
+class FoundOperations(NamedTuple):
     """The `k` operations of a crystal: positions go to `frac @ rotation + translation`, sites to sites."""
 
     rotation: np.ndarray  # (k, 3, 3) of fractional row vectors
@@ -45,10 +45,10 @@ class Operations(NamedTuple):
     image: np.ndarray  # (k, n) int32 the site that each site is taken to
 
 
-def operations(entry: Entry, *, tolerance_angstrom: float = 0.01) -> Operations:
+def operations(entry: Entry, *, tolerance_angstrom: float = 0.01) -> FoundOperations:
     """All operations of the crystal in its own cell, as spglib finds them; the identity alone where it finds none."""
     lattice, frac = np.asarray(entry.lattice, float), np.asarray(entry.frac, float)
-    one = Operations(np.eye(3)[None], np.zeros((1, 3)), np.arange(len(frac), dtype=np.int32)[None])
+    one = FoundOperations(np.eye(3)[None], np.zeros((1, 3)), np.arange(len(frac), dtype=np.int32)[None])
     found, _ = symmetry_finder.ask("get_symmetry", (lattice, frac, entry.numbers), tolerance_angstrom)
     if found is None:
         return one
@@ -56,10 +56,10 @@ def operations(entry: Entry, *, tolerance_angstrom: float = 0.01) -> Operations:
     off = (frac[None] @ rotation + translation[:, None])[:, :, None] - frac[None, None]
     distance = np.linalg.norm((off - np.round(off)) @ lattice, axis=-1)
     image = np.where(entry.numbers[:, None] == entry.numbers[None], distance, np.inf).argmin(-1).astype(np.int32)
-    return Operations(rotation, translation, image)
+    return FoundOperations(rotation, translation, image)
 
 
-def symmetrized(entry: Entry, found: Operations) -> tuple[np.ndarray, np.ndarray]:
+def symmetrized(entry: Entry, found: FoundOperations) -> tuple[np.ndarray, np.ndarray]:
     """Positions and lattice of the crystal with its operations made exact: means over all of them."""
     lattice, frac = np.asarray(entry.lattice, float), np.asarray(entry.frac, float)
     back = (frac[found.image] - found.translation[:, None]) @ np.linalg.inv(found.rotation)
@@ -71,7 +71,7 @@ def symmetrized(entry: Entry, found: Operations) -> tuple[np.ndarray, np.ndarray
     return frac + (off - np.round(off)).mean(0), lattice @ strain
 
 
-def cartesian(found: Operations, lattice: np.ndarray) -> np.ndarray:
+def cartesian(found: FoundOperations, lattice: np.ndarray) -> np.ndarray:
     """The rotations of Cartesian row vectors, made orthogonal to rounding: (k, 3, 3)."""
     turned = np.linalg.inv(lattice) @ found.rotation @ lattice
     left, _, right = np.linalg.svd(turned)

@@ -17,7 +17,7 @@ from crysjax.evaluation import chemistry, kept, stages
 from crysjax.evaluation.metrics import continuous, coverage, symmetry
 from crysjax.evaluation.metrics.descriptors import SIZE, descriptors
 from crysjax.evaluation.stages import Verdict
-from crysjax.evaluation.totals import Judged
+from crysjax.evaluation.totals import JudgedSet
 
 ASIDE = ("chemistry", "families", "continuous")  # verdicts that are no stage: nobody fails them
 MOST_OF_FAMILIES = 300  # a tenth of a second each
@@ -42,7 +42,7 @@ class Questions(NamedTuple):
 
 def judge(
     name: str, samples: Dataset, skipped: list[dict], ask: Questions, say: Callable[[str], None] = lambda text: None
-) -> Judged:
+) -> JudgedSet:
     """All stages that `ask` has what it takes for. An interrupted call, made again, gives the same answers."""
     verdicts: dict[str, Verdict] = {}
     cost: dict[str, dict[str, float]] = {}
@@ -86,7 +86,7 @@ def judge(
     if worth.any():
         group, features = np.maximum(about["space_group"], 0), about["features"].copy()
         features[~worth] = features[worth].mean(0)  # no place of their own
-    return Judged(name, samples, skipped, told, cost, group, features, again, made, near)
+    return JudgedSet(name, samples, skipped, told, cost, group, features, again, made, near)
 
 
 def _timed(make: Callable[[], tuple[Verdict, int]]) -> Callable[[], tuple[Verdict, dict]]:
@@ -161,10 +161,10 @@ def covered(
     return coverage.coverage(everyone, made[1])
 
 
-def blank(name: str, samples: Dataset, processes: int = 2) -> Judged:
+def blank(name: str, samples: Dataset, processes: int = 2) -> JudgedSet:
     """A set that is only drawn against, such as the reference: described, not judged."""
     about = described(samples, processes).columns
-    return Judged(name, samples, [], {}, {}, about["space_group"], about["features"])
+    return JudgedSet(name, samples, [], {}, {}, about["space_group"], about["features"])
 
 
 def halves(dataset: Dataset, *, most: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

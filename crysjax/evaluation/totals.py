@@ -41,7 +41,7 @@ NOT_MEASURED = {
 }
 
 
-class Judged(NamedTuple):
+class JudgedSet(NamedTuple):
     """A set of crystals with everything that was found out about it."""
 
     name: str
@@ -57,7 +57,7 @@ class Judged(NamedTuple):
 
 
 def totals(
-    judged: Judged, reference: Dataset | None = None, reference_group: np.ndarray | None = None
+    judged: JudgedSet, reference: Dataset | None = None, reference_group: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Everything about one set that fits in a table; intervals are 95 % (`distributions.interval`)."""
     found: dict[str, Any] = {"crystals": len(judged.samples), "not_read": len(judged.skipped)}
@@ -76,7 +76,7 @@ def totals(
     return found
 
 
-def _with_energies(judged: Judged) -> Dataset:
+def _with_energies(judged: JudgedSet) -> Dataset:
     """The samples with the formation energies that their stability was measured by, if it was."""
     if "stable" not in judged.verdicts:
         return judged.samples
@@ -89,7 +89,7 @@ def _groups_apart(found: np.ndarray, reference: np.ndarray) -> Interval:
     return Interval(distributions.category_distance(found, reference), np.nan, np.nan, len(found), 0)
 
 
-def ledger(judged: Judged) -> list[dict[str, Any]]:
+def ledger(judged: JudgedSet) -> list[dict[str, Any]]:
     """One row per stage: how many entered, how many passed, how it was measured, the commonest reasons of failure."""
     read, asked = len(judged.samples), len(judged.samples) + len(judged.skipped)
     rows = [{"stage": "parsed", "entered": asked, "passed": read, "level": "read as crystals of 1 to 100 elements",
@@ -133,7 +133,7 @@ def _codes(said: stages.Verdict, failed: np.ndarray) -> dict[str, int]:
     return dict(Counter(name or "not_asked" for name in said.code[failed].tolist()).most_common())
 
 
-def metrics(judged: Judged) -> dict[str, Interval]:
+def metrics(judged: JudgedSet) -> dict[str, Interval]:
     """The metrics of the literature that were measured, each over all crystals that could be read."""
     verdicts = judged.verdicts
     found = {"validity": interval(verdicts["valid"].passed), "uniqueness": interval(verdicts["unique"].passed)}
@@ -172,7 +172,7 @@ def _chemistry(said: Verdict) -> dict[str, Interval]:
     return {f"usual {kind.replace('_', ' ')}": interval(said.columns[f"unusual_{kind}"] == "") for kind in FLAGS}
 
 
-def flagged(judged: Judged, most: int = 6) -> dict[str, dict[str, int]]:
+def flagged(judged: JudgedSet, most: int = 6) -> dict[str, dict[str, int]]:
     """Kind of flag -> what was unusual -> crystals, the commonest first; no kind without a flag."""
     if "chemistry" not in judged.verdicts:
         return {}
@@ -250,7 +250,7 @@ def _one(value: float, count: int) -> Interval:
     return Interval(float(value), np.nan, np.nan, count, 0)
 
 
-def cost(judged: Judged) -> dict[str, Any]:
+def cost(judged: JudgedSet) -> dict[str, Any]:
     """Seconds and oracle calls by stage, in all, and for each crystal that passed every stage."""
     seconds = sum(spent["seconds"] for spent in judged.cost.values())
     hits = int([*stages.passed_so_far(judged.verdicts).values()][-1].sum())
@@ -258,7 +258,7 @@ def cost(judged: Judged) -> dict[str, Any]:
     return {"stages": judged.cost, "seconds": seconds, "hits": hits, **per_hit}
 
 
-def worst(judged: Judged, count: int = 5) -> dict[str, list[dict[str, str]]]:
+def worst(judged: JudgedSet, count: int = 5) -> dict[str, list[dict[str, str]]]:
     """Stage -> the first crystals that failed it, with the reason; those furthest above the hull first."""
     found, before = {}, np.ones(len(judged.samples), bool)
     for name, alive in stages.passed_so_far(judged.verdicts).items():

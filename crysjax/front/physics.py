@@ -29,7 +29,7 @@ from crysjax.physics.elasticity.driver import Curves, Elastic
 from crysjax.physics.phonons.analysis import Analysis, analysis
 from crysjax.potentials import ensemble, implicit, trajectories
 from crysjax.potentials.relax import Relax
-from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
+from crysjax.potentials.relax_dataset import RelaxedSet, relax_dataset
 from crysjax.reports import phonon_files
 
 Progress = Callable[[int, int], None]
@@ -48,7 +48,7 @@ def relax(
     crystals: Any, potential: str | Sequence[str] = "student", *, steps: int = 200, fmax: float = 0.05,
     pressure_gpa: float = 0.0, cell: bool = True, method: str = "lbfgs", keep_symmetry: float | None = None,
     out: str | PathLike | None = None, trajectory: str | PathLike | None = None, progress: Progress | None = None,
-) -> Relaxed:  # fmt: skip
+) -> RelaxedSet:  # fmt: skip
     """Positions and cells at the nearest minimum of a potential, many crystals at once.
 
     Args:
@@ -163,7 +163,7 @@ def phonons(
     return said
 
 
-class Elasticity(NamedTuple):
+class ElasticAnswers(NamedTuple):
     """Elastic constants of crystals, their equations of state where asked for, and both as rows of a table."""
 
     elastic: Elastic
@@ -176,7 +176,7 @@ def elasticity(
     crystals: Any, potential: str | Sequence[str] = "student", *, relax: bool = True, steps: int = 500,
     fmax: float = 0.01, eos: bool = True, eos_range: float = 0.06, remedy: int = 0, out: str | PathLike | None = None,
     structures: str | PathLike | None = None, progress: Progress | None = None,
-) -> Elasticity:  # fmt: skip
+) -> ElasticAnswers:  # fmt: skip
     """Elastic tensors with relaxed ions, Voigt-Reuss-Hill moduli, stability, Debye temperatures, equations of state.
 
     Args:
@@ -202,7 +202,7 @@ def elasticity(
     some = elastic_table.writable(found)
     if structures is not None and len(some):
         io.write(some, structures)
-    return Elasticity(found, curves, rows, 0 if structures is None else len(some))
+    return ElasticAnswers(found, curves, rows, 0 if structures is None else len(some))
 
 
 def diffraction(

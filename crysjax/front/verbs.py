@@ -17,7 +17,7 @@ from crysjax.campaign import goals as targets
 from crysjax.campaign import outputs, propose, round
 from crysjax.campaign.assemble import assemble
 from crysjax.campaign.plan import Plan, plan_of, read_plan
-from crysjax.campaign.polymorphs import Polymorphs, Search, find
+from crysjax.campaign.polymorphs import Polymorphs, PolymorphSearch, find
 from crysjax.config import read_yaml
 from crysjax.data import batching, files
 from crysjax.data.datasets import Dataset
@@ -154,8 +154,8 @@ def polymorphs(
         `crystals` with energies and volumes as properties, `counts` of what became of the samples, and the `level` of
         theory.
     """
-    asked = Search(formula, generator, potential, n, units, tuple(space_groups), templates, tuple(hull), steps, batch,
-                   seed)  # fmt: skip
+    asked = PolymorphSearch(formula, generator, potential, n, units, tuple(space_groups), templates, tuple(hull), steps,
+                            batch, seed)  # fmt: skip
     return find(asked, Path(out), progress=progress)
 
 

@@ -42,7 +42,7 @@ class Order(NamedTuple):
     group: Array  # (n,) position of the first site of its group
 
 
-class Answer(nn.Module):
+class CompositionAnswer(nn.Module):
     """Logits of the next element: (m, features) -> (m, s)."""
 
     width: int
@@ -56,7 +56,7 @@ class Answer(nn.Module):
 
 def composition(*, width: int = 128) -> Composition:
     """The autoregressive composition of free sites; `width` features in its one network."""
-    network = Answer(width)
+    network = CompositionAnswer(width)
 
     def init(key: Array, context: Array) -> Params:
         return network.init(key, _features(*_start(context), context))["params"]

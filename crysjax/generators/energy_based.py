@@ -25,7 +25,7 @@ from crysjax.base import Condition, Generator, Network, Pack, Params, Process, i
 from crysjax.generators import coordinates, processes
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Scales, mean_over_crystals
 from crysjax.generators.energy_model import EnergyModel, energy_model, of_crystal, scaled
-from crysjax.generators.torus_langevin import Point, State, metropolis, propose
+from crysjax.generators.torus_langevin import ChainState, Point, metropolis, propose
 from crysjax.geometry import torus
 
 
@@ -40,7 +40,7 @@ class Moves(NamedTuple):
     widest: float  # largest noise of the lattice
 
 
-class Descent(NamedTuple):
+class LangevinSteps(NamedTuple):
     """The parts of an `energy_based`."""
 
     model: EnergyModel
@@ -106,7 +106,7 @@ def energy_based(
         lattice_sigma_min=lattice_sigma_min, lattice_sigma_max=lattice_sigma_max,
     )  # fmt: skip
     model, guided = (energy_model(network, **shared, guidance=w) for w in (0.0, guidance))
-    parts = Descent(
+    parts = LangevinSteps(
         model=model,
         guided=guided,
         absorbing=processes.discrete_flow(),
@@ -120,7 +120,7 @@ def energy_based(
     return Generator(model.init, partial(_loss, parts), noise, decode, coordinates.sampled(noise, decode))
 
 
-def _loss(parts: Descent, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+def _loss(parts: LangevinSteps, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
     model, absorbing = parts.model, parts.absorbing
     keys = jax.random.split(key, 6)
     crystals = pack.lattice.shape[0]
@@ -148,7 +148,9 @@ def _noise(absorbing: Process, key: Array, template: Pack) -> Fields:
     return Fields(frac, lattice, absorbing.prior(keys[2], template.occupancy, template))
 
 
-def _decode(parts: Descent, params: Params, key: Array, noise: Fields, template: Pack, condition: Condition) -> Pack:
+def _decode(
+    parts: LangevinSteps, params: Params, key: Array, noise: Fields, template: Pack, condition: Condition
+) -> Pack:
     moves, guided = parts.moves, parts.guided
     known, allowed = is_known(template.occupancy)[:, None] > 0, template.occupancy > 0
     ones = jnp.ones_like(template.lattice[:, 0, 0])
@@ -184,13 +186,13 @@ def _settled(moves: Moves, key: Array, point: Point, gradient: Callable, sigma: 
         slope, value, _ = gradient(point)
         return value, slope
 
-    def move(state: State, key: Array) -> tuple[State, None]:
+    def move(state: ChainState, key: Array) -> tuple[ChainState, None]:
         return metropolis(key, state, evaluate, h, template)[0], None
 
     variance = Point(*(jnp.square(s) for s in sigma))
     h = Point(*(moves.correction_size * v for v in variance))
     keys = jax.random.split(key, moves.corrections)
-    state, _ = jax.lax.scan(jax.checkpoint(move), State(point, *evaluate(point)), keys)
+    state, _ = jax.lax.scan(jax.checkpoint(move), ChainState(point, *evaluate(point)), keys)
     if not moves.denoise:
         return state.point
     frac, lattice = (x - v * g for x, v, g in zip(state.point, variance, state.gradient))

@@ -28,7 +28,7 @@ from crysjax.base import (
 )
 from crysjax.constraints import constraint as constraints
 from crysjax.constraints import symmetric_sites
-from crysjax.constraints.constraint import Constraint, Given
+from crysjax.constraints.constraint import Constraint, GivenFields
 from crysjax.generators import coordinates
 from crysjax.generators.classifier_free import Weights, check_weights, guided
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Numbers, Scales
@@ -166,7 +166,7 @@ def _predict(model: Denoiser, params: Params, x: Fields, t: Array, template: Pac
     return guided(lambda asked: model.network.apply(params, pack, scales.context(t, asked)), condition, model.guidance)
 
 
-def _replaced(model: Denoiser, key: Array, part: Given | None, x: Fields, t: Array, template: Pack) -> Fields:
+def _replaced(model: Denoiser, key: Array, part: GivenFields | None, x: Fields, t: Array, template: Pack) -> Fields:
     """The fields with the fixed part on the path of its own noise."""
     if part is None:
         return x

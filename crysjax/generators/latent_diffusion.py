@@ -40,7 +40,7 @@ from crysjax.generators.iterative import Denoising
 from crysjax.generators.processes.flows import cross_entropy, euclidean_flow
 from crysjax.generators.processes.samplers import Problem, Sampler, grid
 from crysjax.generators.processes.samplers import sampler as named_sampler
-from crysjax.generators.site_autoencoder import Answer, SiteAutoencoder, fractions, log_sites, site_autoencoder
+from crysjax.generators.site_autoencoder import SiteAnswer, SiteAutoencoder, fractions, log_sites, site_autoencoder
 from crysjax.generators.vae import Gaussian, kl_divergence
 from crysjax.geometry import torus
 from crysjax.nets.site_transformer import SiteTransformer, site_transformer
@@ -208,7 +208,7 @@ def _mean(of_site: Array, pack: Pack) -> Array:
     return coordinates.mean_over_crystals(mean_by_crystal(of_site, pack), pack)
 
 
-def _errors(said: Answer, pack: Pack, scales: Scales) -> Fields:
+def _errors(said: SiteAnswer, pack: Pack, scales: Scales) -> Fields:
     """Of the decoder, mean over the crystals of a pack: squares on the circles and of the lattice, and nats."""
     true = scales.encode(pack)
     angle = 2 * jnp.pi * true.frac
@@ -217,7 +217,7 @@ def _errors(said: Answer, pack: Pack, scales: Scales) -> Fields:
     return Fields(_mean(circle, pack), cell, _mean(cross_entropy(said.species, true.species), pack))
 
 
-def _crystals(said: Answer, template: Pack, scales: Scales) -> Pack:
+def _crystals(said: SiteAnswer, template: Pack, scales: Scales) -> Pack:
     """The crystals that the decoder means: the likeliest allowed species of each site, known ones as they are."""
     rows = jax.nn.softmax(jnp.where(template.occupancy > 0, said.species, -1e9))
     known = is_known(template.occupancy)[:, None] > 0

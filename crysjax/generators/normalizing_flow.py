@@ -23,7 +23,7 @@ from crysjax.generators.coupling import Bijection, lattice_couplings, position_c
 from crysjax.geometry import torus
 
 
-class Flow(NamedTuple):
+class CouplingFlow(NamedTuple):
     """The three factors of the law, in the names of their parameters, and the settings of `coupling_flow`."""
 
     positions: Bijection
@@ -72,7 +72,7 @@ def coupling_flow(
             Atoms on special positions have no density: the model learns the blurred law, and samples it.
         species_weight: of the species' nats in the loss; 1 is maximum likelihood, 0 leaves them untrained.
     """
-    flow = Flow(
+    flow = CouplingFlow(
         positions=position_couplings(network, rounds=rounds, bins=bins, width=width),
         lattice=lattice_couplings(layers=lattice_layers, bins=lattice_bins, width=width),
         species=composition(width=width),
@@ -86,7 +86,7 @@ def coupling_flow(
     return Generator(partial(_init, flow), partial(_loss, flow), _noise, decode, sample, log_prob)
 
 
-def _init(flow: Flow, key: Array, pack: Pack, condition: Condition) -> Params:
+def _init(flow: CouplingFlow, key: Array, pack: Pack, condition: Condition) -> Params:
     keys, known = jax.random.split(key, 3), flow.scales.given(condition, pack.frac.dtype)
     return {
         "positions": flow.positions.init(keys[0], pack.frac, pack, known),
@@ -95,7 +95,7 @@ def _init(flow: Flow, key: Array, pack: Pack, condition: Condition) -> Params:
     }
 
 
-def _density(flow: Flow, params: Params, x: Fields, pack: Pack, known: Array) -> Geometry:
+def _density(flow: CouplingFlow, params: Params, x: Fields, pack: Pack, known: Array) -> Geometry:
     """log p of the positions and of the lattice, (b,) each."""
     pack = flow.scales.assemble(x, pack, limit=None)
     real = num_sites(pack) > 0
@@ -105,7 +105,9 @@ def _density(flow: Flow, params: Params, x: Fields, pack: Pack, known: Array) ->
     return Geometry(jnp.where(real, stretch, 0), jnp.where(real, normal + lattice_stretch, 0))
 
 
-def _log_prob(flow: Flow, params: Params, pack: Pack, condition: Condition, template: Pack | None = None) -> Array:
+def _log_prob(
+    flow: CouplingFlow, params: Params, pack: Pack, condition: Condition, template: Pack | None = None
+) -> Array:
     known = flow.scales.given(condition, pack.frac.dtype)
     parts = _density(flow, params, flow.scales.encode(pack), pack, known)
     if template is None:
@@ -113,7 +115,7 @@ def _log_prob(flow: Flow, params: Params, pack: Pack, condition: Condition, temp
     return parts.frac + parts.lattice + flow.species.log_prob(params["species"], pack.occupancy, template, known)
 
 
-def _loss(flow: Flow, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+def _loss(flow: CouplingFlow, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
     keys = jax.random.split(key, 4)
     asked = coordinates.drop_condition(keys[0], condition, flow.drop_condition)
     known, x = flow.scales.given(asked, pack.frac.dtype), flow.scales.encode(pack)
@@ -134,7 +136,9 @@ def _noise(key: Array, template: Pack) -> Geometry:
     return Geometry(flat, jax.random.normal(second, (len(template.lattice), 6), dtype))
 
 
-def _decode(flow: Flow, params: Params, key: Array, noise: Geometry, template: Pack, condition: Condition) -> Pack:
+def _decode(
+    flow: CouplingFlow, params: Params, key: Array, noise: Geometry, template: Pack, condition: Condition
+) -> Pack:
     known = flow.scales.given(condition, template.frac.dtype)
     pack = template._replace(occupancy=flow.species.draw(params["species"], key, template, known))
     lattice, _ = flow.lattice.inverse(params["lattice"], noise.lattice, pack, known)

@@ -22,7 +22,7 @@ from crysjax.nets.dense import harmonics
 from crysjax.nets.site_transformer import site_transformer
 
 
-class Answer(NamedTuple):
+class SiteAnswer(NamedTuple):
     """What the decoder says of a pack."""
 
     circle: Array  # (n, 6) near the cosines and then the sines of 2 pi frac
@@ -35,7 +35,7 @@ class SiteAutoencoder(NamedTuple):
 
     init: Callable[..., Params]  # (key, pack) -> params
     encode: Callable[..., Gaussian]  # (params, pack) -> q(z | x), (n, d)
-    decode: Callable[..., Answer]  # (params, z (n, d), template) -> Answer; of the template its sizes are read
+    decode: Callable[..., SiteAnswer]  # (params, z (n, d), template) -> SiteAnswer; of the template its sizes are read
 
 
 def fractions(circle: Array) -> Array:
@@ -80,10 +80,10 @@ def site_autoencoder(
         mean, raw = jnp.split(encoder.apply(params["encoder"], features(pack), log_sites(pack), pack), 2, -1)
         return Gaussian(mean, LOG_STD_REACH * jnp.tanh(raw / LOG_STD_REACH))
 
-    def decode(params: Params, z: Array, template: Pack) -> Answer:
+    def decode(params: Params, z: Array, template: Pack) -> SiteAnswer:
         said = decoder.apply(params["decoder"], z, log_sites(template), template)
         circle, lattice, species = jnp.split(said, (6, 12), -1)
-        return Answer(circle, mean_by_crystal(lattice, template), species)
+        return SiteAnswer(circle, mean_by_crystal(lattice, template), species)
 
     return SiteAutoencoder(init, encode, decode)
 

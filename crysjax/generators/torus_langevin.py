@@ -29,7 +29,7 @@ class Point(NamedTuple):
     lattice: Array  # (b, 6)
 
 
-class State(NamedTuple):
+class ChainState(NamedTuple):
     """A point with what is known of the energy there."""
 
     point: Point
@@ -50,11 +50,11 @@ def propose(key: Array, point: Point, gradient: Point, step: Point) -> Point:
     return Point(torus.wrap(frac), lattice)
 
 
-def metropolis(key: Array, state: State, evaluate: Evaluate, step: Point, pack: Pack) -> tuple[State, Array]:
+def metropolis(key: Array, state: ChainState, evaluate: Evaluate, step: Point, pack: Pack) -> tuple[ChainState, Array]:
     """One move that each crystal accepts or rejects for itself; also returns who accepted, (b,) bool."""
     move, decide = jax.random.split(key)
     point = propose(move, state.point, state.gradient, step)
-    there = State(point, *evaluate(point))
+    there = ChainState(point, *evaluate(point))
     forth = _log_proposal(state, there.point, step, pack)
     back = _log_proposal(there, state.point, step, pack)
     ratio = state.energy - there.energy + back - forth
@@ -67,10 +67,10 @@ def metropolis(key: Array, state: State, evaluate: Evaluate, step: Point, pack: 
         return Point(choose(new.frac, old.frac, accepted[pack.owner]), choose(new.lattice, old.lattice, accepted))
 
     energy = choose(there.energy, state.energy, accepted)
-    return State(of_fields(there.point, state.point), energy, of_fields(there.gradient, state.gradient)), accepted
+    return ChainState(of_fields(there.point, state.point), energy, of_fields(there.gradient, state.gradient)), accepted
 
 
-def _log_proposal(state: State, to: Point, step: Point, pack: Pack) -> Array:
+def _log_proposal(state: ChainState, to: Point, step: Point, pack: Pack) -> Array:
     """Log-density of proposing `to` from `state`, up to a constant that both directions share: (b,)."""
     off_frac, off_lattice = (y - x + h * g for y, x, g, h in zip(to, state.point, state.gradient, step))
     frac = torus.wrapped_normal_log_prob(off_frac, jnp.sqrt(2 * step.frac))

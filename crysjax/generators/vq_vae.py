@@ -29,7 +29,7 @@ DRAW = -1
 """A gene of this value is drawn from the prior, given the genes before it."""
 
 
-class Noise(NamedTuple):
+class CodeNoise(NamedTuple):
     """What a sample is decoded from. `codes` are all `DRAW` as drawn; a search writes its genes there."""
 
     frac: Array  # (n, 3)
@@ -135,7 +135,7 @@ class Weights(NamedTuple):
     prior: float
 
 
-class Autoencoder(NamedTuple):
+class CodeAutoencoder(NamedTuple):
     """The parts of a `vq_vae`."""
 
     space: CodeSpace
@@ -209,7 +209,7 @@ def vq_vae(
     )
     decoder = autoencoder.decoder(network, Fields(frac, lattice, species), settings, width)
     weights = Weights(codebook_weight, commitment_weight, revival_weight, prior_weight)
-    model = Autoencoder(space, decoder, settings, codes, entries, width, weights)
+    model = CodeAutoencoder(space, decoder, settings, codes, entries, width, weights)
     noise, decode = partial(_noise, model), partial(_decode, model)
     return Generator(partial(_init, model), partial(_loss, model), noise, decode, coordinates.sampled(noise, decode))
 
@@ -219,14 +219,14 @@ def _asked_for(condition: Condition, entries_of: Array) -> Condition:
     return autoencoder.with_latent(condition, entries_of.reshape(len(condition.space_group), -1))
 
 
-def _init(model: Autoencoder, key: Array, pack: Pack, condition: Condition) -> Params:
+def _init(model: CodeAutoencoder, key: Array, pack: Pack, condition: Condition) -> Params:
     keys = jax.random.split(key)
     zero = jnp.zeros((pack.lattice.shape[0], model.width), pack.frac.dtype)
     started = model.decoder.init(keys[0], pack, _asked_for(condition, zero))
     return {"decoder": started} | model.space.init(keys[1], pack, condition)
 
 
-def _loss(model: Autoencoder, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
+def _loss(model: CodeAutoencoder, params: Params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
     settings, weights, codebook = model.settings, model.weights, params["codebook"]
     key_drop, key_hide, key_revive, key_decoder = jax.random.split(key, 4)
     vectors = model.space.vectors(params, pack)
@@ -254,14 +254,18 @@ def _prior_nats(space: CodeSpace, params: Params, found: Array, template: Pack, 
     return -coordinates.mean_over_crystals(of_code.sum(-1), template)
 
 
-def _noise(model: Autoencoder, key: Array, template: Pack) -> Noise:
+def _noise(model: CodeAutoencoder, key: Array, template: Pack) -> CodeNoise:
     keys = jax.random.split(key)
     crystals = template.lattice.shape[0]
     gumbel = jax.random.gumbel(keys[1], (crystals, model.codes, model.entries), template.frac.dtype)
-    return Noise(*model.decoder.noise(keys[0], template), gumbel, jnp.full((crystals, model.codes), DRAW, jnp.int32))
+    return CodeNoise(
+        *model.decoder.noise(keys[0], template), gumbel, jnp.full((crystals, model.codes), DRAW, jnp.int32)
+    )
 
 
-def _decode(model: Autoencoder, params: Params, key: Array, noise: Noise, template: Pack, condition: Condition) -> Pack:
+def _decode(
+    model: CodeAutoencoder, params: Params, key: Array, noise: CodeNoise, template: Pack, condition: Condition
+) -> Pack:
     genes = model.space.draw(params, noise.gumbel, noise.codes, template, condition)
     fields = Fields(noise.frac, noise.lattice, noise.species)
     through = _asked_for(condition, codebooks.look_up(genes, params["codebook"]))

@@ -24,7 +24,7 @@ from crysjax.geometry import neighbors as graphs
 from crysjax.geometry.reduction import niggli
 
 
-class Edges(NamedTuple):
+class DensityEdges(NamedTuple):
     """Directed edges; the second half are the reverses of the first, in the same order."""
 
     graph: graphs.Graph
@@ -53,7 +53,7 @@ def within_reach(pack: Pack, cutoff: Array, max_images: int) -> Array:
     return jnp.minimum(cutoff, (max_images + 0.499) * graphs.plane_spacings(pack.lattice).min(-1))
 
 
-def density_edges(pack: Pack, cutoff: Array, max_neighbors: float, max_images: int) -> Edges:
+def density_edges(pack: Pack, cutoff: Array, max_neighbors: float, max_images: int) -> DensityEdges:
     """The radius graph of a pack of reduced cells with a cutoff per crystal, (b,) in Å.
 
     Crystals that need more than `max_images` cells along an axis of the cell given here, or have more than
@@ -66,7 +66,7 @@ def density_edges(pack: Pack, cutoff: Array, max_neighbors: float, max_images: i
     vector = graphs.edge_vectors(unit, graph)
     length = jnp.sqrt(jnp.maximum(jnp.square(vector).sum(-1, keepdims=True), 1e-6))
     envelope = graph.mask[:, None] * jnp.maximum(1 - jnp.square(length), 0) ** 3
-    return Edges(graph, vector, length, length * cutoff[pack.owner[graph.receiver]][:, None], envelope)
+    return DensityEdges(graph, vector, length, length * cutoff[pack.owner[graph.receiver]][:, None], envelope)
 
 
 def refuse(prediction: Prediction, overflow: Array, pack: Pack) -> Prediction:

@@ -79,7 +79,7 @@ def equivariant(
     return Network(init, apply)
 
 
-class Edges(NamedTuple):
+class EdgeFeatures(NamedTuple):
     """The directed edges of a pack, and what the layers need of them."""
 
     graph: graphs.Graph
@@ -88,7 +88,7 @@ class Edges(NamedTuple):
     harmonics: e3nn.IrrepsArray  # (e, "0e+1o+2e") of the direction
 
 
-def make_edges(pack: Pack, cutoff: Array, max_neighbors: float, max_images: int, count: int) -> Edges:
+def make_edges(pack: Pack, cutoff: Array, max_neighbors: float, max_images: int, count: int) -> EdgeFeatures:
     """The radius graph of reduced cells with a cutoff per crystal, (b,) in Å, as the layers read it."""
     found = density_edges(pack, cutoff, max_neighbors, max_images)
     x, angstrom = found.length, found.angstrom
@@ -96,7 +96,7 @@ def make_edges(pack: Pack, cutoff: Array, max_neighbors: float, max_images: int,
     centers = jnp.arange(count, dtype=x.dtype)[None] * (6.0 / count) + 0.5
     basis = jnp.concatenate([jnp.sin(wave * x) / x, jnp.exp(-jnp.square((angstrom - centers) * (count / 6.0)))], -1)
     harmonics = e3nn.spherical_harmonics("0e + 1o + 2e", found.vector / x, normalize=False, normalization="component")
-    return Edges(found.graph, basis, found.envelope, harmonics)
+    return EdgeFeatures(found.graph, basis, found.envelope, harmonics)
 
 
 class _Norm(nn.Module):
@@ -123,7 +123,7 @@ class _Layer(nn.Module):
     neighbors: float
 
     @nn.compact
-    def __call__(self, h: e3nn.IrrepsArray, edges: Edges) -> e3nn.IrrepsArray:
+    def __call__(self, h: e3nn.IrrepsArray, edges: EdgeFeatures) -> e3nn.IrrepsArray:
         irreps = e3nn.Irreps(self.hidden)
         gates = irreps.num_irreps - irreps.count("0e")  # one a vector or tensor
         gated = (irreps + f"{gates}x0e").regroup()
@@ -137,7 +137,7 @@ class _Layer(nn.Module):
         update = e3nn.flax.Linear(irreps, name="mix")(e3nn.gate(update))
         return update + h if h.irreps == irreps else update
 
-    def _radial(self, edges: Edges, count: int) -> Array:
+    def _radial(self, edges: EdgeFeatures, count: int) -> Array:
         """A weight an edge and path; opposite edges are equally long, so half of them are enough."""
         half = len(edges.basis) // 2
         y = nn.silu(nn.Dense(self.radial_width, name="radial_0")(edges.basis[:half]))

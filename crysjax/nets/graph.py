@@ -19,7 +19,7 @@ from jax import Array
 
 from crysjax.base import NUM_SPECIES, Network, Pack, Prediction, mean_by_crystal, num_sites, site_mask
 from crysjax.geometry import lattice as lattices
-from crysjax.nets.density_graph import Edges, cutoffs, density_edges, reduced, refuse
+from crysjax.nets.density_graph import DensityEdges, cutoffs, density_edges, reduced, refuse
 
 
 def graph(
@@ -91,7 +91,7 @@ class _Layer(nn.Module):
     neighbors: float
 
     @nn.compact
-    def __call__(self, nodes: Array, edges: Edges, basis: Array, directions: Array) -> tuple[Array, Array]:
+    def __call__(self, nodes: Array, edges: DensityEdges, basis: Array, directions: Array) -> tuple[Array, Array]:
         normed = nn.LayerNorm(name="norm")(nodes)
         sent = nn.Dense(2 * self.width, use_bias=False, name="send")(normed)
         received = nn.Dense(2 * self.width, name="receive")(normed)
@@ -124,7 +124,7 @@ def _both_ways(layer: nn.Module, basis: Array) -> Array:
     return jnp.concatenate([half, half])
 
 
-def _radial(edges: Edges, count: int, cutoff: float) -> Array:
+def _radial(edges: DensityEdges, count: int, cutoff: float) -> Array:
     """Gaussians of the distance and Bessel functions of its share of the cutoff, 0 from there on: (e, 3/2 k)."""
     centers = jnp.linspace(0.6, cutoff, count, dtype=edges.length.dtype)[None]
     gaussians = jnp.exp(-0.5 * jnp.square((edges.angstrom - centers) * (count / cutoff)))
@@ -132,7 +132,7 @@ def _radial(edges: Edges, count: int, cutoff: float) -> Array:
     return jnp.concatenate([gaussians, jnp.sin(wave * edges.length) / edges.length], -1) * edges.envelope
 
 
-def _directions(edges: Edges) -> Array:
+def _directions(edges: DensityEdges) -> Array:
     """Real spherical harmonics of degree 1 and 2, each degree of length 1: (e, 8)."""
     x, y, z = jnp.split(edges.vector / edges.length, 3, -1)
     two = 3**0.5 * jnp.concatenate([x * y, y * z, z * x, 0.5 * (x * x - y * y)], -1)
@@ -143,7 +143,7 @@ class _Outputs(nn.Module):
     """Read-outs, zero at first."""
 
     @nn.compact
-    def __call__(self, nodes: Array, messages: Array, edges: Edges, pack: Pack) -> Prediction:
+    def __call__(self, nodes: Array, messages: Array, edges: DensityEdges, pack: Pack) -> Prediction:
         zeros = nn.initializers.zeros
         scalars = nodes * site_mask(pack.occupancy)[:, None]
         weights = nn.Dense(2, use_bias=False, kernel_init=zeros, name="bonds")(messages) * edges.envelope

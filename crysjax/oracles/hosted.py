@@ -45,7 +45,7 @@ class Single(NamedTuple):
     stress: np.ndarray | None  # (3, 3) eV/Å³, dE/dstrain per volume
 
 
-class Relax(NamedTuple):
+class HostedRelax(NamedTuple):
     """Relaxation by FIRE before the answer."""
 
     fmax_ev_angstrom: float = 0.05
@@ -80,7 +80,7 @@ class _Limits(NamedTuple):
 
 
 def host(
-    make: str | Callable[..., Any], *, settings: Mapping[str, Any] | None = None, relax: Relax | None = None,
+    make: str | Callable[..., Any], *, settings: Mapping[str, Any] | None = None, relax: HostedRelax | None = None,
     derivatives: bool = True, timeout_seconds: float = 600.0, start_seconds: float = 180.0,
     memory_gb: float | None = None, disk_gb: float = worker_process.DISK_GB, retries: int = 0,
 ) -> Host:  # fmt: skip

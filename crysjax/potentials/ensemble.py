@@ -21,7 +21,7 @@ from crysjax.potentials.label import label
 from crysjax.potentials.mlip import Potential
 
 
-class Spread(NamedTuple):
+class Deviations(NamedTuple):
     """Standard deviations over members, from `k - 1`: those of a vector or a tensor are of the whole of it."""
 
     energy: Estimate  # (b,) eV per atom
@@ -35,7 +35,7 @@ class Ensemble(NamedTuple):
     init: Callable[[Array], Params]
     energy: Callable[[Params, Pack, Graph], Array]
     energy_forces_stress: Callable[[Params, Pack, Graph], tuple[Array, Array, Array]]
-    spread: Callable[[Params, Pack, Graph], Spread]
+    spread: Callable[[Params, Pack, Graph], Deviations]
     cutoff_angstrom: float
     numbers: tuple[int, ...]
 
@@ -71,7 +71,7 @@ def ensemble(
     def energy_forces_stress(params: Params, pack: Pack, graph: Graph) -> tuple[Array, Array, Array]:
         return tuple(x.mean(0) for x in each(potential.energy_forces_stress, params, pack, graph))
 
-    def spread(params: Params, pack: Pack, graph: Graph) -> Spread:
+    def spread(params: Params, pack: Pack, graph: Graph) -> Deviations:
         energy, forces, stress = each(potential.energy_forces_stress, params, pack, graph)
         an_atom = energy / jnp.maximum(num_sites(pack), 1)[None]
         valid = jnp.isfinite(an_atom).all(0) & (num_sites(pack) > 0)
@@ -79,7 +79,7 @@ def ensemble(
         of_energy, of_forces, of_stress = spread_factors
         estimate = Estimate(an_atom.mean(0), of_energy * _deviation(an_atom[..., None]), valid)
         forces = of_forces * _deviation(forces) * site_mask(pack.occupancy)
-        return Spread(estimate, forces, of_stress * _deviation(stress.reshape(*stress.shape[:2], 9)))
+        return Deviations(estimate, forces, of_stress * _deviation(stress.reshape(*stress.shape[:2], 9)))
 
     def init(key: Array) -> Params:
         return jax.vmap(potential.init)(jax.random.split(key, members))

@@ -23,7 +23,7 @@ from crysjax.potentials.mlip import Potential
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
-class Labels(NamedTuple):
+class PotentialLabels(NamedTuple):
     """What is known of a pack; NaN where it is not."""
 
     graph: Graph
@@ -32,7 +32,7 @@ class Labels(NamedTuple):
     stress: Array  # (b, 6) eV/Å³ in the order of `datasets.STRESS`
 
 
-class Edges(NamedTuple):
+class HalfEdges(NamedTuple):
     """The radius graphs of a data set, half of the edges of each crystal, one crystal after another."""
 
     pair: np.ndarray  # (h, 2) int32 sites within the crystal
@@ -40,20 +40,22 @@ class Edges(NamedTuple):
     count: np.ndarray  # (m,) int64
 
 
-def all_edges(dataset: Dataset, cutoff_angstrom: float) -> Edges:
+def all_edges(dataset: Dataset, cutoff_angstrom: float) -> HalfEdges:
     """Radius graphs of every crystal, made once."""
     rows = [crystal_edges(e.frac, e.lattice, cutoff_angstrom) for e in datasets.entries(dataset)]
     pair, shift = (np.concatenate(parts).astype(np.int32) for parts in zip(*rows))
-    return Edges(pair, shift, np.array([len(p) for p, _ in rows], np.int64))
+    return HalfEdges(pair, shift, np.array([len(p) for p, _ in rows], np.int64))
 
 
-def room_for_edges(edges: Edges, shape: Capacity, num_atoms: np.ndarray) -> int:
+def room_for_edges(edges: HalfEdges, shape: Capacity, num_atoms: np.ndarray) -> int:
     """Half-edges that a pack of `shape` is given: those of crystals of average density, or of the largest one."""
     mean = edges.count.sum() / num_atoms.sum() * shape.sites
     return int(-(-max(1.05 * mean, edges.count.max()) // 128) * 128)
 
 
-def labeled_pack(dataset: Dataset, edges: Edges, rows: np.ndarray, shape: Capacity, room: int) -> tuple[Pack, Labels]:
+def labeled_pack(
+    dataset: Dataset, edges: HalfEdges, rows: np.ndarray, shape: Capacity, room: int
+) -> tuple[Pack, PotentialLabels]:
     """The crystals `rows` as one pack with its graph and labels."""
     start, sites = np.cumsum(edges.count) - edges.count, datasets.site_index(dataset, rows)
     ends, shifts, first = np.full((room, 2), shape.sites - 1, np.int32), np.zeros((room, 3), np.int32), 0
@@ -74,7 +76,7 @@ def labeled_pack(dataset: Dataset, edges: Edges, rows: np.ndarray, shape: Capaci
     forces = np.full((shape.sites, 3), np.nan, np.float32)
     if FORCES in dataset.site_properties:
         forces[: len(sites)] = dataset.site_properties[FORCES][sites]
-    return batching.pack_rows(dataset, rows, shape), Labels(graph, energy, forces, stress)
+    return batching.pack_rows(dataset, rows, shape), PotentialLabels(graph, energy, forces, stress)
 
 
 def element_energies(dataset: Dataset) -> np.ndarray:
@@ -97,7 +99,7 @@ def force_loss(
     the defaults are Nequix's. Metrics are sums, and under `count/NAME` how many labels they sum over.
     """
 
-    def loss(params: Params, key: Array, pack: Pack, labels: Labels) -> tuple[Array, dict]:
+    def loss(params: Params, key: Array, pack: Pack, labels: PotentialLabels) -> tuple[Array, dict]:
         energy, forces, stress = potential.energy_forces_stress(params, pack, labels.graph)
         atoms = num_sites(pack)
         stress = jnp.stack([stress[:, i, j] for i, j in VOIGT], -1)

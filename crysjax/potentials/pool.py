@@ -179,7 +179,7 @@ def _leaves(state: Relaxation) -> tuple[list[np.ndarray], list[np.ndarray]]:
     ]
 
 
-def _make_symmetric(crystals: Dataset, tolerance: float) -> list[operations.Operations]:
+def _make_symmetric(crystals: Dataset, tolerance: float) -> list[operations.FoundOperations]:
     """The operations of every crystal, made exact in place."""
     kept = []
     for row, entry in enumerate(datasets.entries(crystals)):

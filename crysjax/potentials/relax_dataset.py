@@ -36,7 +36,7 @@ class Size(NamedTuple):
     images: tuple[int, int, int]
 
 
-class Relaxed(NamedTuple):
+class RelaxedSet(NamedTuple):
     """One row per crystal of the data set; NaN energy and forces where nothing could be computed."""
 
     crystals: Dataset
@@ -69,7 +69,7 @@ def relax_dataset(
     chunk: int = 20,
     progress: Callable[[int, int], None] | None = None,
     record: Callable[[np.ndarray, np.ndarray, Dataset], None] | None = None,
-) -> Relaxed:
+) -> RelaxedSet:
     """Relax every crystal by at most `max_steps` evaluations; one with an element that is not `known` has a reason.
 
     So has one in which no two atoms are within the cutoff, given so or fallen apart: it is at rest and not relaxed.
@@ -125,7 +125,7 @@ def relax_dataset(
     pool.refuse_lonely(cutoff_angstrom)
     energy, fmax = (np.where(np.isfinite(x), x, np.nan) for x in (pool.energy, pool.fmax))
     relaxed = pool.snapshot(np.arange(len(crystals)))
-    return Relaxed(relaxed, energy, fmax, pool.steps, pool.converged, pool.valid, pool.reason)
+    return RelaxedSet(relaxed, energy, fmax, pool.steps, pool.converged, pool.valid, pool.reason)
 
 
 def unlabeled(crystals: Dataset) -> Dataset:

@@ -59,7 +59,7 @@ def fit_scale(error: np.ndarray, std: np.ndarray) -> float:
     return float(np.sqrt(np.mean((error / std) ** 2)))
 
 
-class Spread(NamedTuple):
+class FittedSpread(NamedTuple):
     """A std out of the spread of an ensemble: `std² = (factor * spread ** power)² + floor²`."""
 
     factor: float
@@ -69,8 +69,8 @@ class Spread(NamedTuple):
 
 def fit_spread(
     error: np.ndarray, spread: np.ndarray, *, least_floor: float = 0.0, powers: tuple[float, float] = (1.0, 1.0)
-) -> Spread:
-    """The `Spread` with the highest Gaussian likelihood, its floor at least `least_floor`, its power within `powers`.
+) -> FittedSpread:
+    """The spread of highest Gaussian likelihood, its floor at least `least_floor`, its power within `powers`.
 
     A spread alone is far too small where members happen to agree; the floor is what all of them miss alike. A power
     below 1 takes back what few members exaggerate: their spread varies more from crystal to crystal than the error.
@@ -90,7 +90,7 @@ def fit_spread(
     bounds = [(-16, 8), (lowest, 8), powers]
     fits = [minimize(negative_log_likelihood, s, bounds=bounds, method="L-BFGS-B") for s in starts]
     a2, b2, power = min(fits, key=lambda fit: fit.fun).x
-    return Spread(float(np.exp(a2 / 2) * unit / size**power), float(np.exp(b2 / 2) * unit), float(power))
+    return FittedSpread(float(np.exp(a2 / 2) * unit / size**power), float(np.exp(b2 / 2) * unit), float(power))
 
 
 def floor_of_the_certain(error: np.ndarray, spread: np.ndarray) -> float:

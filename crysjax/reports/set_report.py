@@ -16,7 +16,7 @@ from crysjax.evaluation import totals
 from crysjax.evaluation.failures.detectors import Finding
 from crysjax.evaluation.metrics import distributions
 from crysjax.evaluation.metrics.symmetry import CRYSTAL_SYSTEMS, crystal_system_shares
-from crysjax.evaluation.totals import Judged
+from crysjax.evaluation.totals import JudgedSet
 from crysjax.reports import page, set_charts, structures
 from crysjax.reports.page import filled, findings_table, table, usual_formula
 from crysjax.reports.record import installed_versions
@@ -42,13 +42,13 @@ STAGES = {
 
 
 def render(
-    sets: Sequence[Judged],
+    sets: Sequence[JudgedSet],
     found: Mapping[str, dict[str, Any]],
     findings: Mapping[str, Sequence[Finding]],
     *,
     title: str,
     command: str,
-    reference: Judged | None = None,
+    reference: JudgedSet | None = None,
 ) -> str:
     """The page.
 
@@ -173,7 +173,7 @@ def missing(names: Sequence[str], found: Mapping[str, dict]) -> str:
     return table(["not measured", "needs"], [[k, v] for k, v in needs.items()], left=2) if needs else ""
 
 
-def distribution_charts(drawn: Sequence[Judged]) -> str:
+def distribution_charts(drawn: Sequence[JudgedSet]) -> str:
     """Density, number of elements, atoms, energies and crystal systems of every set."""
     of = {
         "density (g/cm³)": lambda j: distributions.densities(j.samples),
@@ -191,17 +191,17 @@ def _system_shares(number: np.ndarray) -> np.ndarray:
     return np.array([share.value for share in crystal_system_shares(number).values()])
 
 
-def _column(judged: Judged, name: str) -> np.ndarray:
+def _column(judged: JudgedSet, name: str) -> np.ndarray:
     said = judged.verdicts.get("stable")
     return np.full(1, np.nan) if said is None else said.columns[name]
 
 
-def _energies(judged: Judged) -> np.ndarray:
+def _energies(judged: JudgedSet) -> np.ndarray:
     own = judged.samples.properties.get(FORMATION_ENERGY)
     return _column(judged, FORMATION_ENERGY) if own is None else own
 
 
-def place_map(drawn: Sequence[Judged]) -> tuple[str, list[dict]]:
+def place_map(drawn: Sequence[JudgedSet]) -> tuple[str, list[dict]]:
     """The map, and the drawings that open from it."""
     chosen = {
         j.name: np.unique(np.linspace(0, len(j.samples) - 1, min(MOST_DOTS, len(j.samples))).astype(int)) for j in drawn
@@ -236,7 +236,7 @@ def principal_axes(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     return np.split(both @ axes[:2].T, np.cumsum([len(p) for p in parts])[:-1])
 
 
-def worst(sets: Sequence[Judged]) -> str:
+def worst(sets: Sequence[JudgedSet]) -> str:
     """The first crystals that each stage turned away, those furthest off first where there is a measure."""
     rows = [
         [judged.name, stage, row["id"], _formula(judged.samples, row["index"]), row["reason"]]

@@ -31,14 +31,14 @@ from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.splits import audit_columns as columns
 from crysjax.splits import audit_repeats as repeats
 from crysjax.splits.audit_findings import findings
-from crysjax.splits.audit_repeats import SAME, Known
+from crysjax.splits.audit_repeats import SAME, KnownRows
 
 SYMPREC_ANGSTROM = 0.1  # of the space groups, as in `splits`
 _PROPOSALS = 3
 _ORDER = ("train", "val", "test")
 
 
-class Verdict(NamedTuple):
+class Conclusion(NamedTuple):
     """What the most similar known structure is to a row."""
 
     kind: str  # "duplicate", "twin" or "other"
@@ -140,7 +140,7 @@ def compare(reference: list[Entry], target: list[Entry], *, limit: int, seed: in
     }
 
 
-def classify(row: Entry, known: Known) -> Verdict:
+def classify(row: Entry, known: KnownRows) -> Conclusion:
     """Whether the row repeats the most similar known structure, as it is or after an exchange of species.
 
     The fingerprint proposes the known structure and the few likeliest exchanges; StructureMatcher decides.
@@ -156,11 +156,11 @@ def classify(row: Entry, known: Known) -> Verdict:
     value, mapping, twin = min(matched, default=(np.inf, {}, nearest), key=lambda match: match[0])
     if value < np.nan_to_num(as_it_is, nan=np.inf):
         exchanged = tuple(sorted(z for z, other in mapping.items() if z != other))
-        return Verdict("twin", exchanged, row.id, known.rows[twin].id, value)
-    return Verdict("other" if np.isnan(as_it_is) else "duplicate", (), row.id, known.rows[nearest].id, as_it_is)
+        return Conclusion("twin", exchanged, row.id, known.rows[twin].id, value)
+    return Conclusion("other" if np.isnan(as_it_is) else "duplicate", (), row.id, known.rows[nearest].id, as_it_is)
 
 
-def _proposals(row: Entry, blocks: np.ndarray, known: Known) -> list[tuple[float, int, dict[int, int]]]:
+def _proposals(row: Entry, blocks: np.ndarray, known: KnownRows) -> list[tuple[float, int, dict[int, int]]]:
     """(distance, nearest known structure, exchange) of every exchange; exchanging species reorders the blocks."""
     species = np.unique(row.numbers).tolist()
     found = []
@@ -181,7 +181,7 @@ def permutations(row: Entry) -> list[dict[int, int]]:
     return [mapping for mapping in mappings if any(a != b for a, b in mapping.items())]
 
 
-def _summary(verdicts: list[Verdict]) -> dict:
+def _summary(verdicts: list[Conclusion]) -> dict:
     """Shares of the compared rows, which species twins exchange, and the closest twins."""
     kind, twins = Counter(v.kind for v in verdicts), [v for v in verdicts if v.kind == "twin"]
     named = Counter("-".join(SYMBOLS[z - 1] for z in v.exchanged) for v in twins)

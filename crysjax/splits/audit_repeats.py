@@ -27,7 +27,7 @@ EQUAL_RMS = 0.01  # of the free length, between structures that are called exact
 _NEIGHBORS = 4
 
 
-class Known(NamedTuple):
+class KnownRows(NamedTuple):
     """Structures of one formula, searchable by fingerprint."""
 
     rows: list[Entry]
@@ -35,7 +35,7 @@ class Known(NamedTuple):
     volume: np.ndarray  # (m,) Å³ per atom
 
 
-class Proposal(NamedTuple):
+class Candidate(NamedTuple):
     """A row and the known structures that it may repeat, nearest first."""
 
     row: Entry
@@ -43,11 +43,11 @@ class Proposal(NamedTuple):
     distance: float  # to the nearest, in free lengths
 
 
-def known(rows: list[Entry]) -> Known:
+def known(rows: list[Entry]) -> KnownRows:
     """The structures of one formula, made searchable."""
     from scipy.spatial import cKDTree
 
-    return Known(rows, cKDTree(np.stack([flat(row) for row in rows])), np.array([volume(row) for row in rows]))
+    return KnownRows(rows, cKDTree(np.stack([flat(row) for row in rows])), np.array([volume(row) for row in rows]))
 
 
 def flat(row: Entry) -> np.ndarray:
@@ -66,41 +66,41 @@ def by_formula(rows: Sequence[Entry]) -> dict[str, list[Entry]]:
     return found
 
 
-def across(targets: Sequence[Entry], index: dict[str, Known], *, limit: int, seed: int) -> dict:
+def across(targets: Sequence[Entry], index: dict[str, KnownRows], *, limit: int, seed: int) -> dict:
     """Near and exact duplicates of `targets` (which all have a known formula) among the known structures."""
     near = [p for row in targets if (p := _propose(row, index[formula(row.numbers)]))]
     return _judged(near, [p for p in near if _equal(p)], limit=limit, seed=seed)
 
 
-def within(index: dict[str, Known], *, limit: int, seed: int) -> dict:
+def within(index: dict[str, KnownRows], *, limit: int, seed: int) -> dict:
     """The same among the rows of one split: rows that nearly repeat another, and exact repeats of an earlier row."""
     groups = [group for group in index.values() if len(group.rows) > 1]
     near = [p for group in groups for i in range(len(group.rows)) if (p := _propose(group.rows[i], group, skip=i))]
     return _judged(near, [p for group in groups for p in _repeats(group)], limit=limit, seed=seed)
 
 
-def _propose(row: Entry, group: Known, skip: int = -1) -> Proposal | None:
+def _propose(row: Entry, group: KnownRows, skip: int = -1) -> Candidate | None:
     """The nearest known structures, closer than NEAR and of nearly the same volume; `skip` is the row itself."""
     distance, place = group.tree.query(flat(row), k=_NEIGHBORS, p=np.inf, distance_upper_bound=NEAR)
     found = [(d, j) for d, j in zip(distance, place) if np.isfinite(d) and j != skip]
     found = [(d, j) for d, j in found if abs(group.volume[j] / volume(row) - 1) < NEAR_VOLUME]
-    return Proposal(row, [group.rows[j] for _, j in found], float(found[0][0])) if found else None
+    return Candidate(row, [group.rows[j] for _, j in found], float(found[0][0])) if found else None
 
 
-def _equal(proposal: Proposal) -> bool:
+def _equal(proposal: Candidate) -> bool:
     return proposal.distance < EQUAL and any(
         abs(volume(other) / volume(proposal.row) - 1) < 3 * EQUAL for other in proposal.others
     )
 
 
-def _repeats(group: Known) -> list[Proposal]:
+def _repeats(group: KnownRows) -> list[Candidate]:
     """Later members of each set of equal fingerprints and volumes, with the set's first member."""
     label = components(np.column_stack([group.tree.data, np.log(group.volume) / 3]), EQUAL)
     _, first = np.unique(label, return_index=True)
-    return [Proposal(group.rows[i], [group.rows[j]], 0.0) for i, j in enumerate(first[label].tolist()) if i != j]
+    return [Candidate(group.rows[i], [group.rows[j]], 0.0) for i, j in enumerate(first[label].tolist()) if i != j]
 
 
-def _judged(near: list[Proposal], equal: list[Proposal], *, limit: int, seed: int) -> dict:
+def _judged(near: list[Candidate], equal: list[Candidate], *, limit: int, seed: int) -> dict:
     """Counts of confirmed near and exact duplicates, and the worst pairs."""
     near_pairs, near_checked = _confirmed(near, limit, seed)
     equal_pairs, equal_checked = _confirmed(equal, limit, seed)
@@ -117,14 +117,14 @@ def _judged(near: list[Proposal], equal: list[Proposal], *, limit: int, seed: in
     }
 
 
-def _confirmed(proposals: list[Proposal], limit: int, seed: int) -> tuple[list[dict], int]:
+def _confirmed(proposals: list[Candidate], limit: int, seed: int) -> tuple[list[dict], int]:
     """The proposals, at most `limit` drawn, that match one of their structures, and how many were tried."""
     drawn = np.random.default_rng(seed).permutation(len(proposals))[:limit]
     pairs = [pair for i in drawn if (pair := _match(proposals[i]))]
     return pairs, len(drawn)
 
 
-def _match(proposal: Proposal) -> dict | None:
+def _match(proposal: Candidate) -> dict | None:
     mine = reduced(proposal.row)
     for other in proposal.others:
         value = rms(reduced(other), mine, SAME)

@@ -27,7 +27,7 @@ class Columns(NamedTuple):
     places: tuple[int, ...]
 
 
-class Start(NamedTuple):
+class AdapterStart(NamedTuple):
     """Parameters that begin as another model's."""
 
     params: Params
@@ -46,7 +46,7 @@ Widened = Mapping[tuple[int, int], Sequence[int]]
 """(entries of an axis in the base, entries now) -> places of the new ones along it."""
 
 
-def warm_start(fresh: Params, base: Params, widened: Widened = {}) -> Start:  # noqa: B006  # never changed
+def warm_start(fresh: Params, base: Params, widened: Widened = {}) -> AdapterStart:  # noqa: B006  # never changed
     """`fresh` with the weights of `base` wherever names and shapes agree.
 
     A weight that differs in one axis, as `widened` says, takes the base's entries too and is zero at the new places:
@@ -66,7 +66,7 @@ def warm_start(fresh: Params, base: Params, widened: Widened = {}) -> Start:  # 
         return jnp.array(found, leaf.dtype)
 
     params = _map(start, fresh)
-    return Start(params, new, tuple(left))
+    return AdapterStart(params, new, tuple(left))
 
 
 def condition(params: Params, new: Mapping[str, Columns]) -> Adapter:

@@ -25,7 +25,7 @@ from crysjax.data.readers import reading
 from crysjax.models import checkpoint
 
 
-class State(NamedTuple):
+class TrainingState(NamedTuple):
     """Everything that a run carries from step to step; a checkpoint of it resumes bit for bit."""
 
     step: Array  # () int32
@@ -53,10 +53,10 @@ def adamw(
     return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adamw(schedule, b2=0.99, weight_decay=weight_decay))
 
 
-def initial(params, optimizer: optax.GradientTransformation, key: Array) -> State:
+def initial(params, optimizer: optax.GradientTransformation, key: Array) -> TrainingState:
     """The state before the first step; it owns its arrays, as a step gives them away."""
     own, ema = (jax.tree.map(jnp.array, params) for _ in range(2))
-    return State(jnp.zeros((), jnp.int32), own, ema, optimizer.init(own), jax.random.key_data(key))
+    return TrainingState(jnp.zeros((), jnp.int32), own, ema, optimizer.init(own), jax.random.key_data(key))
 
 
 def make_step(
@@ -83,7 +83,7 @@ def make_step(
 
     spread = jax.shard_map(total, mesh=mesh, in_specs=(shared, split, split), out_specs=shared, check_vma=False)
 
-    def step(state: State, batch: tuple) -> tuple[State, dict]:
+    def step(state: TrainingState, batch: tuple) -> tuple[TrainingState, dict]:
         tiles = jax.tree.leaves(batch)[0].shape[0]
         keys = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), tiles)
         sums = spread(state.params, jax.random.key_data(keys), batch)
@@ -94,7 +94,7 @@ def make_step(
         ema = optax.incremental_update(params, state.ema, 1 - decay)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        moved = State(state.step + 1, params, ema, optimizer_state, state.key)
+        moved = TrainingState(state.step + 1, params, ema, optimizer_state, state.key)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         return kept, {"loss": value, "grad_norm": norm} | metrics
 
@@ -108,7 +108,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 def fit(
-    state: State,
+    state: TrainingState,
     step: Callable,
     stream: Callable[[int], Iterator[tuple]],
     folder: str | Path,
@@ -119,7 +119,7 @@ def fit(
     on_log: Callable[[dict], None] = lambda row: None,
     metadata: dict | None = None,
     say: Callable[[str], None] = warnings.warn,
-) -> State:
+) -> TrainingState:
     """Train until `steps`, resuming from the newest checkpoint in `folder`; metrics go to `folder/metrics.jsonl`.
 
     Args:

@@ -83,15 +83,15 @@ def calibrate(
     return settings | found | {"novelty.slope": slope, "novelty.usual": usual, "novelty.limit": limit}, report
 
 
-def _fitted(error: Any, spread: Any, *, many: bool) -> calibration.Spread:
+def _fitted(error: Any, spread: Any, *, many: bool) -> calibration.FittedSpread:
     """The std out of the spread; with too few labels the spread (several members) or std (one head) as it is."""
     import numpy as np
 
     from crysjax.predictors import calibration
 
     if len(error) < LEAST_LABELS:
-        return calibration.Spread(1.0, 0.0) if many else calibration.Spread(0.0, float([*spread, 1.0][0]))
+        return calibration.FittedSpread(1.0, 0.0) if many else calibration.FittedSpread(0.0, float([*spread, 1.0][0]))
     if many:
         floor = calibration.floor_of_the_certain(error, spread)
         return calibration.fit_spread(error, spread, least_floor=floor, powers=POWERS)
-    return calibration.Spread(0.0, float(np.sqrt(np.mean(np.square(error)))))
+    return calibration.FittedSpread(0.0, float(np.sqrt(np.mean(np.square(error)))))

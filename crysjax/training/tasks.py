@@ -13,7 +13,7 @@ from crysjax.data.batching import Capacity, Labels, View
 from crysjax.data.datasets import Dataset
 from crysjax.geometry import lattice as lattices
 from crysjax.potentials import learn
-from crysjax.potentials.learn import Edges
+from crysjax.potentials.learn import HalfEdges
 from crysjax.predictors.heads import Heads
 from crysjax.training.loop import Loss
 
@@ -43,10 +43,10 @@ def labeled(
     return batch.pack, labels._replace(views=batching.stack_view(view, groups, shape) if view else Views())
 
 
-def force_stream(dataset: Dataset, edges: Edges, shape: Capacity, room: int, tiles: int, seed: int) -> Callable:
-    """The same for potentials: `(pack, learn.Labels)`, packs with their radius graphs."""
+def force_stream(dataset: Dataset, edges: HalfEdges, shape: Capacity, room: int, tiles: int, seed: int) -> Callable:
+    """The same for potentials: `(pack, learn.PotentialLabels)`, packs with their radius graphs."""
 
-    def build(groups: list[list[int]]) -> tuple[Pack, learn.Labels]:
+    def build(groups: list[list[int]]) -> tuple[Pack, learn.PotentialLabels]:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *force_packs(dataset, edges, groups, shape, room))
 
     def groups(epoch: int) -> list[list[int]]:
@@ -56,8 +56,8 @@ def force_stream(dataset: Dataset, edges: Edges, shape: Capacity, room: int, til
 
 
 def force_packs(
-    dataset: Dataset, edges: Edges, groups: list[list[int]], shape: Capacity, room: int
-) -> list[tuple[Pack, learn.Labels]]:
+    dataset: Dataset, edges: HalfEdges, groups: list[list[int]], shape: Capacity, room: int
+) -> list[tuple[Pack, learn.PotentialLabels]]:
     """One labeled pack per group of rows."""
     return [learn.labeled_pack(dataset, edges, np.array(g), shape, room) for g in groups]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crysjax.campaign import polymorphs
-from crysjax.campaign.polymorphs import Search, distinct, find
+from crysjax.campaign.polymorphs import PolymorphSearch, distinct, find
 from crysjax.data.readers import io
 
 
@@ -30,12 +30,12 @@ def test_matches_of_one_energy_are_one_polymorph_and_others_are_not():
 )  # fmt: skip
 def test_what_cannot_be_searched_is_refused_before_anything_is_written(tmp_path, asked, said):
     with pytest.raises(ValueError, match=said.replace("(", r"\(")):
-        find(Search(**asked), tmp_path / "a")
+        find(PolymorphSearch(**asked), tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
 def test_a_search_is_ranked_kept_and_goes_on(tmp_path, monkeypatch):
-    asked = Search("MgO", count=4, units=2, steps=40, batch=2)
+    asked = PolymorphSearch("MgO", count=4, units=2, steps=40, batch=2)
     relaxed, made = polymorphs.relax_dataset, []
 
     def stopped(*given, **settings):

@@ -142,7 +142,7 @@ def test_sites_in_place_stay_and_averages_keep_the_group():
 
 def test_averages_are_means_of_what_comes_back():
     """In P-1 a pair (x, -x): vectors (v, w) become (v - w) / 2 and its opposite; what is shared is the plain mean."""
-    orbits = [space_group.Orbits(2, (8,), (0,))]
+    orbits = [space_group.SymmetryOrbits(2, (8,), (0,))]
     sites = jax.tree.map(jnp.asarray, space_group.orbits_view(orbits)(np.array([0]), batching.Capacity(2, 1, 1)).sites)
     v, w = np.array([0.1, 0.2, 0.3]), np.array([-0.3, 0.1, 0.5])
     mean = symmetric_sites.average(sites, jnp.asarray(np.stack([v, w]), jnp.float32))

@@ -12,7 +12,7 @@ from crysjax.base import Condition, Pack, one_hot
 from crysjax.data import batching
 from crysjax.generators import coordinates, torus_langevin
 from crysjax.generators.energy_based import energy_based, energy_model
-from crysjax.generators.torus_langevin import Point, State
+from crysjax.generators.torus_langevin import ChainState, Point
 from crysjax.geometry import torus
 from crysjax.nets.dense import dense
 from crysjax.training.loop import adamw
@@ -70,7 +70,7 @@ def test_moves_have_the_laws_that_they_promise():
     def seen(x: Point) -> jax.Array:
         return jnp.stack([jnp.cos(2 * jnp.pi * x.frac).mean(-1), jnp.square(x.lattice).mean(-1)])
 
-    def adjusted(state: State, key: jax.Array):
+    def adjusted(state: ChainState, key: jax.Array):
         state, accepted = torus_langevin.metropolis(key, state, evaluate, step, pack)
         return state, (seen(state.point), accepted)
 
@@ -80,7 +80,7 @@ def test_moves_have_the_laws_that_they_promise():
 
     keys = jax.random.split(jax.random.key(0), 400)
     start = Point(jnp.full((chains, 3), 0.3), jnp.full((chains, 6), 2.0))
-    _, (exact, accepted) = jit(partial(jax.lax.scan, adjusted))(State(start, *evaluate(start)), keys)
+    _, (exact, accepted) = jit(partial(jax.lax.scan, adjusted))(ChainState(start, *evaluate(start)), keys)
     _, plain = jit(partial(jax.lax.scan, unadjusted))(start, keys)
     assert 0.3 < accepted.mean() < 0.95  # neither test would see a fault otherwise
     want = np.array([0.8099853, s**2])  # I1(3) / I0(3)

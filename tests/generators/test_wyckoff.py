@@ -14,7 +14,7 @@ from crysjax.data import batching
 from crysjax.generators.wyckoff import von_mises, wyckoff_rules
 from crysjax.generators.wyckoff.family import orbit_model, wyckoff
 from crysjax.generators.wyckoff.wyckoff_network import orbit_network
-from crysjax.generators.wyckoff.wyckoff_orbits import CHOICES, Given, Noise, law
+from crysjax.generators.wyckoff.wyckoff_orbits import CHOICES, Given, OrbitNoise, law
 from crysjax.generators.wyckoff.wyckoff_sites import lattice_parameters
 from crysjax.geometry import symmetry
 from crysjax.sampling.draws import blank
@@ -222,7 +222,9 @@ def test_the_mean_of_the_score_is_zero():
         first, second = jax.random.split(key)
         keys = jax.random.split(first, 4)
         shapes = (), (4, CHOICES), (), (6,)
-        orbits, kind = one.draw(params, second, Noise(*(jax.random.normal(k, s) for k, s in zip(keys, shapes))), given)
+        orbits, kind = one.draw(
+            params, second, OrbitNoise(*(jax.random.normal(k, s) for k, s in zip(keys, shapes))), given
+        )
         orbits = jax.lax.stop_gradient(orbits)
         along = lambda p: sum(one.score(p, orbits, kind, given))  # noqa: E731
         return jax.jvp(along, (params,), (direction,))

@@ -46,7 +46,9 @@ def test_directions_are_orthonormal_on_the_sphere():
     """Products average to 1 / (2 l + 1) over the sphere, so that each degree has the length 1 (addition theorem)."""
     v = np.random.default_rng(0).normal(size=(200_000, 3)).astype(np.float32)
     length = np.linalg.norm(v, axis=-1, keepdims=True)
-    y = np.asarray(_directions(density_graph.Edges(None, jnp.asarray(v), jnp.asarray(length), None, None)), np.float64)
+    y = np.asarray(
+        _directions(density_graph.DensityEdges(None, jnp.asarray(v), jnp.asarray(length), None, None)), np.float64
+    )
     np.testing.assert_allclose(np.square(y[:, :3]).sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(np.square(y[:, 3:]).sum(-1), 1, atol=1e-5)
     expected = np.diag([1 / 3] * 3 + [1 / 5] * 5)

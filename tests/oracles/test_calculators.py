@@ -12,7 +12,7 @@ from ase.calculators.lj import LennardJones
 from crysjax.chemistry.levels import Level
 from crysjax.data.readers.convert import entry_of_atoms
 from crysjax.oracles.calculators import named
-from crysjax.oracles.hosted import Relax, host
+from crysjax.oracles.hosted import HostedRelax, host
 from crysjax.potentials.ase import calculator
 from crysjax.potentials.mlip import mlip, save_potential
 
@@ -93,7 +93,7 @@ def test_chgnet_answers_what_its_own_package_answers():
 @needs_chgnet
 def test_chgnet_relaxes_to_the_lattice_constants_of_its_level():
     """PBE: silicon 5.47 Å, MgO 4.25 Å; CHGNet is within 1 % of them."""
-    found = asked("chgnet", SHAKEN[:2], relax=Relax(fmax_ev_angstrom=0.02, steps=200), timeout_seconds=120)
+    found = asked("chgnet", SHAKEN[:2], relax=HostedRelax(fmax_ev_angstrom=0.02, steps=200), timeout_seconds=120)
     for answer, expected in zip(found, (5.47, 4.25)):
         assert answer.reason == ""
         np.testing.assert_allclose((4 * abs(np.linalg.det(answer.crystal.lattice))) ** (1 / 3), expected, rtol=0.01)

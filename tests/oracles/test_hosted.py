@@ -23,7 +23,7 @@ from ase.filters import FrechetCellFilter
 from crysjax.base import GPA_PER_EV_A3, NUM_SPECIES, Crystal
 from crysjax.data.readers.convert import entry_of_atoms, to_atoms
 from crysjax.oracles import supervisor, worker, worker_process
-from crysjax.oracles.hosted import Relax, host, hosted
+from crysjax.oracles.hosted import HostedRelax, host, hosted
 
 EMT_NAME = "ase.calculators.emt:EMT"
 FRAGILE = f"{Path(__file__).with_name('fragile.py')}:Fragile"
@@ -116,7 +116,7 @@ def test_a_relaxation_finds_the_minimum_that_another_optimizer_finds():
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + np.random.default_rng(0).uniform(-0.03, 0.03, (3, 3))), True)
     atoms.rattle(0.05, seed=2)
     start = entry_of_atoms(atoms, "cu")
-    work = host(EMT_NAME, relax=Relax(fmax_ev_angstrom=0.005, steps=300))
+    work = host(EMT_NAME, relax=HostedRelax(fmax_ev_angstrom=0.005, steps=300))
     (answer,) = work.ask([start])
     work.close()
     atoms.calc = EMT()
@@ -129,7 +129,7 @@ def test_a_relaxation_finds_the_minimum_that_another_optimizer_finds():
 
 def test_a_relaxation_that_runs_out_of_steps_keeps_what_it_reached():
     start = crystal(4)
-    work = host(EMT_NAME, relax=Relax(steps=3, move_cell=False))
+    work = host(EMT_NAME, relax=HostedRelax(steps=3, move_cell=False))
     (answer,) = work.ask([start])
     estimate = hosted(work).batch(stacked([start], 4))
     work.close()
@@ -329,7 +329,7 @@ def test_what_is_printed_or_written_does_not_fill_the_disk(tmp_path):
     ("wrong", "relax", "said"),
     [
         ({"forces": [[0.1, 0, 0]]}, None, "forces of shape (1, 3)"),
-        ({"forces": [[0.1, 0, 0]]}, Relax(), "forces of shape (1, 3)"),
+        ({"forces": [[0.1, 0, 0]]}, HostedRelax(), "forces of shape (1, 3)"),
         ({"forces": [0.1, 0, 0]}, None, "forces of shape (3,)"),
         (
             {"forces": [[1j, 0, 0]] * 2},

@@ -16,7 +16,7 @@ from crysjax.potentials import relax_dataset as module
 from crysjax.potentials.classical import pair_fade
 from crysjax.potentials.pool import Pool
 from crysjax.potentials.relax import Relax
-from crysjax.potentials.relax_dataset import Relaxed
+from crysjax.potentials.relax_dataset import RelaxedSet
 
 USUAL = Relax(fmax_ev_angstrom=1e-3)
 MINIMUM_EV, EDGE = -0.0790735, 5.243195  # of argon, see test_relax: an atom, and the cube
@@ -39,7 +39,7 @@ def dataset(crystals: list[Crystal]) -> Dataset:
 def relaxed(toys):
     """`relax_dataset` of argon."""
 
-    def run(crystals: list[Crystal], **settings) -> Relaxed:
+    def run(crystals: list[Crystal], **settings) -> RelaxedSet:
         settings = {"settings": USUAL} | settings
         cutoff = toys.argon.cutoff_angstrom
         return module.relax_dataset(
@@ -49,7 +49,7 @@ def relaxed(toys):
     return run
 
 
-def at_minimum(found: Relaxed) -> np.ndarray:
+def at_minimum(found: RelaxedSet) -> np.ndarray:
     """Whether each crystal has argon's known energy and volume per atom."""
     n = found.crystals.num_atoms
     with np.errstate(invalid="ignore"):
@@ -59,7 +59,7 @@ def at_minimum(found: Relaxed) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def sixty_four(toys, relaxed) -> tuple[list[Crystal], np.ndarray, Relaxed, list]:
+def sixty_four(toys, relaxed) -> tuple[list[Crystal], np.ndarray, RelaxedSet, list]:
     """Crystals of 1, 2 and 4 atoms, every fourth of them broken, relaxed in packs of 64 sites."""
     crystals = [toys.draw_argon((2, 4, 1, 4)[i % 4], i) for i in range(64)]
     broken, told = np.arange(64) % 4 == 1, []

@@ -74,7 +74,7 @@ def test_what_does_not_agree_stays_as_it_was_drawn_and_is_named():
     np.testing.assert_array_equal(start.params["layers"]["kernel"], base()["layers"]["kernel"])
 
 
-def started() -> adapters.Start:
+def started() -> adapters.AdapterStart:
     return adapters.warm_start(wide(), base(), WIDENED)
 
 

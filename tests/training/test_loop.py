@@ -38,7 +38,7 @@ def stream(step: int):
         step += 1
 
 
-def start() -> tuple[loop.State, optax.GradientTransformation]:
+def start() -> tuple[loop.TrainingState, optax.GradientTransformation]:
     optimizer = loop.adamw(learning_rate=0.05, steps=40, warmup=4)
     return loop.initial({"w": jnp.zeros(3), "b": jnp.zeros(())}, optimizer, jax.random.key(7)), optimizer
 

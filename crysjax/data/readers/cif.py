@@ -160,7 +160,7 @@ def _cell(block: cif_syntax.Block) -> np.ndarray:
     return lattice
 
 
-def _no_symmetry(block: cif_syntax.Block, sites: cif_sites.Sites) -> cif_symmetry.Operations:
+def _no_symmetry(block: cif_syntax.Block, sites: cif_sites.CifSites) -> cif_symmetry.Operations:
     """P1 for a block that is silent about its symmetry, if its formula and Z say that all atoms are listed."""
     said, units = block.value("_chemical_formula_sum"), block.value("_cell_formula_units_z")
     if not (said and units and cif_sites.announced(said)):

@@ -29,7 +29,7 @@ _PART = re.compile(r"([A-Z][a-z]?)\(?(\d*\.?\d*)\)?")
 _HIDDEN = ("OH", "OW", "NH", "CH")  # labels of groups: their hydrogen may have no site of its own
 
 
-class Sites(NamedTuple):
+class CifSites(NamedTuple):
     """The listed sites."""
 
     labels: list[str]
@@ -46,7 +46,7 @@ def snap(frac: np.ndarray) -> np.ndarray:
     return frac
 
 
-def listed(block: Block) -> Sites:
+def listed(block: Block) -> CifSites:
     """The sites of a block, those without an atom (occupancy 0, dummies) left out."""
     columns = [block.column(f"_atom_site_fract_{axis}") for axis in "xyz"]
     if None in columns:
@@ -68,7 +68,7 @@ def listed(block: Block) -> Sites:
     if not found:
         raise ValueError("no atoms in its list of sites")
     names, numbers, frac, rounding, isotopes = zip(*found)
-    return Sites(list(names), np.array(numbers), snap(np.array(frac)), np.array(rounding), list(isotopes))
+    return CifSites(list(names), np.array(numbers), snap(np.array(frac)), np.array(rounding), list(isotopes))
 
 
 def _site(label, kind, place, occupancy, _flag, hydrogens, known) -> tuple | None:
@@ -138,7 +138,7 @@ def _elements_of(block: Block) -> set[int] | None:
     return set(formula) if formula else None
 
 
-def images(sites: Sites, operations: Operations, lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray, lost.Lost]:
+def images(sites: CifSites, operations: Operations, lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray, lost.Lost]:
     """Atomic numbers (m,) and fractions (m, 3) of all atoms in the cell, and the isotopes among them.
 
     A site on a special position lies there.

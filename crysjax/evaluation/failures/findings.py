@@ -13,14 +13,14 @@ from crysjax.evaluation.failures import detector_inputs, detectors
 from crysjax.evaluation.failures.detectors import Finding
 from crysjax.evaluation.metrics.descriptors import descriptors
 from crysjax.evaluation.metrics.distributions import num_elements
-from crysjax.evaluation.totals import Judged
+from crysjax.evaluation.totals import JudgedSet
 
 FEWEST = 10  # samples below which a distribution tells nothing
 BEST = 0.1  # the share of samples with the lowest predicted energy: whom a search would select
 
 
 def findings(
-    judged: Judged, reference: Judged, train: Dataset | None, predict: Callable[[Dataset], dict] | None = None,
+    judged: JudgedSet, reference: JudgedSet, train: Dataset | None, predict: Callable[[Dataset], dict] | None = None,
     *, held_out: bool = True,
 ) -> list[Finding]:  # fmt: skip
     """The detectors that apply, in the order of `detectors`.
@@ -65,13 +65,13 @@ def closeness(samples: Dataset) -> np.ndarray:
     return found
 
 
-def shift(judged: Judged, train: Dataset, most: int = 1000, seed: int = 0) -> Finding:
+def shift(judged: JudgedSet, train: Dataset, most: int = 1000, seed: int = 0) -> Finding:
     """Samples against a part of the training data."""
     part = np.random.default_rng(seed).permutation(len(train))[:most]
     return detectors.hidden_shift(judged.features, descriptors(take(train, np.sort(part))))
 
 
-def reward_hacking(judged: Judged) -> list[Finding]:
+def reward_hacking(judged: JudgedSet) -> list[Finding]:
     """Predicted against relaxed formation energy of the samples that the prediction puts first, if both are known."""
     needed = [judged.verdicts.get("target"), judged.verdicts.get("stable")]
     if None in needed or f"predicted_{FORMATION_ENERGY}" not in needed[0].columns:

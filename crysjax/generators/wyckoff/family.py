@@ -21,7 +21,7 @@ from crysjax.generators import coordinates
 from crysjax.generators.coordinates import SPACE_GROUPS, Numbers, Scales
 from crysjax.generators.wyckoff import wyckoff_rules
 from crysjax.generators.wyckoff.wyckoff_network import orbit_network
-from crysjax.generators.wyckoff.wyckoff_orbits import CHOICES, Given, Law, Noise, Parts, law
+from crysjax.generators.wyckoff.wyckoff_orbits import CHOICES, Given, Law, OrbitNoise, Parts, law
 from crysjax.generators.wyckoff.wyckoff_sites import fill, kinds
 
 
@@ -29,7 +29,7 @@ class OrbitModel(NamedTuple):
     """The functions beneath the generator, over packs; `Orbits` have leaves (b, ...)."""
 
     init: Callable  # (key, pack, condition) -> params
-    noise: Callable  # (key, template) -> Noise
+    noise: Callable  # (key, template) -> OrbitNoise
     draw: Callable  # (params, key, noise, template, condition) -> Orbits, the kind that each fills (b, l)
     fill: Callable  # (orbits, kind, template) -> pack
     log_prob: Callable  # (params, orbits, kind | None, template, condition) -> (b,); None: the first that fits
@@ -67,10 +67,10 @@ def orbit_model(
     )
 
 
-def _noise(room: Room, key: Array, template: Pack) -> Noise:
+def _noise(room: Room, key: Array, template: Pack) -> OrbitNoise:
     b, keys = len(template.lattice), jax.random.split(key, 4)
     shapes = (b,), (b, room.sites + 1, CHOICES), (b,), (b, 6)
-    return Noise(*(jax.random.normal(k, shape, template.frac.dtype) for k, shape in zip(keys, shapes)))
+    return OrbitNoise(*(jax.random.normal(k, shape, template.frac.dtype) for k, shape in zip(keys, shapes)))
 
 
 def _known(room: Room, template: Pack, condition: Condition) -> Given:
@@ -101,7 +101,7 @@ def _within_reach(room: Room, given: Given) -> Given:
 
 
 def _draw(
-    room: Room, of_one: Law, params: Params, key: Array, noise: Noise, template: Pack, condition: Condition
+    room: Room, of_one: Law, params: Params, key: Array, noise: OrbitNoise, template: Pack, condition: Condition
 ) -> tuple[Orbits, Array]:
     given = _within_reach(room, _known(room, template, condition))
     keys = jax.random.split(key, len(template.lattice))
@@ -183,7 +183,7 @@ def wyckoff(
         nats = Parts(*(-jnp.sum(jnp.where(described, part, 0) * weight) for part in parts))
         return sum(nats), nats._asdict()
 
-    def decode(params, key: Array, noise: Noise, template: Pack, condition: Condition) -> Pack:
+    def decode(params, key: Array, noise: OrbitNoise, template: Pack, condition: Condition) -> Pack:
         return model.fill(*model.draw(params, key, noise, template, condition), template)
 
     def sample(params, key: Array, template: Pack, condition: Condition) -> Pack:

@@ -43,7 +43,7 @@ class OrbitNetwork(NamedTuple):
     lattice: Callable  # (params, h) -> Mixture
 
 
-class Shape(NamedTuple):
+class Sizes(NamedTuple):
     """The sizes of an orbit network."""
 
     width: int
@@ -69,7 +69,7 @@ class Shape(NamedTuple):
 
 def orbit_network(*, width: int, layers: int, heads: int, components: int, context: int) -> OrbitNetwork:
     """The functions for `context` numbers that are known of a crystal from the start."""
-    stack, shape = transformer(width=width, layers=layers, heads=heads), Shape(width, components, context)
+    stack, shape = transformer(width=width, layers=layers, heads=heads), Sizes(width, components, context)
     return OrbitNetwork(
         init=partial(_init, shape, stack),
         cast=_cast,
@@ -84,7 +84,7 @@ def orbit_network(*, width: int, layers: int, heads: int, components: int, conte
     )
 
 
-def _init(shape: Shape, stack: Transformer, key: Array) -> Params:
+def _init(shape: Sizes, stack: Transformer, key: Array) -> Params:
     matrices, perceptrons, width = shape.matrices(), shape.perceptrons(), shape.width
     keys = iter(jax.random.split(key, len(matrices) + 2 * len(perceptrons) + 3))
     params = {name: _matrix(next(keys), *size) for name, size in matrices.items()}

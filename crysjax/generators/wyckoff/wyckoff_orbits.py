@@ -18,7 +18,7 @@ from jax.scipy.stats import norm
 from crysjax.base import NUM_SPECIES, Orbits, Params
 from crysjax.generators.wyckoff import von_mises, wyckoff_rules
 from crysjax.generators.wyckoff.wyckoff_network import Mixture, OrbitNetwork
-from crysjax.generators.wyckoff.wyckoff_rules import State, States, integers
+from crysjax.generators.wyckoff.wyckoff_rules import RuleState, States, integers
 from crysjax.generators.wyckoff.wyckoff_sites import lattice_coordinates, lattice_parameters
 from crysjax.geometry import torus
 from crysjax.geometry.symmetry import table
@@ -37,7 +37,7 @@ class Given(NamedTuple):
     groups: Array  # (231,) bool: the groups that may be drawn
 
 
-class Noise(NamedTuple):
+class OrbitNoise(NamedTuple):
     """What one crystal is drawn from, all standard normal; the coordinates take a key besides."""
 
     group: Array  # ()
@@ -83,7 +83,14 @@ def law(network: OrbitNetwork, *, orbits: int, temperature: float = 1.0) -> Law:
 
 
 def _species_logits(
-    chooser: Chooser, params: Params, h: Array, given: Given, group: Array, state: State, allowed: Array, letter: Array
+    chooser: Chooser,
+    params: Params,
+    h: Array,
+    given: Given,
+    group: Array,
+    state: RuleState,
+    allowed: Array,
+    letter: Array,
 ) -> Array:
     """Over kinds and elements, flat (k s,); within a letter and kind elements ascend."""
     numbers = integers(1, NUM_SPECIES + 1)[None]
@@ -111,7 +118,7 @@ def _cell(chooser: Chooser, params: Params, h: Array) -> Mixture:
     return Mixture(said.logits / chooser.temperature, said.center, said.spread * chooser.temperature**0.5)
 
 
-def _token(chooser: Chooser, params: Params, given: Given, group: Array, state: State, u: Array) -> Array:
+def _token(chooser: Chooser, params: Params, given: Given, group: Array, state: RuleState, u: Array) -> Array:
     return chooser.network.token(params, group, state.letter, state.number, u, _left(given, state.left, u))
 
 
@@ -125,7 +132,7 @@ class _Orbit(NamedTuple):
 
 
 def _draw_orbit(
-    chooser: Chooser, params: Params, key: Array, choice: Array, h: Array, given: Given, group: Array, state: State,
+    chooser: Chooser, params: Params, key: Array, choice: Array, h: Array, given: Given, group: Array, state: RuleState,
     reach: Array,
 ) -> _Orbit:  # fmt: skip
     allowed = wyckoff_rules.allowed(state, group, given.states, reach)
@@ -141,7 +148,7 @@ def _draw_orbit(
     return _Orbit(letter, number, u, kind)
 
 
-def _draw(chooser: Chooser, params: Params, key: Array, noise: Noise, given: Given) -> tuple[Orbits, Array]:
+def _draw(chooser: Chooser, params: Params, key: Array, noise: OrbitNoise, given: Given) -> tuple[Orbits, Array]:
     network, orbits = chooser.network, chooser.orbits
     params = network.cast(params, noise.lattice.dtype)
     drawn = _choose(_group_logits(chooser, params, given), noise.group)
@@ -182,10 +189,10 @@ def _kinds(of: Orbits, given: Given) -> Array:
     return jax.lax.scan(step, given.states.count, (of.number, sites))[1]
 
 
-def _follow(of: Orbits, kind: Array, given: Given) -> tuple[State, State]:
+def _follow(of: Orbits, kind: Array, given: Given) -> tuple[RuleState, RuleState]:
     """The states before and after each orbit."""
 
-    def step(state: State, this: tuple) -> tuple:
+    def step(state: RuleState, this: tuple) -> tuple:
         letter, kind, number = this
         after = wyckoff_rules.advance(state, letter, kind, number, of.group)
         after = jax.tree.map(lambda new, old: jnp.where(number > 0, new, old), after, state)
@@ -203,7 +210,7 @@ def _score(chooser: Chooser, params: Params, of: Orbits, kind: Array, given: Giv
     h = network.stack.apply(params["stack"], x)
     reach = wyckoff_rules.reachable(of.group, given.states, chooser.orbits) if exact else None
 
-    def orbit(h: Array, state: State, letter: Array, kind: Array, number: Array, u: Array) -> tuple:
+    def orbit(h: Array, state: RuleState, letter: Array, kind: Array, number: Array, u: Array) -> tuple:
         allowed = wyckoff_rules.allowed(state, of.group, given.states, reach)
         of_letter = jax.nn.log_softmax(_letter_logits(chooser, params, h, of.group, allowed))[letter]
         pairs = _species_logits(chooser, params, h, given, of.group, state, allowed, letter)
@@ -229,9 +236,9 @@ def _score_cell(mixture: Mixture, of: Orbits, given: Given) -> Array:
     return jax.nn.logsumexp(jax.nn.log_softmax(mixture.logits) + each)
 
 
-def _start(given: Given) -> State:
+def _start(given: Given) -> RuleState:
     before = jnp.full((), -1, jnp.int32)
-    return State(given.states.count, before, before, jnp.zeros((), jnp.int32))
+    return RuleState(given.states.count, before, before, jnp.zeros((), jnp.int32))
 
 
 def _left(given: Given, left: Array, like: Array) -> Array:

@@ -35,7 +35,7 @@ class States(NamedTuple):
     small: Array  # () bool: whether all states have a number below s
 
 
-class State(NamedTuple):
+class RuleState(NamedTuple):
     """What decides the next orbit."""
 
     left: Array  # (k,) int32 sites to fill
@@ -86,7 +86,7 @@ def reachable(group: Array, of: States, largest: int) -> Array:
     return jax.lax.scan(letter, done, (sites, free), reverse=True)[1]
 
 
-def allowed(state: State, group: Array, of: States, reach: Array | None) -> Array:
+def allowed(state: RuleState, group: Array, of: States, reach: Array | None) -> Array:
     """Which letter and kind may come next: (27, k) bool; all False when nothing is left.
 
     Without `reach` only what costs nothing to know: the position exists, the order is kept, sites enough are left.
@@ -105,10 +105,10 @@ def allowed(state: State, group: Array, of: States, reach: Array | None) -> Arra
     return fits & jnp.where(of.small, completes, first)
 
 
-def advance(state: State, letter: Array, kind: Array, number: Array, group: Array) -> State:
+def advance(state: RuleState, letter: Array, kind: Array, number: Array, group: Array) -> RuleState:
     """The state after an orbit."""
     filled = jnp.where(integers(len(state.left)) == kind, jnp.asarray(table().sites)[group, letter], 0)
-    return State(state.left - filled, letter, kind, number)
+    return RuleState(state.left - filled, letter, kind, number)
 
 
 class _Classes(NamedTuple):

@@ -52,7 +52,7 @@ class Stage(NamedTuple):
     gram: Array  # (r, r) overlap of the peaks of two reflections
 
 
-class Problem(NamedTuple):
+class MisfitProblem(NamedTuple):
     """A composition and a radiation, as arrays."""
 
     occupancy: Array  # (n, s)
@@ -87,7 +87,7 @@ def factor(seen: np.ndarray, calculated: np.ndarray, x: np.ndarray | None = None
 def problem(
     numbers: np.ndarray, cells: np.ndarray, table: Scattering, shape: Shape, *, fixed: bool, closest: float | None,
     reach: float,
-) -> Problem:  # fmt: skip
+) -> MisfitProblem:  # fmt: skip
     """Arrays of few different shapes; `cells` (m, 3, 3) are where the starts begin, `fixed` whether they stay there."""
     found, species = np.unique(numbers, return_inverse=True)
     atoms, kinds = (-(-len(rows) // _SLOTS) * _SLOTS for rows in (numbers, found))
@@ -109,7 +109,7 @@ def problem(
     size = abs(np.linalg.det(cells)).mean() / len(numbers)
     near = 0.6 * np.cbrt(size) if closest is None else closest
     shape = Shape(*map(np.float32, shape))
-    made = Problem(occupancy, cells[0].astype(np.float32), columns, given, every, shape, np.float32(near))
+    made = MisfitProblem(occupancy, cells[0].astype(np.float32), columns, given, every, shape, np.float32(near))
     return jax.tree.map(jnp.asarray, made)
 
 
@@ -117,8 +117,8 @@ def problem(
 
 
 def stages(
-    made: Problem, x: np.ndarray, y: np.ndarray, blurs: Sequence[float], dampings: Sequence[float], *, fixed: bool,
-    terms: int = 0,
+    made: MisfitProblem, x: np.ndarray, y: np.ndarray, blurs: Sequence[float], dampings: Sequence[float], *,
+    fixed: bool, terms: int = 0,
 ) -> list[Stage]:  # fmt: skip
     """The stages of a pattern (g,), by the blur in degrees and the damping in Å² of each; `terms` of a background."""
     narrow = narrowest(made.shape, x)
@@ -147,13 +147,13 @@ def stages(
     return answers
 
 
-def angles_of(made: Problem) -> np.ndarray:
+def angles_of(made: MisfitProblem) -> np.ndarray:
     """2θ of the reflections of a given cell, (r,) degrees."""
     still = Crystal(made.occupancy, jnp.zeros((len(made.occupancy), 3)), made.lattice)
     return np.asarray(reflections(still, made.table, made.given).two_theta, float)
 
 
-def zero_shift(made: Problem, x: np.ndarray, y: np.ndarray, terms: int) -> float:
+def zero_shift(made: MisfitProblem, x: np.ndarray, y: np.ndarray, terms: int) -> float:
     """By how many degrees a pattern is shifted, of a given cell (see `background.zero_shift`)."""
     shape = Shape(*map(float, made.shape))
     step = narrowest(shape, x) / POINTS
@@ -218,7 +218,7 @@ def _wider(shape: Shape, blur: float | Array) -> Shape:
 # What a descent minimizes
 
 
-def crystal_at(made: Problem, point: PyTree) -> Crystal:
+def crystal_at(made: MisfitProblem, point: PyTree) -> Crystal:
     """The crystal of a point {"frac": (n, 3)}, with "cell" (6,) where the cell moves too."""
     lattice = made.lattice
     if "cell" in point:
@@ -226,7 +226,7 @@ def crystal_at(made: Problem, point: PyTree) -> Crystal:
     return Crystal(made.occupancy, point["frac"], lattice)
 
 
-def misfit(made: Problem, stage: Stage, point: PyTree, two_theta_max: float, repulsion: float) -> Array:
+def misfit(made: MisfitProblem, stage: Stage, point: PyTree, two_theta_max: float, repulsion: float) -> Array:
     """Rwp² of one stage, and what close atoms cost; infinite for a cell that needs more reflections than listed."""
     crystal = crystal_at(made, point)
     found = reflections(crystal, made.table, made.given, two_theta_max_degree=two_theta_max)

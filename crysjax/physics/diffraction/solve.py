@@ -28,7 +28,7 @@ from crysjax.geometry import torus
 from crysjax.physics.diffraction import noise
 from crysjax.physics.diffraction.misfit import (
     CELL,
-    Problem,
+    MisfitProblem,
     Stage,
     crystal_at,
     factor,
@@ -189,7 +189,13 @@ def _starts(starts: int | Dataset, numbers: np.ndarray, lattice, volume_per_atom
 
 
 def _descend(
-    made: Problem, todo: list[Stage], keys: Array, points: PyTree, descent: Descent, reach: float, progress: Progress
+    made: MisfitProblem,
+    todo: list[Stage],
+    keys: Array,
+    points: PyTree,
+    descent: Descent,
+    reach: float,
+    progress: Progress,
 ) -> Crystal:
     """All starts through all stages, some at a time; the crystals where each was best in the last stage."""
     m, best, ends = len(keys), np.inf, []
@@ -215,7 +221,14 @@ def _descend(
 
 @partial(jax.jit, static_argnums=(5, 6, 7))
 def _stage(
-    made: Problem, stage: Stage, keys: Array, points: PyTree, heat: float, descent: Descent, reach: float, sampled: bool
+    made: MisfitProblem,
+    stage: Stage,
+    keys: Array,
+    points: PyTree,
+    heat: float,
+    descent: Descent,
+    reach: float,
+    sampled: bool,
 ) -> tuple[PyTree, Array]:
     """Where some starts are after a stage, and their misfits."""
     # Langevin at temperature 1 of the scaled objective
@@ -241,7 +254,7 @@ def _search(descent: Descent, sampled: bool) -> Search:
 
 
 @partial(jax.jit, static_argnums=3)
-def _profiles(made: Problem, crystals: Crystal, grid: Array, two_theta_max: float) -> Array:
+def _profiles(made: MisfitProblem, crystals: Crystal, grid: Array, two_theta_max: float) -> Array:
     def one(crystal: Crystal) -> Array:
         found = reflections(crystal, made.table, made.every, two_theta_max_degree=two_theta_max)
         return profile(found, grid, made.shape)

@@ -38,7 +38,7 @@ from crysjax.physics.elasticity.mechanics import (
 from crysjax.potentials.mlip import TOUCHING_ANGSTROM, Potential, unknown
 from crysjax.potentials.pool import reduce_skewed, too_thin
 from crysjax.potentials.relax import Relax
-from crysjax.potentials.relax_dataset import Relaxed, relax_dataset
+from crysjax.potentials.relax_dataset import RelaxedSet, relax_dataset
 
 SKIN_ANGSTROM = 1e-3  # derivatives see no other neighbors; this is for the rounding of positions
 SLOTS_STEP = 4  # sizes are rounded up to few, each of which compiles once
@@ -178,7 +178,7 @@ def _packs(crystals: Dataset, good: np.ndarray, reach: float, sites: int) -> Ite
             yield rows, pack, radius_graph_host(pack, reach, max_edges=room), int(size)
 
 
-def relaxed(potential: Potential, params: Params, crystals: Dataset, settings: Relax, max_steps: int) -> Relaxed:
+def relaxed(potential: Potential, params: Params, crystals: Dataset, settings: Relax, max_steps: int) -> RelaxedSet:
     """Relaxed crystals, with a reason where one did not come to rest."""
     done = relax_dataset(
         potential.energy_forces_stress, params, crystals, cutoff_angstrom=potential.cutoff_angstrom,
@@ -190,10 +190,10 @@ def relaxed(potential: Potential, params: Params, crystals: Dataset, settings: R
     return done._replace(reason=np.where(late, why, done.reason))
 
 
-def _as_given(crystals: Dataset) -> Relaxed:
+def _as_given(crystals: Dataset) -> RelaxedSet:
     m = len(crystals)
     nothing, no = np.full(m, np.nan), np.zeros(m, bool)
-    return Relaxed(crystals, nothing, nothing, np.zeros(m, np.int32), ~no, ~no, np.full(m, "", "<U120"))
+    return RelaxedSet(crystals, nothing, nothing, np.zeros(m, np.int32), ~no, ~no, np.full(m, "", "<U120"))
 
 
 def _entries(crystals: Dataset, rows: np.ndarray) -> Iterator[Entry]:

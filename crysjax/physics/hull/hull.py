@@ -25,7 +25,7 @@ from crysjax.physics.hull.hull_entries import FORMATION_ENERGY, MATERIALS_PROJEC
 from crysjax.physics.hull.simplex import least_energies
 
 if TYPE_CHECKING:
-    from crysjax.physics.hull.traced import Table
+    from crysjax.physics.hull.traced import HullTable
 
 METASTABLE_EV_PER_ATOM = 0.1
 """The margin of "metastable, unique, novel" (MSUN) and of MatterGen's "stable" (Zeni et al. 2025)."""
@@ -108,7 +108,7 @@ def vertices(hull: Hull) -> Hull:
     return _lowest(hull.fractions[keep], hull.energies[keep], hull.names[keep], hull.level, hull.source)
 
 
-def traced(hull: Hull, *, level: Level, **options) -> Table:
+def traced(hull: Hull, *, level: Level, **options) -> HullTable:
     """The hull inside `jit` for energies of this level, others are an error; options of `physics.hull.traced.table`."""
     from crysjax.physics.hull.traced import table
 

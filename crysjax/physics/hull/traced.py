@@ -25,7 +25,7 @@ from crysjax.chemistry.elements import SYMBOLS
 from crysjax.physics.hull.traced_simplex import least_energy
 
 
-class Table(NamedTuple):
+class HullTable(NamedTuple):
     """A hull on the device: `e` entries of two to `d` elements each, sorted by chemical system, of which there are `s`.
 
     The width of `parts` is the largest number of elements, the length of `slots` the largest number of entries, that
@@ -51,7 +51,7 @@ class Table(NamedTuple):
 def table(
     fractions: np.ndarray, energies: np.ndarray, *, elements: tuple[str, ...] = (), max_elements: int = 6,
     most_entries: int = 128,
-) -> Table:  # fmt: skip
+) -> HullTable:  # fmt: skip
     """A table of the entries of a hull: atomic fractions (e, NUM_SPECIES), formation energies (e,) in eV/atom.
 
     Every element that occurs has a reference of energy 0, or lower where an entry says so. Entries of positive energy
@@ -85,7 +85,7 @@ def table(
     whole = (wanted, systems[order], first[order], count[order], np.arange(k))
     wanted, systems, first, count, slots = (jnp.asarray(array, jnp.int32) for array in whole)
     known = jnp.zeros(NUM_SPECIES, bool).at[wanted].set(True)
-    return Table(jnp.asarray(parts), jnp.asarray(energies), jnp.asarray(pure), known, wanted,
+    return HullTable(jnp.asarray(parts), jnp.asarray(energies), jnp.asarray(pure), known, wanted,
                  jnp.asarray(keys[order]), systems, first, count, jnp.asarray(words), slots)  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def _slots(systems: np.ndarray, count: np.ndarray, all_at_once: bool, most_entri
 # Asking it
 
 
-def hull_energy(fractions: Array, table: Table) -> tuple[Array, Array]:
+def hull_energy(fractions: Array, table: HullTable) -> tuple[Array, Array]:
     """Energy of the hull in eV/atom at a composition, and whether it is known: (NUM_SPECIES,) -> (), () bool.
 
     `fractions` may be atom counts. Not known, and 0: no atoms, negative or infinite amounts, an element that the hull
@@ -176,7 +176,7 @@ def hull_energy(fractions: Array, table: Table) -> tuple[Array, Array]:
     return jnp.where(valid, value, 0).astype(dtype), valid
 
 
-def energy_above_hull(fractions: Array, energy: Array, table: Table) -> Estimate:
+def energy_above_hull(fractions: Array, energy: Array, table: HullTable) -> Estimate:
     """Energy above the hull in eV/atom of a formation energy () at a composition (NUM_SPECIES,).
 
     Negative below the hull. Differentiable with respect to both; `std` is 0, for the hull is taken as exact. The
@@ -187,7 +187,7 @@ def energy_above_hull(fractions: Array, energy: Array, table: Table) -> Estimate
     return Estimate(jnp.where(valid, jnp.where(valid, energy, 0) - below, 0), jnp.zeros_like(below), valid)
 
 
-def above_hull(energy: Callable[[Crystal], Estimate], table: Table) -> Callable[[Crystal], Estimate]:
+def above_hull(energy: Callable[[Crystal], Estimate], table: HullTable) -> Callable[[Crystal], Estimate]:
     """Energy above the hull in eV/atom of one crystal. `energy` answers its formation energy in eV/atom."""
 
     def above(crystal: Crystal) -> Estimate:
@@ -198,7 +198,7 @@ def above_hull(energy: Callable[[Crystal], Estimate], table: Table) -> Callable[
     return above
 
 
-def _elements(amounts: Array, table: Table) -> Array:
+def _elements(amounts: Array, table: HullTable) -> Array:
     """The elements to look at in order of atomic number, NUM_SPECIES behind the last: (d,) int32."""
     d = table.parts.shape[1]
     if len(table.elements) <= d:
@@ -207,7 +207,7 @@ def _elements(amounts: Array, table: Table) -> Array:
     return jnp.sort(jnp.where(largest > 0, columns, NUM_SPECIES).astype(jnp.int32))
 
 
-def _competing(elements: Array, table: Table) -> tuple[Array, Array, Array]:
+def _competing(elements: Array, table: HullTable) -> tuple[Array, Array, Array]:
     """Columns (d + k, d) and costs (d + k,) of the pure elements and of entries, and whether the slots were enough."""
     d = len(elements)
     order, rank = _sub_systems(d)

@@ -137,7 +137,7 @@ def _double(*arrays: np.ndarray) -> list[Array]:
 
 
 def _rows(
-    potential: Potential, params: Params, entry: Entry, cell: Supercell, todo: vibrations.Plan, together: int
+    potential: Potential, params: Params, entry: Entry, cell: Supercell, todo: vibrations.Displacements, together: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """The plan's Hessian rows (h, N, 3), the slope (N, 3) in eV/Å, and the energy in eV of the supercell."""
     n, sites = len(cell.atom), _room(len(cell.atom), 64)

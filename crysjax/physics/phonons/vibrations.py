@@ -31,7 +31,7 @@ WELL_SPANNED = 0.1  # least eigenvalue of the directions' mean projector (1/3 is
 _DIRECTIONS = AROUND[14:].astype(float)  # of each and its opposite one
 
 
-class Plan(NamedTuple):
+class Displacements(NamedTuple):
     """Which displacements have to be computed, and how all force constants follow from them. Host arrays."""
 
     atom: np.ndarray  # (h,) int: the atom of the home cell that moves
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     solve: np.ndarray  # (n, 3, m) and together they give the atom's 3 rows, by least squares
 
 
-def plan(maps: SiteMaps, cell: Supercell) -> Plan:
+def plan(maps: SiteMaps, cell: Supercell) -> Displacements:
     """The fewest displacements that determine all force constants, by the operations of `maps`.
 
     One atom of each orbit moves, along as few directions as its site symmetry turns into a basis of space. Every
@@ -65,7 +65,7 @@ def plan(maps: SiteMaps, cell: Supercell) -> Plan:
             row[a, k], turn[a, k] = r, maps.cartesian[g]
             source[a, k, moved(maps, g, atoms[r], cell)] = np.arange(len(cell.atom))
         solve[a, :, : len(pairs)] = np.linalg.pinv(np.stack([maps.cartesian[g] @ directions[r] for r, g in pairs]))
-    return Plan(np.array(atoms), np.array(directions), row, turn, source, solve)
+    return Displacements(np.array(atoms), np.array(directions), row, turn, source, solve)
 
 
 def _fewest(rotations: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def _fewest(rotations: np.ndarray) -> np.ndarray:
     return np.eye(3)
 
 
-def tangents(plan: Plan, sites: int) -> np.ndarray:
+def tangents(plan: Displacements, sites: int) -> np.ndarray:
     """The plan's displacements as arrays of all sites: (h, sites, 3)."""
     out = np.zeros((len(plan.atom), sites, 3))
     out[np.arange(len(plan.atom)), plan.atom] = plan.direction
@@ -99,7 +99,7 @@ def hessian_rows(energy: Callable[[Array], Array], tangents: Array, *, together:
     return rows, slope[0], value[0]
 
 
-def complete(rows: Array, plan: Plan) -> Array:
+def complete(rows: Array, plan: Displacements) -> Array:
     """All force constants of a primitive cell from the plan's Hessian rows: (h, N, 3) -> (n, N, 3, 3) in eV/Å²."""
     source, row = jnp.asarray(plan.source), jnp.asarray(plan.row)
     told = rows[row[..., None], source]  # (n, m, N, 3)
