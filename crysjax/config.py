@@ -141,7 +141,7 @@ def _loader() -> type:
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                event = self.peek_event()  # type: ignore[no-untyped-call]
+                event = self.peek_event()
                 raise _marked(f"alias *{event.anchor}: aliases are not read", event)
             return super().compose_node(parent, index)
 
