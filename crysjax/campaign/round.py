@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crysjax.base import Condition, Oracle, Params, Surrogate
+from crysjax.base import Condition, Oracle, Params, Surrogate, Views
 from crysjax.campaign import goals as targets
 from crysjax.campaign import interrupted, outside, predictive, store
 from crysjax.campaign import outcomes as memory
@@ -209,8 +209,8 @@ def draw(plan: Plan, tools: Tools, key: jax.Array, number: int, learned: Learned
         template = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), packs)
         rows = batch.index[k]
         group = jnp.asarray(np.where(rows >= 0, start.group[rows], 0), jnp.int32)
-        view = start.view(rows[rows >= 0], shape) if start.view else ()
-        condition = Condition(asked, group, jax.tree.map(jnp.asarray, view))
+        views = start.view(rows[rows >= 0], shape) if start.view else Views()
+        condition = Condition(asked, group, *jax.tree.map(jnp.asarray, views))
         proposal = tools.propose(tools.generator, tools.predictor.params, one, template, condition, learned)
         found.append(jax.tree.map(np.asarray, proposal))
     progress("sample", tiles, tiles)
