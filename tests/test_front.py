@@ -87,14 +87,21 @@ def test_several_potentials_tell_how_far_they_are_apart(argon, tmp_path):
         cx.relax(argon["crystal"], [argon["paths"][0], "student"])
 
 
-def test_a_minimum_knows_how_it_moves(argon):
-    """All lengths of a Lennard-Jones crystal are proportional to sigma, but for its cutoff: d ln V / d ln sigma = 3."""
+def test_a_minimum_knows_how_it_moves(argon, tmp_path):
+    """The slope of the volume by sigma is that of relaxing again, to the third order of a step of 1 % and rounding;
+    by the depth of the potential nothing moves. The cutoff stays, so that lengths are not proportional to sigma."""
     found = cx.at_minimum(argon["crystal"], argon["paths"][0], fmax=1e-4)
     volume = lambda params: jnp.abs(jnp.linalg.det(found.crystals(params, found.occupancy).lattice))[0]  # noqa: E731
-    value, slope = jax.value_and_grad(volume)(found.params)
-    sigma = found.params["sigma_angstrom"]
-    assert float(slope["sigma_angstrom"] * sigma / value) == pytest.approx(3, rel=0.03)
-    assert abs(float(slope["epsilon_ev"] * found.params["epsilon_ev"] / value)) < 1e-3
+    slope, lj = jax.grad(volume)(found.params), cx.load(argon["paths"][0]).build
+    again = []
+    for factor in (0.99, 1.01):
+        moved = found.params | {"sigma_angstrom": factor * found.params["sigma_angstrom"]}
+        path = save_potential(tmp_path / f"{factor}.npz", lj, moved)
+        relaxed = cx.relax(argon["crystal"], str(path), fmax=1e-4, steps=1000)
+        again.append(abs(np.linalg.det(relaxed.crystals.lattice[0].astype(float))))
+    expected = (again[1] - again[0]) / (0.02 * float(found.params["sigma_angstrom"]))
+    assert float(slope["sigma_angstrom"]) == pytest.approx(expected, rel=0.02)
+    assert abs(float(slope["epsilon_ev"] * found.params["epsilon_ev"])) < 1e-3 * again[0]
     with pytest.raises(ValueError, match="crystal-0: not relaxed"):
         cx.at_minimum(argon["crystal"], argon["paths"][0], steps=1)
 
@@ -119,7 +126,12 @@ def test_diffraction_and_pair_distributions(salt, tmp_path):
     spacing = 1.54184 / 2 / np.sin(np.radians(peak.two_theta[peak.intensity.argmax()] / 2))
     assert spacing == pytest.approx(2.82, abs=1e-3) and said.profile.shape == (1, len(said.two_theta))
     apart = cx.pair_distribution(salt, 5.0, out=tmp_path / "g.csv")
-    assert apart.reason == [""] and apart.r_angstrom[np.nanargmax(apart.value[0])] == pytest.approx(2.82, abs=0.05)
+    r, density = apart.r_angstrom, 8 / 5.64**3
+    shells = (apart.value[0] + 4 * np.pi * r * density) * r  # R(r): 6 unlike neighbors, then 12 like ones
+    first, second = ((r > low) & (r < high) for low, high in ((2.4, 3.4), (3.5, 4.5)))
+    assert apart.reason == [""] and r[first][shells[first].argmax()] == pytest.approx(5.64 / 2, abs=0.02)
+    weights = 12 * (11**2 + 17**2) / (2 * 6 * 11 * 17)  # X-rays see atomic numbers
+    assert shells[second].sum() / shells[first].sum() == pytest.approx(weights, rel=0.01)
     assert (tmp_path / "g.csv").read_text().startswith("id,r_angstrom,g_per_angstrom2")
 
 
