@@ -10,6 +10,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+SLOW = Path(__file__).with_name("slow.txt")
+"""Tests that take 15 s of a core or more, parameters together: `make test` leaves them to `make test-all`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = set(SLOW.read_text().split())
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker(pytest.mark.slow)
+
+
 MOST_MAPPINGS = 20_000  # of memory, where Linux allows a process 65,530
 
 

@@ -111,6 +111,12 @@ def test_files_are_short():
     assert {n: c for n, c in found.items() if n.endswith("__init__.py") and c > 40} == {}
 
 
+def test_slow_tests_are_there():
+    for name in (PACKAGE.parent / "tests" / "slow.txt").read_text().split():
+        path, _, test = name.partition("::")
+        assert f"\ndef {test}(" in (PACKAGE.parent / path).read_text(), name
+
+
 def test_functions_are_short():
     found = lengths.bodies()
     assert [f"{body.place}: {body.lines} lines" for body in found if body.lines > lengths.BODY] == []

@@ -77,7 +77,6 @@ def firsts(equal: np.ndarray) -> np.ndarray:
     return labels
 
 
-@pytest.mark.slow  # starts two processes and matches 100 pairs twice
 def test_equal_to_structure_matcher_on_real_pairs_over_two_processes(data_dir, monkeypatch):
     monkeypatch.setattr(matching, "_INLINE", 0)
     rng = np.random.default_rng(0)
@@ -196,7 +195,6 @@ def lattice_of(lengths: np.ndarray, angles_degree: np.ndarray) -> np.ndarray:
     return np.asarray(lengths)[:, None] * np.linalg.cholesky(gram)
 
 
-@pytest.mark.slow  # starts two processes
 def test_processes_do_not_change_answers(monkeypatch):
     rows = crystals(10, seed=9)
     dataset = from_entries(rows + [moved(row, 0.01, i) for i, row in enumerate(rows)])

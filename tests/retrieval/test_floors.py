@@ -75,7 +75,6 @@ def test_a_seed_draws_among_equally_near_templates():
     assert (first.lattice != other.lattice).any()
 
 
-@pytest.mark.slow  # 120 pairs through StructureMatcher
 def test_perov_5_twin_floor(data_dir):
     dataset = read(data_dir / "perov_5/perov_5.npz")
     train, test = where_split(dataset, "train"), where_split(dataset, "test")
