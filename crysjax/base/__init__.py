@@ -5,6 +5,7 @@ Functions are pure; arguments come in the order `(params, key, data, condition)`
 Lower is better: energies, objectives and losses are minimized.
 
 Two views of the same material:
+
 * `Crystal`: ONE crystal, every leaf float, so that `jax.grad(f)(crystal)` is a `Crystal` again.
 * `Pack`: several crystals in one graph of fixed capacity. Networks, losses and samplers take packs, because a
   full pack keeps the matrix products large and wastes nothing on padding. `crysjax.data.batching` packs and unpacks.
