@@ -12,7 +12,6 @@ Two views of the same material:
 
 A species row (`occupancy`) reads: one-hot = this element; several non-zero entries = partial occupancy, or, in a
 template handed to a sampler, "one of these elements"; `UNKNOWN` (all equal) = any element; all zero = an empty slot.
-`crystals` has what functions are given, `protocols` what functions are, `contract` the parts made of them.
 """
 
 from crysjax.base.contract import Dynamics, Generator, Network, Oracle, Process, Search, Surrogate  # noqa: F401
