@@ -57,7 +57,7 @@ class Plan:
             synthesizable.
         min_atoms, max_atoms: fewest and most atoms in the cell.
         rounds: design rounds; each learns from the ones before.
-        candidates: crystals drawn a round.
+        candidates: crystals drawn per round.
         validations: relaxations in all rounds together, spread evenly.
         guidance: how samples are steered towards the target.
         surrogate: what learns from outcomes.

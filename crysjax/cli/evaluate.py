@@ -30,7 +30,7 @@ def evaluate(
     ceiling: bool = typer.Option(True, help="Judge one half of the real crystals against the other as well."),
     seed: int = typer.Option(0, help="Of the floors that draw, and of the ceiling's halves."),
     processes: int = typer.Option(2, min=1, help="For StructureMatcher and spglib."),
-    out: Path | None = typer.Option(None, help="Folder for the report, metrics.json, table.tex and a CSV a set."),
+    out: Path | None = typer.Option(None, help="Folder for the report, metrics.json, table.tex and a CSV per set."),
 ) -> None:
     """Judge sets of crystals in stages, side by side; with --match, match rate and RMSE beside the floors."""
     from crysjax.front import judging

@@ -117,7 +117,7 @@ def _held_out(given: dict[str, Dataset | None], progress: Callable[[str], None])
 
 
 def names(paths: list[Path]) -> dict[str, Path]:
-    """A name a set: the file's, with its folder's where two would be the same."""
+    """One name per set: the file's, with its folder's where two would be the same."""
     whole = [path if path.name.strip(".") else path.resolve() for path in paths]  # `.` and `..` name no folder
     stems = Counter(path.name.split(".")[0] for path in whole)
     found = [p.name.split(".")[0] if stems[p.name.split(".")[0]] == 1 else f"{p.parent.name}-{p.name}" for p in whole]
