@@ -70,12 +70,12 @@ def mutated(mutation: Mutation, root: Path = ROOT) -> str:
 
 def digest(mutation: Mutation) -> str:
     """Of the mutation, its file and the files of its tests: what an earlier result belongs to."""
-    files = [ROOT / "crysjax" / mutation.file, *(ROOT / "tests" / path for path in test_files(mutation))]
+    files = [ROOT / "crysjax" / mutation.file, *(ROOT / "tests" / path for path in files_of_tests(mutation))]
     parts = [json.dumps(mutation).encode(), *(path.read_bytes() for path in files)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def test_files(mutation: Mutation) -> list[str]:
+def files_of_tests(mutation: Mutation) -> list[str]:
     return [part.partition("::")[0] for part in mutation.tests if part.partition("::")[0].endswith(".py")]
 
 

@@ -24,7 +24,7 @@ def test_it_applies_once_and_is_python(mutation):
     text = mutations.mutated(mutation)
     original = (mutations.ROOT / "crysjax" / mutation.file).read_text()
     assert ast.dump(ast.parse(text)) != ast.dump(ast.parse(original))  # more than a comment changes
-    files = mutations.test_files(mutation)
+    files = mutations.files_of_tests(mutation)
     assert files and all((mutations.ROOT / "tests" / name).exists() for name in files)
     for part in mutation.tests:
         if "::" in part:  # a test that is named exists

@@ -153,7 +153,7 @@ def relax(
 def show(
     json_file: Path | None = typer.Option(None, "--json", help="Write the list as JSON, with the models' paths."),
 ) -> None:
-    """A line a model: name, kind, what it is for, and how good it is; `models card` tells more of one."""
+    """One line per model: name, kind, what it is for, and how good it is; `models card` tells more of one."""
     from crysjax.data import files
     from crysjax.models import listing
 
