@@ -93,6 +93,9 @@ def _sizes_of_plan(plan: Plan, config: dict[str, Any]) -> dict[int, int]:
     if not sizes:
         known = sorted(map(int, config["sizes"]))
         raise ValueError(f"max_atoms: {plan.max_atoms}; the generator knows {known[0]} to {known[-1]} atoms")
+    if plan.max_atoms > (largest := max(map(int, config["sizes"]))):
+        say(f"crysjax: max_atoms: {plan.max_atoms}; {plan.generator} was trained on at most {largest} atoms and draws "
+            "none larger", err=True)  # fmt: skip
     return sizes
 
 

@@ -14,6 +14,7 @@ from crysjax.data.datasets import Dataset
 from crysjax.models import cells, registry
 from crysjax.models.answers import warn_of_strangers
 from crysjax.sampling import defaults, draws, options, prediction, space_groups
+from crysjax.terminal import say
 
 Progress = Callable[[int, int], None]  # (done, total) of the packs of one draw
 SPACE_GROUP = "space_group"
@@ -93,10 +94,20 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
         drawn = space_groups.in_exact_group(draw, resize, everyone, group, lambda d: options.broken(rejected, d))
     else:
         drawn = draw(everyone, 0)
+    _tell_of_failures(drawn)
     drawn = options.kept(limits, _with_request(drawn, asked, names, group))
     if request.like is None:
         defaults.warn_of_crowds(drawn)
     return drawn
+
+
+def _tell_of_failures(drawn: Dataset) -> None:
+    """A line on standard error for samples that are no crystals: sizes beyond what the model can draw, for one."""
+    finite = np.isfinite(drawn.lattice).all((1, 2))
+    if not finite.all():
+        first = int(np.argmin(finite))
+        say(f"crysjax: {int((~finite).sum())} of {len(drawn)} samples are not finite; the first is "
+            f"{drawn.ids[first]}, of {drawn.num_atoms[first]} atoms: is that more than the model was trained on?", err=True)  # fmt: skip
 
 
 def _with_request(drawn: Dataset, asked: np.ndarray, names: Sequence[str], group: int) -> Dataset:

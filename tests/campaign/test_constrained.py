@@ -73,6 +73,15 @@ def test_what_a_generator_cannot_keep_names_what_it_can(case):
     assert "\n" not in str(caught.value)
 
 
+def test_cells_that_are_too_large_for_the_generator_are_told(capsys):
+    plan = Plan(**ASKED | {"max_atoms": 30})
+    sizes = constrained._sizes_of_plan(plan, {"sizes": {"4": 2, "20": 1, "1": 3}})
+    assert sizes == {4: 2, 20: 1}
+    assert "max_atoms: 30; mp_20_generator was trained on at most 20 atoms and draws none" in capsys.readouterr().err
+    constrained._sizes_of_plan(replace(plan, max_atoms=20), {"sizes": {"20": 1}})
+    assert capsys.readouterr().err == ""
+
+
 def test_a_search_needs_a_noise_of_positions_and_lattice():
     plan = Plan(**ASKED | {"generator": "mp_20_wyckoff", "guidance": "sgld"})
     with pytest.raises(ValueError, match=r"guidance: sgld; the noise of .*expected guidance: none or resample"):
