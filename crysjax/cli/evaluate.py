@@ -24,7 +24,7 @@ def evaluate(
     target: Path | None = typer.Option(None, help="A plan of `design`: are its windows met, by its heads?"),
     heads: str = typer.Option("", help="Heads, such as of your own column: did samples get what they were asked for?"),
     within: float | None = typer.Option(
-        None, min=0, help="With --heads: how far from the request counts, such as .2 for eV."
+        None, min=0, help="With --heads: how far off counts, in its unit, such as eV."
     ),
     synthesizability: str = typer.Option("", help="A model of kind synthesizability."),
     floors: bool = typer.Option(True, help="Compute the no-learning floors of --match from --train."),

@@ -22,7 +22,7 @@ def inputs(
     pseudopotentials: Path = typer.Option(None, help="QE: a folder of .UPF files, or a JSON of element and file."),
     functional: str = typer.Option("PBE", help="QE: of the pseudopotentials, for the record."),
     cutoff_ev: float = typer.Option(
-        816.0, min=1, help="QE: eV, of wave functions; check it for your pseudopotentials."
+        816.0, min=1, help="QE: eV, of wave functions; check your pseudopotentials."
     ),
     density_cutoff_ev: float = typer.Option(
         6528.0, min=1, help="QE: eV, of the density; norm-conserving: 4 times the other."

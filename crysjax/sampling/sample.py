@@ -106,8 +106,9 @@ def _tell_of_failures(drawn: Dataset) -> None:
     finite = np.isfinite(drawn.lattice).all((1, 2))
     if not finite.all():
         first = int(np.argmin(finite))
-        say(f"crysjax: {int((~finite).sum())} of {len(drawn)} samples are not finite; the first is "
-            f"{drawn.ids[first]}, of {drawn.num_atoms[first]} atoms: is that more than the model was trained on?", err=True)  # fmt: skip
+        which = f"the first is {drawn.ids[first]}, of {drawn.num_atoms[first]} atoms"
+        count = f"{int((~finite).sum())} of {len(drawn)} samples are not finite"
+        say(f"crysjax: {count}; {which}: is that more than the model was trained on?", err=True)
 
 
 def _with_request(drawn: Dataset, asked: np.ndarray, names: Sequence[str], group: int) -> Dataset:
