@@ -23,9 +23,7 @@ def evaluate(
     margin: float = typer.Option(0.1, min=0, help="Of stability, eV/atom above the hull."),
     target: Path | None = typer.Option(None, help="A plan of `design`: are its windows met, by its heads?"),
     heads: str = typer.Option("", help="Heads, such as of your own column: did samples get what they were asked for?"),
-    within: float | None = typer.Option(
-        None, min=0, help="With --heads: how far off counts, in its unit, such as eV."
-    ),
+    within: float | None = typer.Option(None, min=0, help="With --heads: how far off counts, in its unit, such as eV."),
     synthesizability: str = typer.Option("", help="A model of kind synthesizability."),
     floors: bool = typer.Option(True, help="Compute the no-learning floors of --match from --train."),
     match_only: bool = typer.Option(False, "--match-only", help="Only the match rate of --match, with its floors."),

@@ -21,9 +21,7 @@ def inputs(
     incar: list[str] = typer.Option([], help="VASP: KEY=VALUE in JSON that changes the set; may be repeated."),
     pseudopotentials: Path = typer.Option(None, help="QE: a folder of .UPF files, or a JSON of element and file."),
     functional: str = typer.Option("PBE", help="QE: of the pseudopotentials, for the record."),
-    cutoff_ev: float = typer.Option(
-        816.0, min=1, help="QE: eV, of wave functions; check your pseudopotentials."
-    ),
+    cutoff_ev: float = typer.Option(816.0, min=1, help="QE: eV, of wave functions; check your pseudopotentials."),
     density_cutoff_ev: float = typer.Option(
         6528.0, min=1, help="QE: eV, of the density; norm-conserving: 4 times the other."
     ),
