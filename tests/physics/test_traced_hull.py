@@ -22,7 +22,7 @@ of_rows = jitted(jax.vmap(jax.value_and_grad(hull.hull_energy, has_aux=True), (0
 ROWS = 208  # asked at once everywhere: one shape, few compilations
 
 
-def solved(x: np.ndarray, table: hull.Table, dtype=np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def solved(x: np.ndarray, table: hull.HullTable, dtype=np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Energies, whether they are known, and derivatives, of up to ROWS compositions."""
     filled = np.concatenate([x, np.repeat(x[-1:], ROWS - len(x), 0)]).astype(dtype)
     (energy, valid), slope = of_rows(jnp.asarray(filled), table)
