@@ -5,6 +5,10 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 # Processes that share out the test files; each takes up to 6 GB.
 WORKERS ?= 2
+# `make test-slow` begins no test later than this; those left are skipped and listed.
+MINUTES ?= 600
+# Programs that the tests compile: a second run finds those of the first.
+test test-slow: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/build/compiled
 # The first interpreter of at least 3.11; `make PYTHON=/path/to/python quickstart` names another one.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
@@ -41,7 +45,7 @@ test: lint
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: setup
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m slow
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --minutes $(MINUTES) -m slow
 
 test-all: test test-slow
 

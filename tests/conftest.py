@@ -1,6 +1,7 @@
 """Strict numerics for every test: no silent rank or dtype promotion; and where the real data lies."""
 
 import os
+import time
 from pathlib import Path
 
 import jax
@@ -19,6 +20,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.partition("[")[0] in slow:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, default=float("inf"), help="begin no test later than this; skip the rest")
+
+
+STARTED = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.monotonic() - STARTED > 60 * item.config.getoption("--minutes"):
+        pytest.skip("the time given by --minutes was over; `make test-slow` runs every slow test")
 
 
 MOST_MAPPINGS = 20_000  # of memory, where Linux allows a process 65,530

@@ -1,7 +1,9 @@
 """A small world, made once: crystals of 2 to 4 atoms, and models that `crysjax train` itself made of them."""
 
 import contextlib
+import fcntl
 import io
+import json
 import os
 import re
 import subprocess
@@ -116,9 +118,24 @@ def quick_compiles(cache: Path):
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
+def common(tmp_path_factory) -> Path:
+    """A folder that all processes of one run of the tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@contextlib.contextmanager
+def made_once(folder: Path):
+    """True for the first process that comes, which has until the end to fill the folder; the others wait for it."""
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not folder.exists()
+
+
+@pytest.fixture(scope="session")
+def cache(common) -> Path:
     """Compiled programs, shared with the processes that tests start."""
-    return tmp_path_factory.mktemp("compiled")
+    return common / "compiled"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -185,28 +202,34 @@ def write() -> Callable[[Path, dict], Path]:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory, cache, train, write) -> World:
-    folder = tmp_path_factory.mktemp("world")
-    world = World(folder, folder / "data.npz", *(folder / kind / "model.npz" for kind in CONFIGS))
-    datasets.save(crystals(), world.data)
-    with quick_compiles(cache):
-        for kind in CONFIGS:
-            config = write(folder / f"{kind}.yaml", world.config(kind))
-            answer = train(config, "--out", folder / kind)
+def world(common, cache, train, write) -> World:
+    """Made by the first process that needs it; nobody writes there afterwards."""
+    folder = common / "world"
+    made = World(folder, folder / "data.npz", *(folder / kind / "model.npz" for kind in CONFIGS))
+    with made_once(folder) as first, quick_compiles(cache):
+        if first:
+            folder.mkdir()
+            datasets.save(crystals(), made.data)
+        for kind in CONFIGS if first else ():
+            answer = train(write(folder / f"{kind}.yaml", made.config(kind)), "--out", folder / kind)
             assert answer.code == 0, answer.err
-    return world
+        if first:
+            write(folder / "plan.yaml", made.plan())
+    return made
 
 
 @pytest.fixture(scope="session")
-def plan(world, write) -> Path:
-    return write(world.folder / "plan.yaml", world.plan())
+def plan(world) -> Path:
+    return world.folder / "plan.yaml"
 
 
 @pytest.fixture(scope="session")
-def designed(plan, cache, tmp_path_factory) -> tuple[Path, Answer]:
-    """The folder of an uninterrupted campaign, and what it said."""
-    out = tmp_path_factory.mktemp("designed")
-    with quick_compiles(cache):
-        answer = run("design", plan, "--out", out)
-    assert answer.code == 0 and answer.err == "", answer.err
-    return out, answer
+def designed(plan, cache, common) -> tuple[Path, Answer]:
+    """The folder of an uninterrupted campaign, and what it said; made by the first process that needs it."""
+    out, said = common / "designed", common / "designed.json"
+    with made_once(out) as first, quick_compiles(cache):
+        if first:
+            answer = run("design", plan, "--out", out)
+            assert answer.code == 0 and answer.err == "", answer.err
+            said.write_text(json.dumps(answer))
+    return out, Answer(*json.loads(said.read_text()))
