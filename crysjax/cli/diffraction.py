@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from crysjax.data.readers.part import read_part
-from crysjax.sampling import options
 from crysjax.terminal import bar, printable, say
 
 if TYPE_CHECKING:
@@ -128,6 +127,8 @@ def _is_number(text: str) -> bool:
 def _atoms(formula: str, units: int) -> np.ndarray:
     """Atomic numbers of the cell."""
     import numpy as np
+
+    from crysjax.sampling import options
 
     if not re.fullmatch(r"([A-Z][a-z]?([1-9][0-9]*)?)+", formula):
         raise ValueError(f"--formula {formula}: expected symbols and whole numbers, such as SrTiO3")

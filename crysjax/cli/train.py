@@ -10,7 +10,6 @@ import typer
 
 from crysjax.config import parse_yaml, read_yaml
 from crysjax.terminal import Stopped, say
-from crysjax.training import train as library
 
 
 def train(
@@ -19,6 +18,8 @@ def train(
     change: list[str] = typer.Option([], "--set", help="Override a key: --set network.width=128."),
 ) -> None:
     """Train a generator or property heads; writes metrics.jsonl, checkpoints and model.npz."""
+    from crysjax.training import train as library
+
     settings = read_yaml(config) | dict(_override(text) for text in change)
     try:
         run, build = library.parse(settings)
