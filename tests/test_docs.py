@@ -1,6 +1,7 @@
 """The documentation, without building it: every page is reached, every link leads somewhere, every command exists."""
 
 import importlib.util
+import inspect
 import re
 import shlex
 from fnmatch import fnmatch
@@ -149,7 +150,21 @@ def test_generated_reference_is_complete(pages, generated):
     keys = (generated / "config.md").read_text()
     for _, _, factories in pages.schemas():
         assert all(row[0] in keys for _, factory in factories for row in pages.keys(factory))
-    assert "| `ema_decay` | number | `0.999` | of the weights that are evaluated and exported. |" in keys
+    row = "| `ema_decay` | number | `0.999` | decay per step of the moving average of the weights, which"
+    assert row in keys and "| `lattice_center` | list of numbers | `[0.0, 0.0, 0.0, 0.0, 0.0, 1.6]` | mean of" in keys
+
+
+def test_every_key_of_a_config_has_a_meaning(pages):
+    """Each setting of each factory is explained in its docstring, and each docstring explains settings that exist."""
+    assert [row[0] for row in pages.plan_keys() if len(row[3].split()) < 3] == []
+    for title, _, factories in pages.schemas():
+        for name, factory in factories:
+            where = f"{title}, {name or factory.__name__}"
+            for key, _, _, meaning in pages.keys(factory):
+                assert len(meaning.split()) > 1 and meaning.endswith("."), f"{where}: {key} has no meaning: {meaning!r}"
+                assert not meaning.startswith("as in"), f"{where}: {key} points to another factory: {meaning!r}"
+            unknown = pages.meanings(factory).keys() - inspect.signature(factory).parameters
+            assert not unknown, f"{where}: the docstring explains {sorted(unknown)}, which the signature does not have"
 
 
 def test_every_name_of_the_front_door_is_in_the_reference():
