@@ -101,7 +101,7 @@ def compare(
     configs: list[Path] = typer.Argument(help="Comparisons, such as configs/compare/carbon_24.yaml."),
     out: Path = typer.Option(..., help="Folder for table.md, table.json, report.html and the models trained."),
 ) -> None:
-    """Train or load, sample and evaluate models of every family; one table and one plot, floors beside them."""
+    """Train or load, sample and evaluate models of every family: one table and one plot, with baselines."""
     from crysjax.data import files
     from crysjax.data.readers import reading
     from crysjax.reports import comparison
