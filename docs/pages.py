@@ -8,6 +8,7 @@ hold, and parts of README and ARCHITECTURE under `parts/`, to be included. Nothi
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -147,10 +148,12 @@ def _type(hint: Any) -> str:
         str(getattr(hint, "__name__", hint)) if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
     )
     text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
+    text = text.replace("Numbers", "tuple[float, ...]").replace("Weights", "float | tuple[float, ...]")
+    text = re.sub(r"tuple\[(\w+), (\w+)\]", r"[\1, \2]", text).replace(", ...]", "").replace("tuple[", "list of ")
     for kind, word in words.items():
         text = re.sub(rf"\b{kind.__name__}\b", word, text)
     text = text.replace("None", "null").replace(" | ", " or ")
-    return re.sub(r"list\[(.+)\]", r"list of \1", text)
+    return re.sub(r"(list of [\w ]*number)", r"\1s", re.sub(r"list\[(.+)\]", r"list of \1", text))
 
 
 def _default(value: Any) -> str:
@@ -235,9 +238,23 @@ def keys(factory: Callable) -> list[tuple[str, str, str, str]]:
         if parameter.kind is parameter.KEYWORD_ONLY and not str(parameter.annotation).startswith(
             ("Process", "Constraint")
         ):
-            default = "required" if parameter.default is parameter.empty else _default(parameter.default)
-            rows.append((f"`{name}`", _type(parameter.annotation), default, said.get(name, "")))
+            default = "required" if parameter.default is parameter.empty else _written(parameter.default)
+            rows.append((f"`{name}`", _type(parameter.annotation), default, _in_full(name, said.get(name, ""))))
     return rows
+
+
+def _written(value: Any) -> str:
+    """A default as YAML has it."""
+    listed = [round(one, 4) if isinstance(one, float) else one for one in value] if isinstance(value, tuple) else value
+    return f"`{json.dumps(listed)}`"
+
+
+def _in_full(name: str, said: str) -> str:
+    """A meaning; one that is "as in" another generator family is that family's, so that no reader has to look it up."""
+    from crysjax.models import families
+
+    like = re.fullmatch(r"as in `(\w+)`\.", said)
+    return meanings(families.factory(families.FAMILIES[like[1]]))[name] if like else said
 
 
 def meanings(factory: Callable) -> dict[str, str]:

@@ -1,8 +1,11 @@
 """The documentation, without building it: every page is reached, every link leads somewhere, every command exists."""
 
 import importlib.util
+import inspect
 import re
 import shlex
+import subprocess
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -83,6 +86,17 @@ def test_every_link_and_include_leads_to_a_file(site, generated):
             assert inside.is_file(), f"{name}: {link}"
 
 
+EXECUTED = [p for p in WRITTEN if "```{code-cell}" in p.read_text()]
+
+
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
+def test_cells_of_a_page_run(page, tmp_path):
+    """From top to bottom, in a process and an empty folder of their own, as the site executes them."""
+    script = "\n\n".join(blocks(page.read_text(), "{code-cell}"))
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout, run.stderr
+
+
 def test_python_compiles(site):
     count = 0
     for name in (name for name in site if not name.startswith("generated/")):
@@ -149,7 +163,21 @@ def test_generated_reference_is_complete(pages, generated):
     keys = (generated / "config.md").read_text()
     for _, _, factories in pages.schemas():
         assert all(row[0] in keys for _, factory in factories for row in pages.keys(factory))
-    assert "| `ema_decay` | number | `0.999` | of the weights that are evaluated and exported. |" in keys
+    row = "| `ema_decay` | number | `0.999` | decay per step of the moving average of the weights, which"
+    assert row in keys and "| `lattice_center` | list of numbers | `[0.0, 0.0, 0.0, 0.0, 0.0, 1.6]` | mean of" in keys
+
+
+def test_every_key_of_a_config_has_a_meaning(pages):
+    """Each setting of each factory is explained in its docstring, and each docstring explains settings that exist."""
+    assert [row[0] for row in pages.plan_keys() if len(row[3].split()) < 3] == []
+    for title, _, factories in pages.schemas():
+        for name, factory in factories:
+            where = f"{title}, {name or factory.__name__}"
+            for key, _, _, meaning in pages.keys(factory):
+                assert len(meaning.split()) > 1 and meaning.endswith("."), f"{where}: {key} has no meaning: {meaning!r}"
+                assert not meaning.startswith("as in"), f"{where}: {key} points to another factory: {meaning!r}"
+            unknown = pages.meanings(factory).keys() - inspect.signature(factory).parameters
+            assert not unknown, f"{where}: the docstring explains {sorted(unknown)}, which the signature does not have"
 
 
 def test_every_name_of_the_front_door_is_in_the_reference():

@@ -24,7 +24,7 @@ def expected_improvement(*, exploration: float = 1.0) -> Acquisition:
     """Probability of every window times the expected improvement of the sum of what is minimized or maximized.
 
     Args:
-        exploration: standard deviations count so many times; 0 is greedy.
+        exploration: factor of the standard deviations; 0 chooses by the mean alone.
     """
     return _windows_and(acquisition.log_expected_improvement, exploration)
 
@@ -33,7 +33,7 @@ def improvement_probability(*, exploration: float = 1.0) -> Acquisition:
     """Probability of every window times that of any improvement, however small.
 
     Args:
-        exploration: standard deviations count so many times; 0 is greedy.
+        exploration: factor of the standard deviations; 0 chooses by the mean alone.
     """
     return _windows_and(acquisition.log_improvement_probability, exploration)
 
@@ -42,7 +42,7 @@ def window_probability(*, exploration: float = 1.0) -> Acquisition:
     """Probability of every window alone; what is minimized or maximized has no say.
 
     Args:
-        exploration: standard deviations count so many times; 0 is greedy.
+        exploration: factor of the standard deviations; 0 chooses by the mean alone.
     """
     return _windows_and(None, exploration)
 
@@ -51,7 +51,7 @@ def lower_bound(*, exploration: float = 2.0) -> Acquisition:
     """How low the objective may be, in units of the properties' spreads: the optimist's choice.
 
     Args:
-        exploration: standard deviations of optimism; below 0 of caution, as in `upper_bound`.
+        exploration: number of standard deviations below the mean that scores a candidate; negative ones are cautious.
     """
     _finite("exploration", exploration)
     return _bound(acquisition.lower_bound, exploration)
@@ -61,7 +61,7 @@ def upper_bound(*, caution: float = 2.0) -> Acquisition:
     """How low the objective will be even if predictions err: the cautious choice.
 
     Args:
-        caution: standard deviations by which every prediction may err against the wish.
+        caution: number of standard deviations by which every prediction is taken to be wrong for the worse.
     """
     if not 0 <= caution < math.inf:
         raise ValueError(f"caution: {caution}; expected a finite number from 0 on; optimism is lower_bound's")

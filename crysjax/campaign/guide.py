@@ -43,8 +43,8 @@ def resample(*, strength: float = 2.0, steps: int = 8) -> Guidance:
 
     Args:
         strength: inverse temperature; the sampled law is p(x) exp(-strength * objective).
-        steps: pool a drawn crystal is picked from. One of 4 has an effective number of 2.3 and goes 64 % of the way to
-            the tilt, one of 8 has 3.7 and goes 79 % (measured on the quickstart,
+        steps: number of samples that each crystal is picked from. A pool of 4 has an effective number of 2.3 and goes
+            64 % of the way to the target distribution, one of 8 has 3.7 and goes 79 % (measured on the quickstart,
             `experiments/quickstart/particles.py`); each costs a sample of the generator.
     """
     _check(strength, steps)

@@ -40,40 +40,41 @@ class Plan:
     Attributes:
         target: property -> `[low, high]` (null leaves a side open), "minimize" or "maximize"; in YAML one line each,
             `target.band_gap_ev: [1, 2]`, and `target.band_gap_ev.weight: 2` where one counts more than others.
-        elements: symbols that may occur, and names of lists: earth-abundant, non-toxic, all
+        elements: elements that may occur, by symbols or by names of lists: earth-abundant, non-toxic, all
             (`chemistry/element_lists`); without any, those of the formula.
-        forbid: symbols, and names of lists, that may not.
-        require: symbols that have to be there.
+        forbid: elements that may not occur, by symbols or by names of lists.
+        require: symbols of elements that every crystal contains.
         formula: composition of every crystal, in whole units, such as SrTiO3.
-        num_elements: how many different ones: a number, or `[low, high]`.
+        num_elements: how many different elements a crystal has: a number, or `[low, high]`.
         neutral: whether charges have to add up to zero, with one common oxidation state for each element.
         space_group: number of the space group that every crystal drawn has; 0 = any.
-        crystal_system: such as cubic: every crystal drawn has a space group of it.
+        crystal_system: crystal system of every crystal drawn, such as cubic.
         min_distance: shortest distance of atoms in crystals as drawn, Å; 0 = none.
         fix: file of one crystal whose atoms every crystal drawn has.
-        fix_cell: whether its cell is kept too.
-        density_g_cm3: a window `[low, high]` (null leaves a side open) that is one more gate.
+        fix_cell: whether the cell of `fix` is kept too.
+        density_g_cm3: window `[low, high]` of the density, g/cm³ (null leaves a side open), as one more gate.
         gates: what crystals have to pass before they are predicted, and again after relaxation: apart, dense, neutral,
             synthesizable.
-        min_atoms, max_atoms: fewest and most atoms in the cell.
+        min_atoms: fewest atoms in the cell.
+        max_atoms: most atoms in the cell.
         rounds: design rounds; each learns from the ones before.
         candidates: crystals drawn per round.
-        validations: relaxations in all rounds together, spread evenly.
+        validations: number of relaxations in all rounds together, spread evenly.
         guidance: how samples are steered towards the target.
         surrogate: what learns from outcomes.
-        acquisition: what an uncertain candidate is worth.
-        novelty_penalty: added to the objective for each multiple of the heads' limit of novelty that a crystal lies
-            beyond it; 0 = none.
+        acquisition: how candidates are scored for validation, given predictions and their uncertainties.
+        novelty_penalty: added to the objective, the weighted distance from the target that guidance minimizes, for each
+            multiple of the heads' limit of novelty by which a crystal exceeds it; 0 = none.
         sample_steps: steps of the generator's sampler.
-        relax_steps: most steps of a relaxation.
-        novel_to: a data set whose compositions are left out.
+        relax_steps: maximum number of steps of a relaxation.
+        novel_to: a data set of known crystals; candidates with their compositions are left out.
         hull: files and folders of entries with formation energies; `target` may then name
             `energy_above_hull_ev_per_atom`.
         generator, heads, potential: name of a shipped model, or a path.
-        judge: what has the last word on what the potential relaxed: another potential by name or file, or a calculator
-            such as chgnet; none: the potential itself.
-        measure: what else is asked about validated crystals, such as bulk_modulus_gpa (`campaign/measures`).
-        seed: of everything random; the same one gives the same bits.
+        judge: whose energies count for crystals that the potential relaxed: another potential by name or file, or a
+            calculator such as chgnet; empty = the potential itself.
+        measure: further properties to compute of validated crystals, such as bulk_modulus_gpa (`campaign/measures`).
+        seed: random seed of the whole campaign; the same one gives the same bits.
         settings: of what is chosen by name: `guidance.steps` and the like, in YAML one line each.
     """
 

@@ -69,16 +69,18 @@ def plan_settings(
         data: a data set file with splits.
         models: name -> a training config (trained once, into the folder of the comparison), a trained model, or
             `{config: FILE, KEY: VALUE, ...}`, a config with some of its keys changed, or left out by `null`.
-        name: of the data set in the table; its file's if not given.
-        task: "csp", the structure of a given composition, or "de novo", free samples.
-        train_split, split: what floors learn from, and what is asked.
-        rows: compositions asked, the first of a fixed shuffle, or crystals sampled.
+        name: name of the data set in the table; empty = that of its file.
+        task: "csp", predicting the structure of given compositions, or "de novo", sampling without any.
+        train_split: split that floors learn from and that novelty is counted against.
+        split: split whose compositions are asked for, and whose crystals samples are compared with.
+        rows: number of compositions asked for, the first of a fixed shuffle, or of crystals sampled.
         tries: candidates per composition.
-        seeds: of sampling; more than one gives the spread between them.
+        seeds: random seeds of sampling; more than one gives the spread between them.
         steps: numbers of sampler steps at which each model that has them is measured as well.
-        retrieve: templates that a retrieval-based flow chooses among.
-        floors: functions of `retrieval.floors`, for structure prediction.
-        hull, potential: entries of a convex hull, and what free samples are relaxed with, for stability and energies.
+        retrieve: number of templates that a retrieval-based flow chooses among.
+        floors: methods without learning to compare with in structure prediction, of `FLOORS`.
+        hull: files and folders of entries of a convex hull, for the stability of samples; needs `potential`.
+        potential: name or path of the potential that samples are relaxed with for their stability; needs `hull`.
     """
     if task not in TASKS:
         raise ValueError(f"task: {task!r}; expected {choice(task, TASKS)}")
@@ -99,7 +101,7 @@ def compare(
     configs: list[Path] = typer.Argument(help="Comparisons, such as configs/compare/carbon_24.yaml."),
     out: Path = typer.Option(..., help="Folder for table.md, table.json, report.html and the models trained."),
 ) -> None:
-    """Train or load, sample and evaluate models of every family; one table and one plot, floors beside them."""
+    """Train or load, sample and evaluate models of every family: one table and one plot, with baselines."""
     from crysjax.data import files
     from crysjax.data.readers import reading
     from crysjax.reports import comparison

@@ -19,11 +19,11 @@ def prepare(
     inputs: list[str] = typer.Argument(help="Files or folders to read, each PATH or PATH:SPLIT (data.csv:train)."),
     out: Path = typer.Option(..., help="The data set file to write (.npz)."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out entries that cannot be read; they are counted."),
-    note: str = typer.Option("", help="Kept in the provenance: source, license."),
+    note: str = typer.Option("", help="Text for the provenance, such as source and license."),
 ) -> None:
     """Read CIF, POSCAR, extxyz, ASE databases, tables of structures and npz layouts into one compact file.
 
-    What was read from which column, what was not, and values that look like placeholders are said on standard error.
+    Standard error reports what was read from which column, what was not, and values that look like placeholders.
     """
     from crysjax.data import labels, placeholders
     from crysjax.data.readers import io
@@ -92,11 +92,13 @@ def split(
         "composition",
         help="random, composition, chemical-system, element, prototype, space-group, time or cluster.",
     ),
-    fractions: str = typer.Option("train=0.8,val=0.1,test=0.1", help="Shares of the new splits."),
-    only: str = typer.Option("", help="Divide these splits alone, such as train,val; the others stay as they are."),
-    seed: int = typer.Option(0, help="Of the division."),
+    fractions: str = typer.Option("train=0.8,val=0.1,test=0.1", help="New splits and their shares."),
+    only: str = typer.Option("", help="Only divide these splits, such as train,val; the others stay as they are."),
+    seed: int = typer.Option(0, help="Random seed."),
     column: str | None = typer.Option(None, help="time: the property that orders the crystals, such as year."),
-    elements: str | None = typer.Option(None, help="element: the held-out elements, such as O,Al; else drawn."),
+    elements: str | None = typer.Option(
+        None, help="element: the held-out elements, such as O,Al; by default drawn at random."
+    ),
     space: str | None = typer.Option(None, help="cluster: descriptor space, structure (default) or composition."),
     clusters: int | None = typer.Option(None, help="cluster: number of k-means clusters, 50 if not given."),
     distance: float | None = typer.Option(
@@ -104,7 +106,7 @@ def split(
     ),
     symprec_angstrom: float | None = typer.Option(None, help="prototype, space-group: spglib's tolerance, Å; 0.1."),
 ) -> None:
-    """Divide a data set anew, so that groups never straddle two splits."""
+    """Split a data set again, so that no group is in two splits."""
     import numpy as np
 
     from crysjax.data import datasets
@@ -189,10 +191,10 @@ def pairs(
 def label(
     path: str = typer.Argument(help="PATH[:SPLIT] of crystals."),
     out: Path = typer.Option(..., help="The data set file to write (.npz)."),
-    potential: str = typer.Option(..., help="A potential: name of a model that is here, or a path."),
+    potential: str = typer.Option(..., help="A potential: name of an installed model, or a path."),
     max_force: float = typer.Option(float("inf"), help="Leave out crystals with a larger force on an atom, eV/Å."),
 ) -> None:
-    """Add energies, forces and stresses of a potential: what another potential can learn from."""
+    """Add energies, forces and stresses by a potential, for training another one."""
     from dataclasses import replace
 
     import numpy as np
@@ -224,7 +226,7 @@ def fetch(
     elements: str = typer.Argument(help="The chemical system, such as Li,Fe,O; its sub-systems come along."),
     out: Path = typer.Option(..., help="JSON table of entries to write, for --hull of `evaluate` and of a plan."),
     level: str = typer.Option("GGA_GGA+U", help="GGA_GGA+U, R2SCAN or GGA_GGA+U_R2SCAN; one file holds one."),
-    url: str = typer.Option("", help="Of the interface, where it is not that of the Materials Project itself."),
+    url: str = typer.Option("", help="Address of the API, if it is not that of the Materials Project itself."),
 ) -> None:
     """Get formation energies of a chemical system from the Materials Project; the key is in MP_API_KEY."""
     from crysjax.data.readers import materials_project
@@ -248,12 +250,14 @@ def audit(
     path: Path = typer.Argument(help="A data set file with splits."),
     out: Path | None = typer.Option(None, help="Write a report that a referee can read (.md)."),
     json_file: Path | None = typer.Option(None, "--json", help="Write everything that was found as JSON."),
-    limit: int = typer.Option(300, min=1, help="Rows a pair of splits that StructureMatcher compares."),
-    seed: int = typer.Option(0, help="Of the choice of these rows."),
-    time: str | None = typer.Option(None, help="The property that says when; found by its name if it says so."),
-    symmetry_rows: int = typer.Option(2000, min=0, help="Rows a split whose prototype and Wyckoff sequence is found."),
+    limit: int = typer.Option(300, min=1, help="Rows per pair of splits that StructureMatcher compares."),
+    seed: int = typer.Option(0, help="Random seed of the choice of these rows."),
+    time: str | None = typer.Option(None, help="The property that holds the time; by default found by its name."),
+    symmetry_rows: int = typer.Option(
+        2000, min=0, help="Rows per split whose prototype and Wyckoff sequence are found."
+    ),
 ) -> None:
-    """Find what leaks between splits: repeats, twins with exchanged species, families, times, scaling, labels."""
+    """Find leaks between splits: repeats, twins with exchanged species, families, times, scaling, labels."""
     from crysjax.data import datasets, files
     from crysjax.splits import audit as leaks
     from crysjax.splits import audit_text

@@ -21,10 +21,8 @@ def _keys(asked: bool) -> None:
 def design(
     config: Path = typer.Argument(help="The plan, such as configs/quickstart.yaml."),
     out: Path = typer.Option(..., help="Folder for everything that comes out."),
-    seed: int | None = typer.Option(None, help="Overrides the plan's."),
-    resume: bool = typer.Option(
-        True, help="Go on where an interrupted run in --out stopped; --no-resume begins again."
-    ),
+    seed: int | None = typer.Option(None, help="Random seed, instead of the plan's."),
+    resume: bool = typer.Option(True, help="Resume an interrupted run in --out; --no-resume starts over."),
     keys: bool = typer.Option(
         False, "--keys", callback=_keys, is_eager=True, help="Show all keys of a plan with default, type and meaning."
     ),

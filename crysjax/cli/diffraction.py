@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from crysjax.data.readers.part import read_part
-from crysjax.sampling import options
 from crysjax.terminal import bar, printable, say
 
 if TYPE_CHECKING:
@@ -22,15 +21,19 @@ def diffraction(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
     out: Path = typer.Option(..., help="CSV to write: one row per peak, or per point with --profile."),
     radiation: str = typer.Option("CuKa", help="An X-ray line such as CuKa1 or MoKa, or neutron."),
-    wavelength: float | None = typer.Option(None, help="In Å, instead of the line's own."),
+    wavelength: float | None = typer.Option(None, help="Wavelength, Å, instead of that of --radiation."),
     angles: str = typer.Option("0:90", help="LOW:HIGH, 2θ in degrees."),
-    profile: bool = typer.Option(False, "--profile", help="The smooth pattern instead of its peaks."),
-    fwhm: float = typer.Option(0.1, help="Width of the peaks of a profile, degrees."),
+    profile: bool = typer.Option(False, "--profile", help="Write the smooth pattern instead of its peaks."),
+    fwhm: float = typer.Option(0.1, help="Full width at half maximum of the peaks of a profile, degrees in 2θ."),
     pairs: float | None = typer.Option(
-        None, "--pair-distribution", min=0.5, max=50, help="Instead G(r) up to this distance, Å, weighed by radiation."
+        None,
+        "--pair-distribution",
+        min=0.5,
+        max=50,
+        help="Write G(r) up to this distance, Å, instead, weighted as --radiation scatters.",
     ),
 ) -> None:
-    """Powder patterns, or pair distributions; the strongest peak is 100, a profile has areas of such peaks."""
+    """Compute powder patterns (strongest peak 100; a profile has peaks of these areas) or pair distributions."""
     from crysjax.front import physics
 
     seen = {"radiation": radiation, "wavelength": wavelength}
@@ -52,29 +55,29 @@ def solve(
     formula: str = typer.Option(..., help="Atoms of one formula unit, such as SrTiO3."),
     out: Path = typer.Option(..., help="Candidates, best first: .npz, .extxyz, .cif, or a folder of CIFs."),
     units: int = typer.Option(1, min=1, help="Formula units in the cell."),
-    cell: str = typer.Option("", help="PATH of one crystal whose cell this is; left out, the cell is searched too."),
-    starts: int = typer.Option(64, min=1, help="How many random starts."),
+    cell: str = typer.Option("", help="PATH of one crystal with the known cell; by default the cell is searched too."),
+    starts: int = typer.Option(64, min=1, help="Number of random starts."),
     begin: str = typer.Option("", "--from", help="PATH[:SPLIT] of crystals to start from instead, such as samples."),
-    keep: int = typer.Option(10, min=1, help="Most candidates to write."),
+    keep: int = typer.Option(10, min=1, help="Maximum number of candidates to write."),
     radiation: str = typer.Option("CuKa", help="An X-ray line such as CuKa1 or MoKa, or neutron."),
-    wavelength: float | None = typer.Option(None, help="In Å, instead of the line's own."),
-    fwhm: float = typer.Option(0.1, help="Width of the peaks, degrees."),
+    wavelength: float | None = typer.Option(None, help="Wavelength, Å, instead of that of --radiation."),
+    fwhm: float = typer.Option(0.1, help="Full width at half maximum of the peaks, degrees in 2θ."),
     background: int = typer.Option(
-        None, min=0, max=20, help="Terms of a smooth background; left out: 6 if it has one."
+        None, min=0, max=20, help="Terms of a smooth background; by default 6 if the pattern has one."
     ),
     zero: float = typer.Option(
-        None, "--zero-shift", help="How much too high angles are, degrees; left out: found by --cell."
+        None, "--zero-shift", help="How much too high the angles are, degrees; by default found, with --cell."
     ),
-    steps: int = typer.Option(100, min=1, help="Of each of four stages."),
+    steps: int = typer.Option(100, min=1, help="Steps of each of the four stages."),
     method: str = typer.Option("adam", help="adam, or langevin for sampling."),
-    seed: int = typer.Option(0, help="Of all draws."),
-    accept: float = typer.Option(20.0, help="Largest Rwp, in %, of a solution, where noise alone gives less."),
+    seed: int = typer.Option(0, help="Random seed."),
+    accept: float = typer.Option(20.0, help="Largest Rwp of a solution, in %, if noise alone would give less."),
 ) -> None:
     """Find crystals whose powder pattern is the given one.
 
-    A candidate is a solution if its Rwp, of what lies above the background, is at most that of --accept, or at most 3
-    standard deviations above what the noise of the pattern gives by itself; both are printed. A wrong structure of
-    similar peaks can stay below --accept: compare with what noise gives.
+    A candidate is a solution if its Rwp (with the background subtracted) is at most --accept, or at most 3 standard
+    deviations above the Rwp that the noise of the pattern alone would give; both are printed. A wrong structure with
+    similar peaks can be below --accept, so compare with the value of noise alone.
 
     The exit status is 3 where no candidate explains the pattern; the file then holds misfits, best first.
     """
@@ -128,6 +131,8 @@ def _is_number(text: str) -> bool:
 def _atoms(formula: str, units: int) -> np.ndarray:
     """Atomic numbers of the cell."""
     import numpy as np
+
+    from crysjax.sampling import options
 
     if not re.fullmatch(r"([A-Z][a-z]?([1-9][0-9]*)?)+", formula):
         raise ValueError(f"--formula {formula}: expected symbols and whole numbers, such as SrTiO3")

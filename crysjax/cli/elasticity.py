@@ -13,13 +13,21 @@ def elasticity(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
     out: Path = typer.Option(..., help=".json or .csv: one row per crystal."),
     potential: str = typer.Option("student", help="Name or path; the student is quick and too soft, see README."),
-    relax: bool = typer.Option(True, help="Relax positions and cell first; elastic constants are those at rest."),
-    steps: int = typer.Option(500, min=1, help="Most steps of a relaxation."),
+    relax: bool = typer.Option(
+        True, help="Relax positions and cell first: elastic constants are defined at a minimum."
+    ),
+    steps: int = typer.Option(500, min=1, help="Maximum number of steps of a relaxation."),
     fmax: float = typer.Option(0.01, min=0, help="Largest force that counts as relaxed, eV/Å."),
-    eos: bool = typer.Option(True, "--eos/--no-eos", help="Equation of state too: Birch-Murnaghan, ions relaxed."),
-    eos_range: float = typer.Option(0.06, help="Volumes of the equation of state: this share below and above."),
-    remedy: int = typer.Option(0, min=0, help="Follow soft internal modes to lower polymorphs, at most so many times."),
-    structures: Path = typer.Option(None, help="Relaxed crystals; left out, NAME_relaxed.extxyz beside --out."),
+    eos: bool = typer.Option(
+        True, "--eos/--no-eos", help="Also fit a Birch-Murnaghan equation of state, with relaxed ions."
+    ),
+    eos_range: float = typer.Option(0.06, help="Volumes of the equation of state: this fraction below and above."),
+    remedy: int = typer.Option(
+        0, min=0, help="Follow soft internal modes to lower polymorphs, at most this many times."
+    ),
+    structures: Path = typer.Option(
+        None, help="File for the relaxed crystals; by default NAME_relaxed.extxyz beside --out."
+    ),
 ) -> None:
     """Elastic tensor with relaxed ions, Voigt-Reuss-Hill moduli, stability, Debye temperature, equation of state.
 

@@ -15,24 +15,30 @@ def evaluate(
     match: str = typer.Option("", help="PATH[:SPLIT] of the true structures, row by row: structure prediction."),
     train: str = typer.Option("", help="PATH[:SPLIT] of the training data: for novelty, and for the floors."),
     reference: str = typer.Option("", help="PATH[:SPLIT] of held-out crystals, to compare with; --match if not given."),
-    known: list[str] = typer.Option([], help="PATH[:SPLIT] of further crystals that a new one may not equal."),
+    known: list[str] = typer.Option([], help="PATH[:SPLIT] of further known crystals, which are not novel."),
     hull: list[str] = typer.Option([], help="Entries of a convex hull: data set, MatterGen cache, CSV or JSON table."),
-    potential: str = typer.Option("", help="Relax with it, for energies above --hull; such as student."),
+    potential: str = typer.Option("", help="Potential, such as student, that relaxes for energies above --hull."),
     dft: str = typer.Option("", help="CSV of id and formation_energy_ev_per_atom by DFT, for energies above --hull."),
-    level: str = typer.Option("", help="Level of theory of --dft, where it is not the hull's; they may not differ."),
-    margin: float = typer.Option(0.1, min=0, help="Of stability, eV/atom above the hull."),
-    target: Path | None = typer.Option(None, help="A plan of `design`: are its windows met, by its heads?"),
-    heads: str = typer.Option("", help="Heads, such as of your own column: did samples get what they were asked for?"),
-    within: float | None = typer.Option(None, min=0, help="With --heads: how far off counts, in its unit, such as eV."),
+    level: str = typer.Option("", help="Level of theory of --dft; an error where it is not that of --hull."),
+    margin: float = typer.Option(0.1, min=0, help="Energy above the hull up to which a crystal is stable, eV/atom."),
+    target: Path | None = typer.Option(
+        None, help="A plan of `design`: its heads predict whether samples lie in its windows."
+    ),
+    heads: str = typer.Option(
+        "", help="Heads that predict the property that samples were asked for, such as your own."
+    ),
+    within: float | None = typer.Option(
+        None, min=0, help="With --heads: largest error that counts as a success, in the property's unit."
+    ),
     synthesizability: str = typer.Option("", help="A model of kind synthesizability."),
-    floors: bool = typer.Option(True, help="Compute the no-learning floors of --match from --train."),
+    floors: bool = typer.Option(True, help="Compute floors (baselines without learning) for --match from --train."),
     match_only: bool = typer.Option(False, "--match-only", help="Only the match rate of --match, with its floors."),
-    ceiling: bool = typer.Option(True, help="Judge one half of the real crystals against the other as well."),
-    seed: int = typer.Option(0, help="Of the floors that draw, and of the ceiling's halves."),
-    processes: int = typer.Option(2, min=1, help="For StructureMatcher and spglib."),
+    ceiling: bool = typer.Option(True, help="Also judge one half of the real crystals against the other."),
+    seed: int = typer.Option(0, help="Random seed of the floors, and of the halves of --ceiling."),
+    processes: int = typer.Option(2, min=1, help="Processes for StructureMatcher and spglib."),
     out: Path | None = typer.Option(None, help="Folder for the report, metrics.json, table.tex and a CSV per set."),
 ) -> None:
-    """Judge sets of crystals in stages, side by side; with --match, match rate and RMSE beside the floors."""
+    """Evaluate sets of crystals in stages, side by side; with --match, match rate and RMSE beside baselines."""
     from crysjax.front import judging
 
     try:

@@ -16,19 +16,21 @@ def inputs(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals, such as candidates.extxyz of a campaign."),
     program: str = typer.Option(..., "--for", help="vasp, or qe for Quantum ESPRESSO."),
     out: Path = typer.Option(..., help="Folder: one folder per crystal, named by its id, and manifest.json."),
-    top: int | None = typer.Option(None, min=1, help="Only the first ones of the file, which is a ranking."),
+    top: int | None = typer.Option(None, min=1, help="Only this many crystals from the top of the file."),
     input_set: str = typer.Option("MPRelaxSet", "--set", help="VASP: pymatgen's set, such as MPScanRelaxSet."),
     incar: list[str] = typer.Option([], help="VASP: KEY=VALUE in JSON that changes the set; may be repeated."),
     pseudopotentials: Path = typer.Option(None, help="QE: a folder of .UPF files, or a JSON of element and file."),
-    functional: str = typer.Option("PBE", help="QE: of the pseudopotentials, for the record."),
-    cutoff_ev: float = typer.Option(816.0, min=1, help="QE: eV, of wave functions; check your pseudopotentials."),
+    functional: str = typer.Option("PBE", help="QE: functional of the pseudopotentials, for the manifest."),
+    cutoff_ev: float = typer.Option(
+        816.0, min=1, help="QE: cutoff of the wave functions, eV; check your pseudopotentials."
+    ),
     density_cutoff_ev: float = typer.Option(
-        6528.0, min=1, help="QE: eV, of the density; norm-conserving: 4 times the other."
+        6528.0, min=1, help="QE: cutoff of the density, eV; norm-conserving: 4 times --cutoff-ev."
     ),
     kpoint_density: float = typer.Option(5.0, min=0.1, help="QE: k-points per Å⁻¹ along each axis."),
     calculation: str = typer.Option("vc-relax", help="QE: scf, relax or vc-relax."),
 ) -> None:
-    """Write inputs of VASP or Quantum ESPRESSO as the Materials Project computes; POTCARs are named, not written."""
+    """Write inputs for VASP or Quantum ESPRESSO as the Materials Project computes; POTCARs are named, not written."""
     import numpy as np
 
     from crysjax.data import datasets

@@ -19,18 +19,20 @@ def judge(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
     by: str = typer.Option(..., help="chgnet, espresso, gpaw, emt, a potential's file, or file.py:name; +d3 adds D3."),
     out: Path = typer.Option(..., help="Folder for answers.csv and crystals/ID.cif."),
-    relax: bool = typer.Option(True, help="Relax by it first; else it is asked about the crystals as they are."),
-    cell: bool = typer.Option(True, help="Whether the cell moves."),
+    relax: bool = typer.Option(True, help="Relax with it first; otherwise crystals are evaluated as they are."),
+    cell: bool = typer.Option(True, help="Relax the cell too, or keep it fixed."),
     fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),
-    steps: int = typer.Option(200, min=1, help="Most steps per crystal."),
-    references: Path = typer.Option(None, help="JSON of the elements' entries at its level: gives formation energies."),
-    timeout: float = typer.Option(600.0, min=0, help="Seconds a crystal may take."),
-    memory_gb: float = typer.Option(None, min=0, help="Memory that its process may take, GB."),
-    disk_gb: float = typer.Option(10.0, min=0, help="Disk that the files of its process may take, GB."),
-    retries: int = typer.Option(0, min=0, help="How often a crystal that failed is asked about again."),
+    steps: int = typer.Option(200, min=1, help="Maximum number of steps per crystal."),
+    references: Path = typer.Option(
+        None, help="JSON of the elements' energies at its level of theory, for formation energies."
+    ),
+    timeout: float = typer.Option(600.0, min=0, help="Time limit per crystal, seconds."),
+    memory_gb: float = typer.Option(None, min=0, help="Memory limit per crystal, GB."),
+    disk_gb: float = typer.Option(10.0, min=0, help="Disk limit per crystal, GB."),
+    retries: int = typer.Option(0, min=0, help="How often a failed crystal is tried again."),
     setting: list[str] = typer.Option([], help="KEY=VALUE of the calculator, VALUE in JSON; may be repeated."),
 ) -> None:
-    """Ask another calculator about crystals: a second potential or DFT, each crystal in a process with limits."""
+    """Ask another calculator about crystals: a second potential or DFT, each crystal in its own process with limits."""
     from crysjax.oracles import calculators, hosted, opinions
 
     known = calculators.named(by, dict(map(_setting, setting)))

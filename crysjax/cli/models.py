@@ -13,7 +13,7 @@ from crysjax.data.readers.part import read_part
 from crysjax.models import published, registry
 from crysjax.terminal import bar, printable, say
 
-app = typer.Typer(help="List the models that are here, and get more.", no_args_is_help=True)
+app = typer.Typer(help="List the installed models, and get more.", no_args_is_help=True)
 app.command("pull")(pull.pull)
 app.command("references")(references.references)
 
@@ -21,25 +21,39 @@ app.command("references")(references.references)
 def sample(
     model: str = typer.Argument(help="A generator: name of a shipped model, or a path."),
     out: Path = typer.Option(..., help="Where samples go: .npz, .extxyz, .cif, or a folder of CIFs."),
-    count: int = typer.Option(100, "--count", "-n", min=1, help="How many, without --like."),
+    count: int = typer.Option(100, "--count", "-n", min=1, help="Number of crystals, without --like."),
     like: str = typer.Option("", help="PATH[:SPLIT]: one sample with the composition of each of these crystals."),
-    templates_from: str = typer.Option("", "--templates", help="PATH[:SPLIT] to look up from: retrieval-based flows."),
+    templates_from: str = typer.Option(
+        "", "--templates", help="PATH[:SPLIT] of known structures that a retrieval-based flow starts from."
+    ),
     elements: str = typer.Option("", help="Only these elements, such as Li,Fe,P,O."),
-    formula: str = typer.Option("", help="This composition, such as LiFePO4, in cells of whole units."),
+    formula: str = typer.Option("", help="This composition, such as LiFePO4, in cells of whole formula units."),
     forbid: str = typer.Option("", help="None of these elements, such as Pb,Cd,Hg."),
-    num_elements: str = typer.Option("", help="NUMBER or LOW:HIGH of different elements."),
-    neutral: bool = typer.Option(False, "--neutral", help="Charges add up to zero with common oxidation states."),
-    min_distance: float = typer.Option(0.0, min=0, help="Least distance of all atoms, periodic images included, Å."),
-    space_group: int = typer.Option(0, min=0, max=230, help="Whose operations every sample has."),
-    fix: str = typer.Option("", help="A file of one crystal whose atoms are in every sample, where they are."),
-    fix_cell: bool = typer.Option(False, "--fix-cell", help="The cell of --fix as well."),
+    num_elements: str = typer.Option("", help="Number of different elements: NUMBER or LOW:HIGH."),
+    neutral: bool = typer.Option(
+        False, "--neutral", help="Only compositions whose common oxidation states add up to zero."
+    ),
+    min_distance: float = typer.Option(
+        0.0, min=0, help="Smallest distance between atoms, periodic images included, Å."
+    ),
+    space_group: int = typer.Option(
+        0, min=0, max=230, help="Number of a space group whose operations every sample has; 0 = any."
+    ),
+    fix: str = typer.Option("", help="File of one crystal whose atoms every sample has, at the same positions."),
+    fix_cell: bool = typer.Option(False, "--fix-cell", help="Keep the cell of --fix as well."),
     max_atoms: int | None = typer.Option(None, min=1, help="Largest cell, in atoms."),
-    want: list[str] = typer.Option([], "--property", help="NAME=VALUE, or NAME=LOW:HIGH: one value per crystal."),
+    want: list[str] = typer.Option(
+        [], "--property", help="Ask for NAME=VALUE, or for NAME=LOW:HIGH, which draws one value per crystal."
+    ),
     steps: int | None = typer.Option(None, min=1, help="Steps of the sampler."),
-    guidance: str = typer.Option("", help="Weight of guidance; or NAME=WEIGHT,..., one a --property."),
-    temperature: float | None = typer.Option(None, help="A factor: choices are sharper below 1."),
-    seed: int = typer.Option(0, help="Of all draws."),
-    novelty: str = typer.Option("", help="Heads, such as mp_20_heads: how far each sample is from their data."),
+    guidance: str = typer.Option(
+        "", help="Weight of classifier-free guidance; or NAME=WEIGHT,..., one per --property."
+    ),
+    temperature: float | None = typer.Option(None, help="Below 1, likely choices become likelier."),
+    seed: int = typer.Option(0, help="Random seed."),
+    novelty: str = typer.Option(
+        "", help="Heads, such as mp_20_heads: how far each sample is from their training data."
+    ),
 ) -> None:
     """Draw crystals from a generator: free ones, or with given compositions (structure prediction)."""
     from crysjax.data.readers import io
@@ -119,19 +133,21 @@ def _number(text: str, expected: str, least: float = -math.inf) -> float:
 def relax(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
     out: Path = typer.Option(..., help="Relaxed crystals: .npz, .extxyz, .cif, or a folder of CIFs."),
-    potential: list[str] = typer.Option(["student"], help="Name or path; of several, their mean, and their spread."),
-    steps: int = typer.Option(200, min=1, help="Most steps per crystal."),
+    potential: list[str] = typer.Option(["student"], help="Name or path; repeat it to relax on the mean of several."),
+    steps: int = typer.Option(200, min=1, help="Maximum number of steps per crystal."),
     fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),
-    pressure_gpa: float = typer.Option(0.0, help="Outer pressure, GPa."),
-    cell: bool = typer.Option(True, help="Whether the cell moves."),
-    method: str = typer.Option("lbfgs", help="lbfgs, or fire: slower, calmer."),
-    keep_symmetry: float = typer.Option(0.0, min=0, help="Keep the operations found within this distance, Å."),
+    pressure_gpa: float = typer.Option(0.0, help="External pressure, GPa."),
+    cell: bool = typer.Option(True, help="Relax the cell too, or keep it fixed."),
+    method: str = typer.Option("lbfgs", help="lbfgs, or fire, which is slower and takes more cautious steps."),
+    keep_symmetry: float = typer.Option(
+        0.0, min=0, help="Keep the symmetry operations found within this tolerance, Å; 0 = none."
+    ),
     trajectory: Path = typer.Option(None, help="Folder for NAME.extxyz of all steps of each crystal."),
 ) -> None:
     """Relax positions and cells by a machine-learned potential, many crystals at once.
 
-    With --potential several times, for potentials that differ by the seed of their training, their mean relaxes and
-    `potential_std_ev_per_atom` is how far they are apart at the end.
+    Several --potential options, of potentials that differ only in the seed of their training, relax on their mean;
+    `potential_std_ev_per_atom` is the standard deviation of their energies at the end.
     """
     from crysjax.front import physics
 
@@ -153,7 +169,7 @@ def relax(
 def show(
     json_file: Path | None = typer.Option(None, "--json", help="Write the list as JSON, with the models' paths."),
 ) -> None:
-    """One line per model: name, kind, what it is for, and how good it is; `models card` tells more of one."""
+    """One line per model: name, kind, what it is for, and how good it is; `models card` tells more."""
     from crysjax.data import files
     from crysjax.models import listing
 
@@ -165,8 +181,8 @@ def show(
 
 
 @app.command()
-def card(name: str = typer.Argument(help="A model that is here.")) -> None:
-    """Print what is known of the making of a model."""
+def card(name: str = typer.Argument(help="Name of an installed model, or a path.")) -> None:
+    """Print how a model was made."""
     from crysjax.models import checkpoint
 
     path = registry.model_path(name)

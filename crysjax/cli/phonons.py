@@ -17,7 +17,7 @@ def phonons(
     out: Path = typer.Option(..., help="Folder for bands.csv, dos.csv, thermal.csv, phonons.svg and summary.json."),
     potential: str = typer.Option("student", help="Name or path; the student is quick and too soft, see README."),
     row: int = typer.Option(0, min=0, help="Which crystal of the file, from 0."),
-    length: float = typer.Option(10.0, min=1, help="Least edge of the supercell, Å."),
+    length: float = typer.Option(10.0, min=1, help="Smallest edge of the supercell, Å."),
     mesh: float = typer.Option(0.02, min=0.001, help="Step between wave vectors of the density of states, 1/Å."),
     width: float = typer.Option(0.1, min=0.001, help="Smearing of the density of states, THz."),
     temperatures: str = typer.Option("50:1000:50", help="LOW:HIGH:STEP in K."),

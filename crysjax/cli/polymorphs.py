@@ -12,16 +12,22 @@ from crysjax.terminal import Stopped, bar, printable, say
 def polymorphs(
     formula: str = typer.Argument(help="The composition, such as SrTiO3."),
     out: Path = typer.Option(..., help="Folder for polymorphs.csv, crystals/*.cif, report.html and the batches."),
-    count: int = typer.Option(64, "--count", "-n", min=1, help="Samples."),
-    units: int = typer.Option(4, min=1, help="Formula units in a cell, at most; each number equally often."),
-    space_groups: str = typer.Option("", help="Only these, such as 62,140,221; else as the generator draws them."),
+    count: int = typer.Option(64, "--count", "-n", min=1, help="Number of samples."),
+    units: int = typer.Option(
+        4, min=1, help="Maximum number of formula units in a cell; each number is drawn equally often."
+    ),
+    space_groups: str = typer.Option(
+        "", help="Only these, such as 62,140,221; by default as the generator draws them."
+    ),
     generator: str = typer.Option("mp_20_wyckoff", help="A generator: name or path."),
     templates: str = typer.Option("", help="PATH[:SPLIT] that a retrieval-based generator looks up from."),
     potential: str = typer.Option("student", help="Relaxes and ranks: name or path. The student is a screening model."),
-    hull: list[str] = typer.Option([], help="Entries with formation energies: gives energies above the hull."),
-    steps: int = typer.Option(200, min=1, help="Most evaluations of a relaxation."),
-    batch: int = typer.Option(32, min=1, help="Samples that are kept together when the search is stopped."),
-    seed: int = typer.Option(0, min=0, help="Of all draws."),
+    hull: list[str] = typer.Option([], help="Entries with formation energies, for energies above the hull."),
+    steps: int = typer.Option(200, min=1, help="Maximum number of evaluations of a relaxation."),
+    batch: int = typer.Option(
+        32, min=1, help="Samples per batch; finished batches are kept when the search is stopped."
+    ),
+    seed: int = typer.Option(0, min=0, help="Random seed."),
 ) -> None:
     """Find polymorphs: sample structures of a composition, relax, leave out duplicates, rank by energy."""
     from crysjax import front

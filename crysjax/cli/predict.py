@@ -39,8 +39,8 @@ def predict(
 ) -> None:
     """Predict properties with uncertainty; a crystal that the model cannot take has empty cells.
 
-    `novelty` is how far a crystal lies from the training data: 1 % of held-out crystals are beyond the model's limit,
-    and `outside` is 1 there.
+    `novelty` is the distance of a crystal from the training data. The model's limit is the novelty that 1 % of held-out
+    crystals exceed, and `outside` is 1 for crystals beyond it.
     """
     from crysjax.front import verbs
 

@@ -13,14 +13,16 @@ from crysjax.terminal import bar, say
 def references(
     potential: str = typer.Option(..., help="Name or path, such as nequix-mp-1."),
     check: str = typer.Option(..., help="PATH[:SPLIT] of crystals with formation energies: measures the error left."),
-    fit: str = typer.Option("", help="PATH[:SPLIT] with formation energies: fit the elements to them, or"),
-    elements: str = typer.Option("", help="PATH[:SPLIT] of elemental crystals: relax them, the lowest of each counts."),
-    most: int = typer.Option(2000, min=1, help="Crystals of --fit and of --check, drawn at random."),
-    steps: int = typer.Option(200, min=1, help="Most evaluations of a relaxation."),
-    seed: int = typer.Option(0, min=0, help="Of what is drawn."),
+    fit: str = typer.Option("", help="PATH[:SPLIT] with formation energies to fit the element energies to; or:"),
+    elements: str = typer.Option(
+        "", help="PATH[:SPLIT] of elemental crystals, which are relaxed; the lowest of each counts."
+    ),
+    most: int = typer.Option(2000, min=1, help="Maximum number of crystals of --fit and of --check, drawn at random."),
+    steps: int = typer.Option(200, min=1, help="Maximum number of evaluations of a relaxation."),
+    seed: int = typer.Option(0, min=0, help="Random seed."),
     out: Path | None = typer.Option(None, help="Another file than NAME.references.json beside the potential."),
 ) -> None:
-    """Make the element references of a potential: wherever formation energies are computed, they are used."""
+    """Make the element energies of a potential, which are used wherever its formation energies are computed."""
     import numpy as np
 
     from crysjax.chemistry.elements import SYMBOLS

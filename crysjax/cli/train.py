@@ -10,15 +10,16 @@ import typer
 
 from crysjax.config import parse_yaml, read_yaml
 from crysjax.terminal import Stopped, say
-from crysjax.training import train as library
 
 
 def train(
     config: Path = typer.Argument(help="YAML, such as configs/mp_20_generator.yaml."),
-    out: Path = typer.Option(..., help="Folder of the run; one that was interrupted goes on."),
+    out: Path = typer.Option(..., help="Folder of the run; an interrupted run there is resumed."),
     change: list[str] = typer.Option([], "--set", help="Override a key: --set network.width=128."),
 ) -> None:
-    """Train a generator or property heads; writes metrics.jsonl, checkpoints and model.npz."""
+    """Train a generator, heads, a potential or a synthesizability model: metrics.jsonl, checkpoints, model.npz."""
+    from crysjax.training import train as library
+
     settings = read_yaml(config) | dict(_override(text) for text in change)
     try:
         run, build = library.parse(settings)

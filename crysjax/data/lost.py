@@ -1,6 +1,7 @@
 """What files say of single atoms and a crystal does not keep: isotopes, fixed atoms, velocities, magnetic moments.
 
 Readers count it in `Entry.lost`, (what, what became of it) -> atoms; `labels.settle` adds it up and `io.read` warns.
+The command line needs `NotKept` before it knows the command, so NumPy is imported where it is used.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -41,6 +40,8 @@ def isotopes(symbols: Iterable[str]) -> Lost:
 
 def of_atoms(atoms: Atoms) -> Lost:
     """Of ASE atoms: constraints, and the arrays that ASE itself gives a meaning."""
+    import numpy as np
+
     arrays = {"velocities": "momenta", "magnetic moments": "initial_magmoms", "charges": "initial_charges"}
     fixed = {int(i) for constraint in atoms.constraints for i in np.ravel(getattr(constraint, "index", []))}
     lost = counted("constraints", [True] * len(fixed))
@@ -61,11 +62,17 @@ def of_site_properties(columns: dict[str, Iterable[Any]]) -> Lost:
 
 
 def _fixed(flags: Any) -> bool:
-    return isinstance(flags, list | tuple | np.ndarray) and not all(flags)
+    return _is_row(flags) and not all(flags)
 
 
 def _says(value: Any) -> bool:
     """Whether a value is more than nothing: a number that is not zero, a list with one in it, a text."""
-    if isinstance(value, list | tuple | np.ndarray):
+    if _is_row(value):
         return any(map(_says, value))
     return value is not None and bool(value)
+
+
+def _is_row(value: Any) -> bool:
+    import numpy as np
+
+    return isinstance(value, list | tuple | np.ndarray)

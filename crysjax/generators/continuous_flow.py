@@ -94,20 +94,20 @@ def continuous_flow(
     skewed cell, so set `network.geometry: 0` for a density.
 
     Args:
-        steps: of the solver; 4 ("rk4") or 2 ("heun") network calls each.
-        solver: "rk4" or "heun".
+        steps: steps of the solver, of 4 ("rk4") or 2 ("heun") network calls each.
+        solver: "rk4" (order 4) or "heun" (order 2).
         blur: share of noise that samples keep, between 0 and 1.
         divergence: "exact", 3 max_sites + 6 products per call, or "hutchinson", `probes` of them: unbiased for log p,
             with probes of +-1 that stay the same along the way.
-        max_sites: of a crystal, for the exact divergence; larger crystals score NaN.
-        seed: of the probes.
+        probes: random vectors of +-1 that estimate the divergence, for "hutchinson".
+        max_sites: largest number of sites of a crystal for the exact divergence; the log-density of larger ones is NaN.
+        seed: random seed of the probes where no key is given.
         objective: "flow_matching", or "likelihood": maximum likelihood through the solver, slow, for fine-tuning.
         width: hidden features of the network for compositions.
-        lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
-        property_center, property_scale: the same for the conditioning properties; their number is the model's.
-        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
-        frac_weight, lattice_weight: of the squared errors of flow matching, as in `iterative`.
-        species_weight: of the species' nats per site.
+        lattice_center, lattice_scale, property_center, property_scale: as in `iterative`.
+        drop_condition: as in `iterative`.
+        frac_weight, lattice_weight: as in `iterative`.
+        species_weight: weight of the species in the loss, in nats per site.
     """
     _check("solver", solver, tuple(TABLEAUS))
     _check("divergence", divergence, ("exact", "hutchinson"))

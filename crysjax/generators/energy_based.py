@@ -83,22 +83,27 @@ def energy_based(
 
     Args:
         network: the backbone; it has to be smooth in positions and lattice, for it is differentiated twice.
-        steps: annealed moves, one a noise level, each one energy and gradient.
-        step_size: h of a move in units of sigma^2. The law is about h / 2 too wide at every level.
-        corrections: Metropolis-adjusted moves at the smallest noise: their law is exp(-E) exactly.
-        correction_size: h of these.
+        steps: annealed Langevin moves, one per noise level, each of one energy and gradient.
+        step_size: step h of a move in units of sigma^2; the sampled variance is about h / 2 too large at every level.
+        corrections: Metropolis-adjusted moves at the smallest noise, which sample exp(-E) exactly.
+        correction_size: step h of these moves in units of sigma^2.
         denoise: end with the mean of the clean crystal given the noisy one, x - sigma^2 ∇E (Tweedie;
             Jolicoeur-Martineau et al. 2021), instead of a draw at the smallest noise.
         hidden: width of the perceptron that makes the sites' energies.
-        lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
-        property_center, property_scale: the same for the conditioning properties; their number is the model's.
-        known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
-        guidance: weight w of `(1 + w) E(. | condition) - w E(.)` (Ho & Salimans 2022).
-        frac_sigma_min, frac_sigma_max: noise in fractions of the cell; at 0.35 positions are all but uniform.
-        lattice_sigma_min, lattice_sigma_max: noise in standard deviations of the lattice.
-        frac_weight, lattice_weight, species_weight: of the three errors: squared scores in units of 1 / sigma (1 for no
-            knowledge, below that at noise that goes round the torus) and nats (about 4).
+        lattice_center, lattice_scale, property_center, property_scale: as in `iterative`.
+        known_fraction, drop_condition: as in `iterative`.
+        guidance: weight w of classifier-free guidance, `(1 + w) E(. | condition) - w E(.)` (Ho & Salimans 2022).
+        frac_sigma_min: smallest standard deviation of the noise of positions, in fractions of the cell.
+        frac_sigma_max: largest standard deviation of the noise of positions, in fractions of the cell; at 0.35 they are
+            all but uniform.
+        lattice_sigma_min: smallest noise of the lattice, in standard deviations of its coordinates.
+        lattice_sigma_max: largest noise of the lattice, in standard deviations of its coordinates.
+        frac_weight: weight of the error of the positions' score in the loss, squared, in units of 1 / sigma (1 for a
+            model that has learned nothing, less at noise that goes round the torus).
+        lattice_weight: weight of the error of the lattice's score in the loss, squared, in units of 1 / sigma (1 for a
+            model that has learned nothing).
+        species_weight: weight of the error of the species in the loss, in nats per site (about 4 for a model that has
+            learned nothing).
     """
     shared = dict(
         hidden=hidden, lattice_center=lattice_center, lattice_scale=lattice_scale, property_center=property_center,

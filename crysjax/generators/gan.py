@@ -101,16 +101,16 @@ def gan(
             in the training data, for crystals in the primitive cell of the group's standard setting. A crystal takes
             one that fits its species rows and the group that is asked for (`orbit_layouts.place`); where none fits
             every site moves on its own. Layouts are drawn, not learned.
-        layout_weights: how often each is drawn; empty = alike.
-        latent, site_latent: random numbers per crystal and per site.
-        width: of the generator's hidden layers.
-        lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
-        property_center, property_scale: the same for the conditioning properties; their number is the model's.
-        known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
-        penalty: weight of the gradient penalty; lengths are in fractions and standard deviations of the lattice.
-        generator_weight: of the generator's part of the loss, for optimizers that do see it.
-        generator_rate: see above.
+        layout_weights: how often each layout is drawn, relative to the others; empty = all equally often.
+        latent: random numbers per crystal that the generator starts from.
+        site_latent: random numbers per site that the generator starts from.
+        width: width of the generator's hidden layers.
+        lattice_center, lattice_scale, property_center, property_scale: as in `iterative`.
+        known_fraction, drop_condition: as in `iterative`.
+        penalty: weight of the gradient penalty in the loss; gradients are per fraction of the cell and per standard
+            deviation of the lattice coordinates.
+        generator_weight: weight of the generator's part of the loss, for optimizers that are not scale-invariant.
+        generator_rate: learning rate of the generator relative to that of the critic.
     """
     if layout_weights and len(layout_weights) != len(layouts):
         raise ValueError(f"layout_weights: {len(layout_weights)} numbers; expected one a layout, {len(layouts)}")

@@ -88,18 +88,29 @@ def iterative(
     Args:
         network: the backbone.
         frac, lattice, species: the process of each field.
-        steps: of the sampler, at one network call or two (and one more for each condition that guidance weighs).
-        sampler: "euler", "heun", "multistep", "predictor_corrector" or "sde", see `samplers`.
-        rho: the times are `(1 - k / steps)^rho`: 1 even, 2 quadratic, larger ones crowd towards the data.
-        sde_noise, corrector_steps, corrector_size: of those samplers, see `samplers.sampler`.
-        lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
-        property_center, property_scale: the same for the conditioning properties; their number is the model's.
-        known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
+        steps: number of sampler steps; each takes one or two network calls, and one more for each condition that
+            guidance weighs.
+        sampler: "euler", "heun", "multistep", "predictor_corrector" or "sde" (`processes.samplers`).
+        rho: sampler times are `(1 - k / steps)^rho`: 1 is evenly spaced, larger values put more of them near the data.
+        sde_noise: noise level eta of the sampler "sde": 0 is the ODE, 1 the usual reverse SDE.
+        corrector_steps: Langevin steps before each step of the sampler "predictor_corrector".
+        corrector_size: size of these Langevin steps, in units of the squared standard deviation of the noise.
+        lattice_center: mean of each of the six lattice coordinates (`geometry.lattice`); a training run measures it.
+        lattice_scale: standard deviation of each of the six lattice coordinates; a training run measures it.
+        property_center: mean of each conditioning property, in its unit; a training run measures it.
+        property_scale: standard deviation of each conditioning property, in its unit; a training run measures it.
+        known_fraction: share of training crystals whose species are all given, from 0 to 1; 1 trains for structure
+            prediction alone.
+        drop_condition: share of training crystals that lose all conditions together, from 0 to 1; of the others each
+            condition is left out with the same probability (`coordinates.drop_condition`).
         guidance: weight w of classifier-free guidance, `(1 + w) conditional - w unconditional`; or a weight for each
             property and then for the space group, `free + sum_k w_k (conditional_k - free)` (`classifier_free`).
-        frac_weight, lattice_weight, species_weight: of the three errors in the loss: squared cell lengths (0.067 for
-            no knowledge), squared standard deviations (1) and nats (about 4).
+        frac_weight: weight of the error of the positions in the loss, in squared fractions of the cell (0.067 for a
+            model that has learned nothing).
+        lattice_weight: weight of the error of the lattice in the loss, in squared standard deviations of its
+            coordinates (1 for a model that has learned nothing).
+        species_weight: weight of the error of the species in the loss, in nats per site (about 4 for a model that has
+            learned nothing).
         constraint: kept exactly by every sample: species are drawn under its rules at every step, and its fixed part
             follows the path of its own noise (replacement: Song et al. 2021, section 5; RePaint, Lugmayr et al. 2022).
     """

@@ -92,21 +92,29 @@ def latent_diffusion(
     """A latent diffusion transformer. `noise` is that of the latents, (n, latent): search and guidance work on it.
 
     Args:
-        size, width, layers, heads: of the denoiser, see `site_transformer`; encoder and decoder share width and heads.
+        size: "S", "B" or "L": width, layers and heads of the denoiser of (384, 12, 6), (768, 12, 12) or (1024, 24, 16).
+        width: features per site of denoiser, encoder and decoder, in place of that of the size.
+        layers: blocks of the denoiser, in place of those of the size.
+        heads: attention heads of denoiser, encoder and decoder, in place of those of the size.
         autoencoder_layers: blocks of the encoder, and of the decoder.
-        latent: dimensions per site.
+        latent: dimensions of the latent vector of a site.
         latent_scale: what latents are divided by before they are noised (Rombach et al. 2022, appendix G). The metric
             `latent_rms` says how large they are after it; 1 is what the noise expects.
         frequencies: sines and cosines of 2 pi k frac, k = 1..frequencies, that the encoder reads.
-        kl_weight: of the KL to the standard normal, nats per site (ADiT: 1e-5).
-        steps: of the sampler, at one denoiser call or two.
-        sampler: see `samplers`; what "euler", "heun" and "multistep" decode is a function of the noise alone.
-        guidance: of the conditions, see `iterative`.
-        lattice_center, lattice_scale, property_center, property_scale, known_fraction, drop_condition: as in
-            `iterative`.
-        frac_weight, lattice_weight, species_weight: of the decoder's errors: mean squares on the circles (0.5 for no
-            knowledge) and in standard deviations (1), and nats per site (4.6).
-        denoising_weight: of the denoiser's error. Nothing but the relative step of two separate models depends on it.
+        kl_weight: weight of the KL to the standard normal in the loss, in nats per site (ADiT: 1e-5).
+        steps: number of sampler steps, of one or two denoiser calls each.
+        sampler: "euler", "heun", "multistep", "predictor_corrector" or "sde" (`processes.samplers`); what the first
+            three decode is a function of the noise alone.
+        guidance, lattice_center, lattice_scale, property_center, property_scale: as in `iterative`.
+        known_fraction, drop_condition: as in `iterative`.
+        frac_weight: weight of the decoder's error of the positions in the loss, a mean square on the circle of each
+            coordinate (0.5 for a model that has learned nothing).
+        lattice_weight: weight of the decoder's error of the lattice in the loss, in squared standard deviations of its
+            coordinates (1 for a model that has learned nothing).
+        species_weight: weight of the decoder's error of the species in the loss, in nats per site (4.6 for a model that
+            has learned nothing).
+        denoising_weight: weight of the denoiser's error in the loss. Nothing but the relative step of two separate
+            models depends on it.
     """
     check_weights(guidance, len(property_center))
     lattice = dict(lattice_center=lattice_center, lattice_scale=lattice_scale)

@@ -61,16 +61,17 @@ def coupling_flow(
 
     Args:
         network: the backbone; each of the 3 `rounds` coupling layers has one of its own, so keep it small.
-        rounds: passes over the three axes, see `coupling.GROUPS`: 3 tell two elements apart, 5 four, 7 eight.
-        bins: of the splines round the axes; one bin is at least 0.001 wide.
+        rounds: passes over the three axes (`coupling.GROUPS`): 3 tell two elements apart, 5 four, 7 eight.
+        bins: bins of the circular splines of the positions; each is at least 0.001 of the cell wide.
         width: hidden features of the read-outs and of the composition's network.
-        lattice_layers, lattice_bins: couplings of the six lattice coordinates.
-        lattice_center, lattice_scale: mean and standard deviation of the six lattice coordinates in the data.
-        property_center, property_scale: the same for the conditioning properties; their number is the model's.
-        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
-        position_blur, lattice_blur: standard deviations (fractional; standardized) of the noise on training crystals.
-            Atoms on special positions have no density: the model learns the blurred law, and samples it.
-        species_weight: of the species' nats in the loss; 1 is maximum likelihood, 0 leaves them untrained.
+        lattice_layers: coupling layers of the six lattice coordinates.
+        lattice_bins: bins of their splines.
+        lattice_center, lattice_scale, property_center, property_scale: as in `iterative`.
+        drop_condition: as in `iterative`.
+        position_blur: standard deviation of the noise on training positions, in fractions of the cell. Atoms on special
+            positions have no density: the model learns the blurred distribution, and samples it.
+        lattice_blur: standard deviation of the noise on training lattices, in standard deviations of their coordinates.
+        species_weight: weight of the species' nats in the loss; 1 is maximum likelihood, 0 leaves them untrained.
     """
     flow = CouplingFlow(
         positions=position_couplings(network, rounds=rounds, bins=bins, width=width),

@@ -81,16 +81,20 @@ def retrieval(
 
     Args:
         network: the backbone; it answers the way to go and, from its crystal features, the judge's logit.
-        steps: Euler steps; the paths are nearly straight, so few are needed.
+        steps: number of Euler steps; the paths are nearly straight, so few are needed.
         jitter: standard deviation of noise on the start, in cell lengths: how far samples of one template differ.
-        lattice_center, lattice_scale, property_center, property_scale: as for `iterative`.
-        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
-        frac_spread, lattice_spread: size of what is to be corrected, in cell lengths and in standard deviations of the
-            lattice coordinates: the units of the network's answer and of the two errors.
-        judge_weight: of the judge's cross entropy in the loss.
-        elements: 100 points, H..Fm, whose mean squared distance between what the sites are and were says how far a
-            template is (`retrieval.element_metric` learns them from the training pairs); none: no template is farther.
-        nearness: what a candidate loses of its logit for the square root of its distance when the best is chosen.
+        lattice_center, lattice_scale, property_center, property_scale: as in `iterative`.
+        drop_condition: as in `iterative`.
+        frac_spread: typical displacement of an atom from its place in the template, in fractions of the cell: the unit
+            of the network's prediction and of its error in the loss.
+        lattice_spread: typical change of the lattice from the template's, in standard deviations of its coordinates:
+            the unit of the network's prediction and of its error in the loss.
+        judge_weight: weight of the cross entropy of choosing a template in the loss, in nats.
+        elements: one point per element, H to Fm; the distance of a template is the mean squared distance between the
+            points of its elements and of those asked for (`retrieval.element_metric` learns them from the training
+            pairs). Empty: all templates are equally far.
+        nearness: how strongly close templates are preferred: their logit loses this times the square root of the
+            distance.
         keep_shape: leave the shape of the template's cell as it is and learn its volume alone. On MP-20's validation
             part a learned change of shape made cells that were right worse (experiments/generators).
     """

@@ -166,17 +166,18 @@ def vae(
 
     Args:
         network: the backbone of the decoder and, with parameters of its own, of the encoder.
-        frac, lattice, species, steps, lattice_center, lattice_scale, property_center, property_scale, known_fraction,
-            drop_condition, frac_weight, lattice_weight, species_weight: as in `iterative`. There is no classifier-free
-            guidance: a property is searched for in the latent.
-        latent: dimensions of z.
+        frac, lattice, species: the process of each field. There is no classifier-free guidance: a property is searched
+            for in the latent.
+        steps, lattice_center, lattice_scale, property_center, property_scale: as in `iterative`.
+        known_fraction, drop_condition, frac_weight, lattice_weight, species_weight: as in `iterative`.
+        latent: dimensions of the latent vector z of a crystal.
         prior: "standard", N(0, 1) whatever the template (CDVAE), or "learned", a normal whose mean and deviation a
             perceptron reads off composition, size and condition, without which a known composition and z disagree.
         hidden: width of the perceptrons.
         kl_weight: weight of the KL, in nats per crystal, against the three weighted errors (CDVAE: 0.01).
-        free_bits: nats a dimension that cost nothing (Kingma et al. 2016, eq. 15), here of a pack's mean KL.
-        property_weight: of the squared error, in standard deviations, of the properties that a perceptron reads off z;
-            it makes properties searchable in the latent (CDVAE, section 5.3).
+        free_bits: nats of KL per dimension that cost nothing (Kingma et al. 2016, eq. 15), here of a pack's mean KL.
+        property_weight: weight of the squared error, in standard deviations, of the properties that a perceptron
+            reads off z; it makes properties searchable in the latent (CDVAE, section 5.3).
 
     Metrics: the decoder's errors, `kl` (nats per crystal), `active_units` (dimensions whose KL, to the prior in use,
     is above 0.01 nats; with `free_bits` a dimension may idle at that value), `property` (squared error).

@@ -179,18 +179,19 @@ def vq_vae(
 
     Args:
         network: the backbone of the decoder and, with parameters of its own, of the encoder.
-        frac, lattice, species, steps, lattice_center, lattice_scale, property_center, property_scale, known_fraction,
-            drop_condition, frac_weight, lattice_weight, species_weight: as in `iterative`; no classifier-free guidance.
+        frac, lattice, species: the process of each field. There is no classifier-free guidance.
+        steps, lattice_center, lattice_scale, property_center, property_scale: as in `iterative`.
+        known_fraction, drop_condition, frac_weight, lattice_weight, species_weight: as in `iterative`.
         codes: codes per crystal, M.
         entries: entries of each codebook, K.
         code_width: numbers per entry.
         hidden: width of the perceptrons.
-        codebook_weight, commitment_weight: of `|sg(v) - e|²` and `|v - sg(e)|²` (van den Oord et al. 2017, eq. 3),
-            means over the numbers of a code. The codebook follows by its gradient: a moving average would be a state,
-            and a loss has none.
+        codebook_weight: weight of `|sg(v) - e|²` in the loss (van den Oord et al. 2017, eq. 3), a mean over the numbers
+            of a code. The codebook follows by its gradient: a moving average would be a state, and a loss has none.
+        commitment_weight: weight of `|v - sg(e)|²` in the loss (eq. 3), a mean over the numbers of a code.
         revival_weight: entries that no crystal of the pack uses are drawn to vectors of random crystals of it with this
             weight (`codebooks.revival`); an entry that more than this over K of the crystals use hardly feels it.
-        prior_weight: of the prior's cross entropy, in nats per crystal; its gradient reaches the prior alone.
+        prior_weight: weight of the prior's cross entropy, in nats per crystal; its gradient reaches the prior alone.
 
     Metrics: the decoder's errors, `perplexity` (entries in use a group, its mean; a pack can show at most its number of
     crystals), `commitment` (squared distance per number), `prior` (nats per crystal; M ln K knows nothing).

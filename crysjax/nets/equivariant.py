@@ -51,15 +51,16 @@ def equivariant(
     """The equivariant network.
 
     Args:
-        hidden_irreps: features per site; degrees 0e, 1o and 2e.
-        layers: message passes.
-        neighbors: sites within the cutoff at uniform density.
-        max_neighbors: edges per site on average that a crystal may have. One that has more predicts NaN.
-        cutoff_angstrom: the largest cutoff, which thin crystals get.
-        max_images: cells searched along each axis of the reduced cell. A crystal that needs more predicts NaN, or, with
-            `sees_cell`, gets a smaller cutoff.
-        radial_basis: Bessel functions of the distance over the cutoff, and as many Gaussians of the distance in Å.
-        radial_width: hidden features of the network of the distance.
+        hidden_irreps: channels of the features of each site for the degrees 0e, 1o and 2e, as in e3nn.
+        layers: number of message-passing layers.
+        neighbors: number of neighbors within the cutoff at uniform density: the cutoff of a crystal follows from its
+            volume per atom.
+        max_neighbors: largest mean number of edges per site of a crystal; the prediction for one that has more is NaN.
+        cutoff_angstrom: upper limit of the cutoff, Å, which crystals of low density reach.
+        max_images: cells searched for neighbors along each axis of the reduced cell. The prediction for a crystal that
+            needs more is NaN; with `sees_cell` it gets a smaller cutoff instead.
+        radial_basis: number of Bessel functions of the distance over the cutoff, and of Gaussians of the distance in Å.
+        radial_width: width of the hidden layer of the radial networks, which turn distances into weights.
         sees_cell: also give the sites the shape of the cell. A generator of lattices needs it, because a noised cell
             is not a property of the crystal; a property does not, and is then independent of the cell's choice.
     """

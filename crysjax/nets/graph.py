@@ -37,13 +37,16 @@ def graph(
 
     Args:
         width: features per site.
-        layers: message passes.
+        layers: number of message-passing layers.
         angular: message channels whose moments over the directions are taken, at most `width`.
-        neighbors: sites within the cutoff at uniform density.
-        max_neighbors: edges per site on average that a crystal may have. One that has more predicts NaN.
-        cutoff_angstrom: the largest cutoff, which thin crystals get.
-        max_images: cells searched along each axis of the reduced cell. A crystal that needs more predicts NaN.
-        radial_basis: Gaussians of the distance in Å, and half as many Bessel functions of the distance over the cutoff.
+        neighbors: number of neighbors within the cutoff at uniform density: the cutoff of a crystal follows from its
+            volume per atom.
+        max_neighbors: largest mean number of edges per site of a crystal; the prediction for one that has more is NaN.
+        cutoff_angstrom: upper limit of the cutoff, Å, which crystals of low density reach.
+        max_images: cells searched for neighbors along each axis of the reduced cell. The prediction for a crystal that
+            needs more is NaN.
+        radial_basis: number of Gaussians of the distance in Å, with half as many Bessel functions of the distance over
+            the cutoff.
     """
     if not 1 <= angular <= width:
         raise ValueError(f"angular: {angular}; expected a whole number from 1 to width, {width}")

@@ -29,8 +29,14 @@ def lennard_jones(
 ) -> tuple[Callable, Callable]:
     """`(init, site_energies)` as `nequip`, of `4 epsilon ((sigma/r)^12 - (sigma/r)^6)` between any two atoms.
 
-    Faded to zero over the last tenth of the cutoff. The defaults are argon; the elements `numbers` are all alike. An
-    empty tuple is as good as the parameters that `init` gives.
+    Faded to zero over the last tenth of the cutoff. The defaults are argon; all elements interact alike. Empty
+    parameters stand for those of the settings.
+
+    Args:
+        numbers: atomic numbers of the elements that the potential is for.
+        epsilon_ev: depth of the well, eV.
+        sigma_angstrom: distance at which the energy of a pair is zero, Å.
+        cutoff_angstrom: distance from which on the energy of a pair is zero, Å.
     """
     settings = {"epsilon_ev": epsilon_ev, "sigma_angstrom": sigma_angstrom}
 
@@ -48,8 +54,13 @@ def morse(
 ) -> tuple[Callable, Callable]:
     """`(init, site_energies)` as `nequip`, of `depth (exp(-2 s (r - r0)) - 2 exp(-s (r - r0)))`.
 
-    Morse, Phys. Rev. 34, 57 (1929). A row of `pairs` is `(z1, z2, depth in eV, s in 1/Å, r0 in Å)`; pairs of elements
-    that are not listed do not see each other. Faded to zero over the last tenth of the cutoff.
+    Morse, Phys. Rev. 34, 57 (1929). Faded to zero over the last tenth of the cutoff.
+
+    Args:
+        numbers: atomic numbers of the elements that the potential is for.
+        pairs: one row per pair of elements, `(z1, z2, depth in eV, s in 1/Å, r0 in Å)` with atomic numbers z1 and z2;
+            pairs of elements that are not listed do not interact.
+        cutoff_angstrom: distance from which on the energy of a pair is zero, Å.
     """
     ends, settings = listed_pairs(pairs, numbers, ("depth_ev", "slope_per_angstrom", "length_angstrom"))
 

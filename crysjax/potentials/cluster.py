@@ -63,7 +63,23 @@ def cluster(
     mean_neighbors: float = 30.0,
     repulsion_angstrom: float = 1.6,
 ) -> tuple[Callable, Callable]:
-    """`(init, site_energies)` as `nequip`; `channels` scalars and `vectors` vectors of an atom are sent to others."""
+    """`(init, site_energies)` as `nequip`: an atomic cluster expansion with message passing.
+
+    Args:
+        numbers: atomic numbers of the elements that the network knows; a training config that leaves them out gets all
+            that occur in its data.
+        cutoff_angstrom: radius within which atoms are neighbors, Å.
+        radial_basis: number of Bessel functions of the interatomic distance.
+        channels: scalar features that each atom sends to its neighbors.
+        vectors: vector features that each atom sends to its neighbors, from the second layer on.
+        width: channels of the neighbor sums of each degree (0, 1 and 2), after they are mixed.
+        hidden: features of each atom that its energy is read from.
+        layers: number of message-passing layers.
+        envelope_power: exponent p of the envelope that takes the basis to zero at the cutoff (Gasteiger et al. 2020,
+            eq. 8).
+        mean_neighbors: number of neighbors of an average atom; sums over neighbors are divided by its square root.
+        repulsion_angstrom: distance at which the screened nuclear repulsion has faded to zero, Å.
+    """
     settings = Cluster(
         numbers, cutoff_angstrom, radial_basis, channels, vectors, width, hidden, layers, envelope_power,
         mean_neighbors, repulsion_angstrom,

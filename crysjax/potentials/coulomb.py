@@ -34,10 +34,15 @@ def coulomb(
     alpha_per_angstrom: float = 0.25,
     cutoff_angstrom: float = 12.0,
 ) -> tuple[Callable, Callable]:
-    """`(init, site_energies)` as `nequip`, of point charges, one for each of `numbers`, in elementary charges.
+    """`(init, site_energies)` as `nequip`, of point charges, one for each of `numbers`.
 
-    `alpha_per_angstrom` damps. Fennell and Gezelter recommend 0.2 with 12 Å, for liquids; a little more does better for
-    crystals, whose charges have no long waves. Cells of many formula units want less of it and a larger sphere.
+    Args:
+        numbers: atomic numbers of the elements that the potential is for.
+        charges: charge of each of `numbers`, in elementary charges.
+        alpha_per_angstrom: damping of the charges, 1/Å. Fennell and Gezelter recommend 0.2 with a cutoff of 12 Å for
+            liquids; a little more is better for crystals, whose charges have no long waves. Cells of many formula units
+            need a smaller value and a larger cutoff.
+        cutoff_angstrom: radius of the sphere of charges around each ion, Å.
     """
     columns, settings = np.asarray(numbers, np.int32) - 1, {"charges": _one_each(charges, numbers)}
 
@@ -58,9 +63,17 @@ def buckingham(
 ) -> tuple[Callable, Callable]:
     """`(init, site_energies)` as `coulomb`, with `A exp(-r / rho) - C / r^6` between the elements of listed pairs.
 
-    Buckingham, Proc. R. Soc. Lond. A 168, 264 (1938). A row of `pairs` is `(z1, z2, A in eV, rho in Å, C in eV Å^6)`;
-    this part is faded to zero over the last tenth of the cutoff. Where C is not zero, ions that are squeezed beyond
-    the maximum fall into each other: push them apart first (`soft_sphere`).
+    Buckingham, Proc. R. Soc. Lond. A 168, 264 (1938). This part is faded to zero over the last tenth of the cutoff.
+    Where C is not zero, ions that are squeezed beyond the maximum fall into each other: push them apart first
+    (`soft_sphere`).
+
+    Args:
+        numbers: atomic numbers of the elements that the potential is for.
+        charges: charge of each of `numbers`, in elementary charges.
+        pairs: one row per pair of elements, `(z1, z2, A in eV, rho in Å, C in eV Å^6)` with atomic numbers z1 and z2;
+            pairs that are not listed interact by their charges alone.
+        alpha_per_angstrom: damping of the charges, 1/Å (see `coulomb`).
+        cutoff_angstrom: radius of the sphere of charges around each ion, and end of the pair energies, Å.
     """
     ends, settings = listed_pairs(pairs, numbers, ("repulsion_ev", "decay_angstrom", "dispersion_ev_angstrom6"))
     of_charges = coulomb(

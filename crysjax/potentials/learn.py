@@ -95,8 +95,13 @@ def force_loss(
 ) -> Callable:
     """`(params, key, pack, labels) -> (scalar, metrics)`.
 
-    Weights of the mean absolute errors of the energy per atom (eV), the force vectors (eV/Å) and the stress (eV/Å³);
-    the defaults are Nequix's. Metrics are sums, and under `count/NAME` how many labels they sum over.
+    The defaults are Nequix's. Metrics are sums, and under `count/NAME` how many labels they sum over.
+
+    Args:
+        potential: what is trained.
+        energy_weight: weight of the mean absolute error of the energy, 1/(eV/atom).
+        force_weight: weight of the mean length of the error of the force on an atom, 1/(eV/Å).
+        stress_weight: weight of the mean absolute error of the stress components, 1/(eV/Å³).
     """
 
     def loss(params: Params, key: Array, pack: Pack, labels: PotentialLabels) -> tuple[Array, dict]:

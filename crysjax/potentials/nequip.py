@@ -70,7 +70,21 @@ def nequip(
 ) -> tuple[Callable, Callable]:
     """`(init, site_energies)`: key -> params, and (params, occupancy, vectors, graph) -> (n,) energies in eV.
 
-    `numbers` are the atomic numbers the network knows; occupancy columns of others are not seen.
+    Args:
+        numbers: atomic numbers of the elements that the network knows; a training config that leaves them out gets all
+            that occur in its data. Occupancy columns of other elements are ignored.
+        hidden_irreps: channels of the hidden features of each site for each degree, as in e3nn; parity (-1)^l only.
+        layers: number of message-passing layers.
+        lmax: highest degree of the spherical harmonics of an edge.
+        cutoff_angstrom: radius within which atoms are neighbors, Å.
+        radial_basis: number of Bessel functions of the interatomic distance (Gasteiger et al. 2020, eq. 7).
+        radial_width: width of the hidden layers of the radial networks, which turn distances into weights.
+        radial_layers: number of these hidden layers.
+        envelope_power: exponent p of the envelope that takes the basis to zero at the cutoff (Gasteiger et al. 2020,
+            eq. 8).
+        mean_neighbors: number of neighbors of an average atom; sums over neighbors are divided by its square root.
+        scale_ev: energy of a site, in eV, for an output of 1 of the network.
+        shift_ev: constant that is added to the energy of each site, eV.
     """
     species, hidden = len(numbers), degrees(hidden_irreps)
     columns = np.asarray(numbers, np.int32) - 1

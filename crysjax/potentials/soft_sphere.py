@@ -39,9 +39,17 @@ def soft_sphere(
 ) -> tuple[Callable, Callable]:
     """`(init, site_energies)` as `nequip`, of `stiffness (1 - r / d)^exponent / exponent` where `r < d`, else 0.
 
-    The contact distance `d` of two atoms is the sum of their radii, `radii_angstrom` for each of `numbers` (covalent
-    ones unless given) times `scale`: bonds are as long as the sum of the covalent radii, so atoms nearer than 0.9 of it
-    are too near. The longest contact is that of two Fr, 4.68 Å; a longer one is faded out at the cutoff.
+    The contact distance `d` of two atoms is the sum of their radii times `scale`.
+
+    Args:
+        numbers: atomic numbers of the elements that the potential is for.
+        radii_angstrom: radius of each of `numbers`, Å; null takes covalent radii (Cordero et al. 2008).
+        scale: factor of the radii. Bonds are as long as the sum of the covalent radii, so that atoms closer than 0.9 of
+            it are too close.
+        stiffness_ev: energy scale of an overlap, eV.
+        exponent: power of the overlap `1 - r / d`; 2 is a harmonic repulsion.
+        cutoff_angstrom: distance from which on the energy of a pair is zero, Å; the longest contact of covalent radii
+            is that of two Fr, 4.68 Å, and longer ones are faded out.
     """
     columns = np.asarray(numbers, np.int32) - 1
     radii = [COVALENT_RADII_ANGSTROM[k] for k in columns] if radii_angstrom is None else list(radii_angstrom)

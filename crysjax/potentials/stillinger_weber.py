@@ -32,10 +32,18 @@ def stillinger_weber(
     angle_decay: float = 1.2,
     cutoff_angstrom: float = 3.77118,
 ) -> tuple[Callable, Callable]:
-    """`(init, site_energies)` as `nequip`; the defaults are silicon, and the elements `numbers` are all alike.
+    """`(init, site_energies)` as `nequip`; the defaults are silicon. The paper's p is 4 and its q is 0.
 
-    `pair_strength` is the paper's A, `pair_repulsion` B, `angle_strength` lambda, `angle_decay` gamma; p is 4, q is 0.
-    `cutoff_angstrom` is a sigma (a = 1.8), where all derivatives vanish; it does not move with the parameter sigma.
+    Args:
+        numbers: atomic numbers of the elements that the potential is for; all of them interact alike.
+        epsilon_ev: the paper's epsilon, the unit of energy, eV.
+        sigma_angstrom: the paper's sigma, the unit of length, Å.
+        pair_strength: the paper's A, strength of the pair energies in units of epsilon.
+        pair_repulsion: the paper's B, strength of their repulsion relative to their attraction.
+        angle_strength: the paper's lambda, strength of the energies of angles in units of epsilon.
+        angle_decay: the paper's gamma, how fast these fall towards the cutoff, in units of sigma.
+        cutoff_angstrom: the paper's a sigma (a = 1.8), where all derivatives vanish, Å; it does not move with the
+            parameter sigma.
     """
     settings = {
         "epsilon_ev": epsilon_ev,

@@ -28,6 +28,8 @@ def ensemble(
     """`members` independent copies of `head` as one `Heads`; every parameter gets a leading axis of members.
 
     Args:
+        head: one member.
+        members: number of networks, at least 2; their mean is the prediction, their spread its uncertainty.
         bootstrap: whether members weigh the crystals differently (otherwise they differ by initialization alone).
         together: members computed at once; 1 keeps the working set in a CPU's cache, `members` fills an accelerator.
         spread_factor, floor, power: calibration, one number per property, fitted on held-out data

@@ -46,11 +46,13 @@ def heads(
 
     Args:
         network: the backbone; `Prediction.crystal` is read. Its context is a constant.
-        names: properties, units in the names.
-        center, scale: mean and standard deviation of each property in the training data.
+        names: the properties to predict, with units in their names.
+        center: mean of each property in the training data, in its unit.
+        scale: standard deviation of each property in the training data, in its unit.
         hidden: width of the perceptron.
         huber_delta: where the loss turns from quadratic to linear, in units of `scale`.
-        std: what `predict` reports as std: the error on held-out data. Left out, it is `scale`: no claim to knowledge.
+        std: standard deviation that `predict` reports for each property, in its unit: the error on held-out data. Left
+            out, it is `scale`, that of a model that knows nothing.
         least: the smallest possible value of each property, `None` where there is none (a formation energy). What is
             predicted stays above it and keeps a slope: a softplus takes the place of the identity.
 
@@ -108,10 +110,10 @@ def aware(heads: Heads, *, slope: tuple[float, ...], usual: float, limit: float)
     """The same heads with a std that grows by `exp(slope * (novelty - usual))` beyond the usual novelty.
 
     Args:
-        slope: how fast the error grows, one number per property; measured on crystals that training did not cover
-            (`experiments/uncertainty/shift.py`).
+        slope: how fast the error grows with the novelty, one number per property; measured on crystals that
+            training did not cover (`experiments/uncertainty/shift.py`).
         usual: median novelty of held-out crystals from the distribution of the training set.
-        limit: their 99 % quantile. A crystal beyond it counts as outside the training data.
+        limit: 99 % quantile of the novelty of these crystals. A crystal beyond it counts as outside the training data.
     """
     if len(slope) != len(heads.names) or min(slope) < 0:
         raise ValueError(

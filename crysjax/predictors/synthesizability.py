@@ -113,7 +113,13 @@ def _mean(values: Array, weight: Array) -> Array:
 def bagged(one: Heads, *, members: int = 4, bootstrap: bool = True, together: int = 1) -> Heads:
     """`members` classifiers, each on its own bootstrap of the crystals: the score is their mean, std their spread.
 
-    Without `bootstrap` they differ by initialization alone, and each sees all that there is to learn from.
+    Args:
+        one: one classifier.
+        members: number of classifiers, at least 2.
+        bootstrap: whether each weighs the crystals by random draws of its own; without it they differ by initialization
+            alone, and each sees all that there is to learn from.
+        together: members computed at once; 1 keeps the working set in a CPU's cache, `members` fills an accelerator.
+
     The spread is what the data leave open given the prior; an error of the prior moves all members alike.
     `ensembles.bootstrap_weights` draws by label and size, which crystals share here; the lattice tells them apart.
     """

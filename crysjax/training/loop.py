@@ -47,7 +47,16 @@ def adamw(
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW with linear warm-up, cosine decay to `final_fraction` of the peak, and clipping by global norm."""
+    """AdamW (Loshchilov & Hutter 2019) with linear warm-up, cosine decay and clipping by global norm.
+
+    Args:
+        learning_rate: peak of the learning rate, reached at the end of the warm-up.
+        steps: steps until the decay ends; a training config that leaves it out gets its own `steps`.
+        warmup: steps of the linear warm-up, at most a tenth of all.
+        final_fraction: learning rate after the last step, as a fraction of the peak.
+        weight_decay: decoupled weight decay; a weight shrinks by this times the learning rate in each step.
+        clip_norm: largest global norm of a gradient; longer ones are scaled down to it.
+    """
     warmup = min(warmup, max(steps // 10, 1))
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps, learning_rate * final_fraction)
     return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adamw(schedule, b2=0.99, weight_decay=weight_decay))

@@ -45,15 +45,17 @@ def run_settings(
     Args:
         kind: what is trained: "generator", "heads", "potential" or "synthesizability".
         data: a data set file made by `crysjax data prepare`, relative to the working folder.
-        steps: optimizer steps.
-        properties: labels: a generator's conditions, what heads predict, or the one column that says which crystals
-            have been made (1; 0 or missing = unlabeled).
-        train_split, validation_split: names of splits in the data set.
-        tiles: packs per step.
-        pairs: pairs of sites per pack, which is what memory and time go with.
-        seed: of initial weights, the order of the data and every draw.
-        ema_decay: of the weights that are evaluated and exported.
-        log_every, save_every: steps between log rows and between checkpoints.
+        steps: number of optimizer steps.
+        properties: columns of the data set: a generator's conditions, what heads predict, or the one column that says
+            which crystals have been made (1; 0 or missing = unlabeled).
+        train_split: name of the split of the data set to train on.
+        validation_split: name of the split to validate on, and to calibrate heads with.
+        tiles: packs per optimizer step.
+        pairs: pairs of sites per pack; memory and time are proportional to it.
+        seed: random seed of initial weights, the order of the data and every draw.
+        ema_decay: decay per step of the moving average of the weights, which is what is evaluated and exported.
+        log_every: steps between rows of the log.
+        save_every: steps between checkpoints.
         start: a generator to start from, a shipped one's name or a file; its settings hold where the config has none,
             its properties come before the config's. `adapter: none` trains every weight, `condition` the inputs of new
             properties, `lora` low-rank changes of kernels as well (`training.adapters`).

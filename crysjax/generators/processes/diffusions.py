@@ -20,11 +20,16 @@ from crysjax.geometry import torus
 def torus_diffusion(*, sigma_min: float = 0.005, sigma_max: float = 0.5, churn: float = 1.0) -> Process:
     """Variance-exploding diffusion of positions with the wrapped normal (DiffCSP, Jiao et al. 2023, eq. 7-9).
 
-    `sigma(t) = sigma_min^(1-t) sigma_max^t`. The network predicts the score over its root mean square at that sigma.
-    `churn` is the amplitude c of the noise that a step draws, in units of the ancestral sampler's: 1 is that sampler, 0
-    the probability-flow ODE, and every c between has the same laws. In the limit of small steps that is the reverse
-    equation `dx = -(1 + c^2) / 2 score d(sigma^2) + c dW`; a step is the one that is exact, at any length and any c,
-    where the data is a point (Song et al. 2021, eq. 12), so the last one, on to sigma = 0, ends at the denoised point.
+    `sigma(t) = sigma_min^(1-t) sigma_max^t`. The network predicts the score over its root mean square at that sigma. In
+    the limit of small steps sampling follows the reverse equation `dx = -(1 + c^2) / 2 score d(sigma^2) + c dW` with c
+    = `churn`; a step is the one that is exact, at any length and any c, where the data is a point (Song et al. 2021,
+    eq. 12), so the last one, on to sigma = 0, ends at the denoised point.
+
+    Args:
+        sigma_min: standard deviation of the noise at t = 0, in fractions of the cell.
+        sigma_max: standard deviation of the noise at t = 1, in fractions of the cell.
+        churn: amplitude of the noise that a sampling step draws, in units of the ancestral sampler's: 1 is that
+            sampler, 0 the probability-flow ODE, and every value between has the same marginal distributions.
     """
     return _wrapped(sigma_min, sigma_max, churn, lambda t: t, None)
 
@@ -45,8 +50,17 @@ def torus_edm(
     score. There is no `c_in`, since positions are wrapped and not scaled, and where sigma nears the period the denoiser
     has no meaning while the score has: the network predicts the score over its root mean square, which is sigma times
     the score for small sigma. `sigma(t)` is the rho schedule (eq. 5), so even steps in t are Karras' steps. The
-    log-normal of training sigmas (`log_mean`, `log_std` of ln sigma, here in periods) is a weight of the error, because
-    t is shared with the other fields. Differs also in `churn`, which is that of `torus_diffusion`.
+    log-normal distribution of training sigmas is a weight of the error, because t is shared with the other fields.
+
+    Args:
+        sigma_min: standard deviation of the noise at t = 0, in fractions of the cell.
+        sigma_max: standard deviation of the noise at t = 1, in fractions of the cell.
+        rho: exponent of the schedule; larger values take more of the steps at small noise.
+        log_mean: mean of ln sigma where training weighs errors most (the paper's P_mean), sigma in fractions of the
+            cell.
+        log_std: standard deviation of ln sigma in that weight (the paper's P_std).
+        churn: amplitude of the noise that a sampling step draws, as in the process `diffusion`; it replaces the
+            paper's algorithm 2.
     """
     place, weigh = _rho_schedule(sigma_min, sigma_max, rho, log_mean, log_std)
     return _wrapped(sigma_min, sigma_max, churn, place, weigh)
@@ -95,8 +109,10 @@ def rms_score(sigma: float) -> float:
 def euclidean_diffusion(*, churn: float = 1.0) -> Process:
     """Variance-preserving diffusion with the cosine schedule (Nichol & Dhariwal 2021); the network predicts the noise.
 
-    `churn=1` is the ancestral sampler of Ho et al. 2020, `churn=0` the deterministic one of Song et al. 2021; between
-    them the noise that a step draws is scaled by it, and the drift so that the laws stay the same.
+    Args:
+        churn: amplitude of the noise that a sampling step draws, in units of the ancestral sampler's: 1 is that sampler
+            (Ho et al. 2020), 0 the deterministic one of Song et al. 2021, and every value between has the same marginal
+            distributions.
     """
 
     def corrupt(key: Array, x0: Array, t: Array, pack: Pack) -> tuple[Array, Array]:
@@ -139,9 +155,17 @@ def euclidean_edm(
         y = cos x_0 + sin z,    F = sin x_0 - cos z,    x_0 = c_skip x + c_out F = cos y + sin F,    dy/dangle = -F,
 
     F being what the network predicts, of unit variance. `sigma(t)` is the rho schedule (eq. 5), so even steps in t are
-    Karras' steps and t stands for `c_noise`. The log-normal of training sigmas (`log_mean`, `log_std` of ln sigma) is
-    a weight of the error, because t is shared with the other fields. A Heun step moves along the angle and not along
-    sigma (algorithm 1), and `churn` is 0 for the ODE and 1 for the ancestral sampler, in place of algorithm 2.
+    Karras' steps and t stands for `c_noise`. The log-normal distribution of training sigmas is a weight of the error,
+    because t is shared with the other fields. A Heun step moves along the angle and not along sigma (algorithm 1).
+
+    Args:
+        sigma_min: standard deviation of the noise at t = 0, in standard deviations of the lattice coordinates.
+        sigma_max: standard deviation of the noise at t = 1, in standard deviations of the lattice coordinates.
+        rho: exponent of the schedule; larger values take more of the steps at small noise.
+        log_mean: mean of ln sigma where training weighs errors most (the paper's P_mean).
+        log_std: standard deviation of ln sigma in that weight (the paper's P_std).
+        churn: amplitude of the noise that a sampling step draws: 0 is the ODE, 1 the ancestral sampler; it replaces
+            the paper's algorithm 2.
     """
     place, weigh = _rho_schedule(sigma_min, sigma_max, rho, log_mean, log_std)
 

@@ -13,9 +13,12 @@ from crysjax.generators.processes.flows import cross_entropy
 def discrete_flow(*, noise: str = "absorbing", temperature: float = 1.0) -> Process:
     """Discrete diffusion of species in continuous time (Campbell et al. 2024; D3PM, Austin et al. 2021).
 
-    "absorbing": a site is unknown with probability t, and once revealed it stays. "uniform": it is a random element
-    with probability t, and every site may be revised until the end. Between t and t - dt a site takes a species drawn
-    from the network's answer with probability dt / t. `temperature` < 1 sharpens that answer.
+    Between t and t - dt a site takes a species drawn from the network's prediction with probability dt / t.
+
+    Args:
+        noise: "absorbing": a site is unknown with probability t, and once revealed it stays; or "uniform": it is a
+            random element with probability t, and every site may be revised until the end.
+        temperature: logits are divided by it when species are drawn; below 1 likely species become likelier.
     """
     if noise not in ("absorbing", "uniform"):
         raise ValueError(f"noise: {noise!r} is neither 'absorbing' nor 'uniform'")

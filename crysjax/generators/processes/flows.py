@@ -56,10 +56,13 @@ def coupled_prior(coupling: str):
 def torus_flow(*, anneal: float = 0.0, coupling: str = "none") -> Process:
     """Geodesic flow matching of positions from the uniform distribution (FlowMM, Miller et al. 2024, eq. 13-15).
 
-    The target is the velocity of the shortest path with the mean over the crystal removed. `anneal` speeds the
-    flow up towards the data by `1 + anneal (1 - t)` while sampling (FlowMM, section 4; OMatG, 2025): it trades
-    diversity for accuracy. `coupling="permutation"` pairs noise and sites of the same species by optimal transport
-    while training, which makes paths shorter and straighter; sampling does not change.
+    The target is the velocity of the shortest path with the mean over the crystal removed.
+
+    Args:
+        anneal: while sampling, velocities are multiplied by `1 + anneal (1 - t)`, which speeds the flow up towards the
+            data (FlowMM, section 4; OMatG, 2025): it trades diversity for accuracy. 0 leaves them as learned.
+        coupling: "none", or "permutation": in training, noise is assigned to sites of the same species by optimal
+            transport, which makes paths shorter and straighter; sampling does not change.
     """
     noise_for = coupled_prior(coupling)
 

@@ -23,6 +23,11 @@ def torus_interpolant(*, gamma: float = 0.1, coupling: str = "none") -> Process:
     Two answers of the network: `E[dI/dt | x]`, as in `torus_flow`, and `E[z | x]`; the velocity is their sum
     `E[dI/dt] + gamma'(t) E[z]`, the score `-E[z] / gamma`, which holds on the torus as well because z is the noise
     before wrapping. The mean of each crystal is taken off the path and off z.
+
+    Args:
+        gamma: largest standard deviation of the second noise, at t = 1/2, in fractions of the cell.
+        coupling: "none", or "permutation": in training, noise is assigned to sites of the same species by optimal
+            transport, as in the process `flow`.
     """
     noise_for = coupled_prior(coupling)
 
@@ -55,6 +60,9 @@ def euclidean_interpolant(*, gamma: float = 0.5) -> Process:
 
     `t x_1 + gamma z` is one Gaussian of variance `s^2 = t^2 + gamma^2`, so the predicted clean end says all: E[x_1] and
     E[z] are t/s and gamma/s of `E[n] = (x_t - (1 - t) E[x_0]) / s` (the paper's one-sided interpolant).
+
+    Args:
+        gamma: largest amplitude of the second noise, at t = 1/2, in standard deviations of the lattice coordinates.
     """
 
     def size(t: Array) -> Array:

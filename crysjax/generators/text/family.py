@@ -90,17 +90,20 @@ def text(
     the pack itself as the template the species count as given.
 
     Args:
-        width, layers, heads: of the transformer.
-        max_sites: sites of the largest crystal; the length of every text goes with it.
+        width: features per token of the transformer.
+        layers: blocks of the transformer.
+        heads: attention heads of the transformer.
+        max_sites: number of sites of the largest crystal; the length of every text is proportional to it.
         origin: where training crystals are moved to: "site", a random site of the lightest element at 0 0 0, which
             makes the loss independent of translations; "random", anywhere; "given", nowhere.
-        known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
-        temperature: of sampling and of `log_prob`; the loss is at 1.
-        bins: of each property, equal steps from -3 to 3 standard deviations.
-        length_decimals, angle_decimals, frac_decimals: digits behind the point.
-        length_range, angle_range: least and largest cell length in Å and angle in degrees that can be written.
-        property_center, property_scale: mean and standard deviation of the conditioning properties.
+        known_fraction, drop_condition, property_center, property_scale: as in `iterative`.
+        temperature: temperature of sampling and of `log_prob`; the loss is at 1.
+        bins: bins of each conditioning property, equal steps from -3 to 3 standard deviations.
+        length_decimals: decimals of cell lengths, in Å.
+        angle_decimals: decimals of cell angles, in degrees.
+        frac_decimals: decimals of fractional coordinates.
+        length_range: smallest and largest cell length that can be written, Å.
+        angle_range: smallest and largest cell angle that can be written, degrees.
     """
     if origin not in ORIGINS:
         raise ValueError(f"origin: {origin!r}; expected one of {', '.join(ORIGINS)}")

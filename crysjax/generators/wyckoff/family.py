@@ -153,15 +153,17 @@ def wyckoff(
     and of `wyckoff_sites.lattice_coordinates`; the group counts where `condition.space_group` does not give it.
 
     Args:
-        width, layers, heads: of the transformer.
-        components: of the mixtures, of each coordinate and of the lattice.
-        max_sites: sites of the largest crystal, in the primitive cell.
-        max_kinds: most different species rows in a template (different elements, where all are known).
-        max_states: room for what may be left of a composition while it is written.
-        known_fraction: share of training crystals whose species are all given (1: structure prediction alone).
-        drop_condition: share of training crystals that lose all conditions together, see `coordinates.drop_condition`.
-        temperature: of samples and their `log_prob`, see `wyckoff_orbits.law`; below 1 for the likeliest structures.
-        property_center, property_scale: mean and standard deviation of the conditioning properties.
+        width: features per token of the transformer.
+        layers: blocks of the transformer.
+        heads: attention heads of the transformer.
+        components: components of the mixture distributions of each coordinate and of the lattice.
+        max_sites: number of sites of the largest crystal, in the primitive cell.
+        max_kinds: largest number of different species rows in a template (different elements, where all are known).
+        max_states: largest number of partial compositions of a crystal: the product of (sites + 1) over its kinds of
+            sites.
+        known_fraction, drop_condition, property_center, property_scale: as in `iterative`.
+        temperature: temperature of sampling and of `log_prob` (`wyckoff_orbits.law`); below 1 likely structures become
+            likelier.
     """
     model = orbit_model(
         width=width, layers=layers, heads=heads, components=components, max_sites=max_sites, max_kinds=max_kinds,
