@@ -36,11 +36,11 @@ _INDICES = ("indices", "index", "a", "pairs", "triples")  # where a constraint n
 _PARTS = ("bonds", "angles", "angles_deg", "dihedrals", "dihedrals_deg")  # lists of (value, atoms)
 
 
-class Told(UserWarning):
+class Notice(UserWarning):
     """Something that a reader says of a file in one line."""
 
 
-class NotKept(Told):
+class NotKept(Notice):
     """Something that a file says of its atoms and that no crystal of a data set has."""
 
 
