@@ -69,6 +69,10 @@ FILES = {
     "a.vasp": (FIXED, ["selective dynamics of 2 atoms not kept", "isotope D of 2 atoms read as H"]),
     "moving.vasp": (FIXED.replace("F", "T").replace("D O", "H O") + MOVING, ["velocities of 1 atom not kept"]),
     "CONTCAR": (FIXED.replace("F", "T").replace("D O", "H O") + CELL_MOVES + MOVING, ["velocities of 1 atom not kept"]),
+    "cell.vasp": (
+        FIXED.replace("F", "T").replace("D O", "H O") + CELL_MOVES.replace("0 0 0", "0 0.1 0", 1),
+        ["velocities of the cell of 3 atoms not kept"],
+    ),
     "quiet.vasp": (FIXED.replace("F", "T").replace("D O", "H O") + MOVING.replace("0.1D-1", "0"), []),
     "p.json": (
         PYMATGEN,
