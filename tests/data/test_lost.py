@@ -164,6 +164,7 @@ def test_databases_of_ase_say_it_too(tmp_path, suffix):
     np.testing.assert_allclose(found.frac[:3], [[0, 0, 0], [0.5] * 3, [0.5, 0.5, 0]], atol=1e-7)
     known = {"energy_ev_per_atom": -2.0, "gap": 1.5, "magmom": 1.6}
     assert {k: pytest.approx(v[0]) for k, v in found.properties.items()} == known
+    assert {row["property"] for row in found.provenance["columns"]} >= {"energy", "gap", "magmom"}
     assert {row["column"] for row in found.provenance["columns"] if row.get("reason")} >= {"data", "dipole"}
     plain = plain.repeat(2)
     plain.set_constraint(FixCom())  # names no atoms: it binds them all
@@ -174,7 +175,12 @@ def test_databases_of_ase_say_it_too(tmp_path, suffix):
 
 def test_a_database_in_json_with_other_arrays_than_numbers_is_refused(tmp_path):
     row = {"numbers": [1], "positions": [[0, 0, 0]], "cell": CUBE, "pbc": [True] * 3}
-    for wrong in ({"numbers": {"__ndarray__": [[1], "object", ["os"]]}}, {"pbc": [True, False, True]}, {"cell": "x"}):
+    for wrong in (
+        {"numbers": {"__ndarray__": [[1], "object", ["os"]]}},
+        {"pbc": [True, False, True]},
+        {"cell": "x"},
+        {"numbers": None},
+    ):
         (tmp_path / "a.json").write_text(json.dumps({"1": row | wrong, "ids": [1], "nextid": 2}))
         with pytest.raises(ValueError, match=r"a\.json: entry 1: "):
             io.read(tmp_path / "a.json")

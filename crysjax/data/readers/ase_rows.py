@@ -61,13 +61,17 @@ def _energy(row: Mapping[str, Any]) -> str:
 
 def _labels(row: Mapping[str, Any]) -> Row:
     """Key-value pairs and the total magnetic moment; what else a row has is named."""
-    found = dict(row["key_value_pairs"])
-    found |= {"magmom": row["magmom"]} if row.get("magmom") is not None else {}
-    passed = (
-        {"free_energy": "'energy' is read"} if row.get("free_energy") is not None and _energy(row) == "energy" else {}
+    there = {name for name, value in row.items() if value is not None}
+    found = {**row["key_value_pairs"], **({"magmom": row["magmom"]} if "magmom" in there else {})}
+    taken = {"energy": _energy(row), "forces": "forces", "stress": "stress"}
+    passed = {"free_energy": "'energy' is read", "dipole": "an array of shape (3,)", "data": "what ASE keeps as data"}
+    there -= {"data"} if not row.get("data") else set()
+    there -= {"free_energy"} if _energy(row) == "free_energy" else set()
+    return Row(
+        cells(found.items()),
+        {what: name for what, name in taken.items() if name in there},
+        {name: why for name, why in passed.items() if name in there},
     )
-    passed |= {"dipole": "an array of shape (3,)"} if row.get("dipole") is not None else {}
-    return Row(cells(found.items()), {}, passed | ({"data": "what ASE keeps as data"} if row.get("data") else {}))
 
 
 def is_json(found: Any) -> bool:
@@ -85,13 +89,14 @@ def of_json(found: dict[str, Any]) -> Iterator[Lazy]:
 
 
 def _of_json(name: str, row: Any) -> Entry:
-    if not isinstance(row, dict) or not {"numbers", "positions", "cell", "pbc"} <= row.keys():
+    if not isinstance(row, dict) or any(row.get(name) is None for name in ("numbers", "positions", "cell", "pbc")):
         raise ValueError("no row of a database of ASE: it lacks numbers, positions, cell or pbc")
     pairs = row.get("key_value_pairs") or {}
     if not isinstance(pairs, dict):
         raise ValueError("key-value pairs that are no JSON object")
     arrays = {k: _array(k, row[k]).reshape(shape) for k, shape in ARRAYS.items() if row.get(k) is not None}
-    arrays |= {k: _array(k, row[k]) for k in PER_ATOM if row.get(k) is not None}
+    count = len(arrays["numbers"])
+    arrays |= {k: _array(k, row[k]).reshape(count, -1) for k in PER_ATOM if row.get(k) is not None}
     return entry(name, row | arrays | {"key_value_pairs": pairs, "pbc": _array("pbc", row["pbc"])})
 
 

@@ -47,7 +47,7 @@ def _read(path: str | Path) -> list[dict[str, str]]:
     commas = decimal_commas(text)
     if commas:
         names = ", ".join(clean(repr(name), 80) for name in commas)
-        warnings.warn(f"{path}: {COMMAS} in {names}", Notice, stacklevel=4)
+        warnings.warn(f"{path}: {COMMAS} in {names}", Notice, stacklevel=5)
     return list(rows(text, commas))
 
 
