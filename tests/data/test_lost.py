@@ -91,6 +91,10 @@ FILES = {
                                               "oxidation states of 4 atoms not kept"]),
     "types.cif": (CIF_STATES.replace("D1 D ", "D1 O ").replace("13C4+", "C0+"),
                   ["oxidation states of 4 atoms not kept"]),
+    "of_ions.cif": (
+        CIF_STATES.replace("O -2\nC 0", "O2- -2\nC4+ ?").replace("D1 D ", "D1 O ").replace("13C4+", "C"),
+        ["oxidation states of 4 atoms not kept"],
+    ),
     "p1.cif": (P1.replace("loop_", STATES_OF_P1 + "loop_", 1), ["oxidation states of 1 atom not kept"]),
     "plain.cif": (P1, []),
     "zero.cif": (CIF.replace("D1 D ", "H1 H ").replace("13C4+", "C0+"), []),

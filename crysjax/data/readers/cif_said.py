@@ -38,14 +38,17 @@ def of_sites(block: Block, labels: list[str], types: list[str | None]) -> list[f
 
 def _oxidation(columns: Columns, labels: list[str], types: list[str | None]) -> Iterator[set[str]]:
     """Sites whose type has a charge in its symbol (`Fe3+`) or an oxidation number in the table of types."""
-    table = zip(columns.get("_atom_type_symbol", ()), columns.get("_atom_type_oxidation_number", ()))
-    known = {name.lower(): _says(state) for name, state in table}
+    table = list(zip(columns.get("_atom_type_symbol", ()), columns.get("_atom_type_oxidation_number", ())))
+    known = {_element(name): _says(state) for name, state in table}  # sites of type Fe under a table of Fe3+
+    known |= {name.lower(): _says(state) for name, state in table}
     for label, kind in zip(labels, types):
         symbol = label if kind is None or kind in MISSING else kind
-        element = re.match(r"\d*[A-Za-z]*", symbol)[0]
-        yield (
-            {"oxidation states"} if known.get(symbol.lower(), known.get(element.lower())) or charged(symbol) else set()
-        )
+        stated = known.get(symbol.lower(), known.get(_element(symbol)))
+        yield {"oxidation states"} if stated or charged(symbol) else set()
+
+
+def _element(symbol: str) -> str:
+    return re.match(r"\d*[A-Za-z]*", symbol)[0].lower()
 
 
 def charged(symbol: str) -> bool:
