@@ -17,7 +17,6 @@ from crysjax.campaign.outcomes import CRYSTALS
 from crysjax.campaign.validate import Relaxed
 from crysjax.data import digests, files
 from crysjax.data.datasets import Dataset
-from crysjax.data.readers import reading
 from crysjax.evaluation.ledger import Row
 
 RELAXED, COUNTED = "relaxed.npz", "interrupted.json"
@@ -30,7 +29,7 @@ def counted(folder: Path) -> dict[str, int]:
     if not path.exists():
         return dict(NOTHING)
     try:
-        return NOTHING | {name: int(number) for name, number in reading.read_json(path).items()}
+        return NOTHING | {name: int(number) for name, number in digests.read_json(path).items()}
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: damaged ({error}); remove it to count from nothing") from None
 
@@ -49,7 +48,7 @@ def begin(folder: Path, left: Iterable[Row], *, fresh: bool) -> None:
 
 
 def _count(folder: Path, known: dict[str, int]) -> None:
-    files.write(folder / COUNTED, json.dumps(known))
+    files.write(folder / COUNTED, digests.sealed_json(json.dumps(known)))
 
 
 def finished(folder: Path) -> None:

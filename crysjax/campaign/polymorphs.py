@@ -20,7 +20,7 @@ import numpy as np
 from crysjax.campaign.validate import element_energy
 from crysjax.crystallography import matching, symmetrized
 from crysjax.crystallography.equivalence import Tolerance
-from crysjax.data import datasets, files, names
+from crysjax.data import datasets, digests, files, names
 from crysjax.data.datasets import Dataset
 from crysjax.data.readers import io, reading
 from crysjax.data.readers.part import read_part
@@ -125,17 +125,17 @@ def checked(asked: PolymorphSearch) -> tuple[Any, dict[int, int]]:
 
 def _same_search(asked: PolymorphSearch, out: Path) -> None:
     """Write down what is searched, or an error if the folder holds another search."""
-    digests = {role: reading.digest(registry.model_path(getattr(asked, role))) for role in ("generator", "potential")}
-    now = json.loads(json.dumps(asked._asdict() | {"digests": digests}))
+    models = {role: reading.digest(registry.model_path(getattr(asked, role))) for role in ("generator", "potential")}
+    now = json.loads(json.dumps(asked._asdict() | {"digests": models}))
     path = out / SETTINGS
     if path.exists():
-        before = reading.read_json(path)
+        before = digests.read_json(path)
         for key in now:
             if key != "hull" and before.get(key) != now[key]:  # the hull is asked after the search
                 raise ValueError(
                     f"{out}: holds a search with another {key} ({before.get(key)!r}); choose another --out"
                 )
-    files.write(path, json.dumps(now, indent=1))
+    files.write(path, digests.sealed_json(json.dumps(now, indent=1)))
 
 
 def _batch(
@@ -144,7 +144,7 @@ def _batch(
     """The relaxed crystals of one batch (None: not one) and its counts, from disk where they are kept."""
     path, about = folder / f"{number:04d}.npz", folder / f"{number:04d}.json"
     if about.exists():
-        said = reading.read_json(about)
+        said = digests.read_json(about)
         return (datasets.load(path) if said["relaxed"] else None), said
     size = min(asked.batch, asked.count - number * asked.batch)
     try:
@@ -153,7 +153,7 @@ def _batch(
         if not asked.space_groups:
             raise
         said = {"sampled": 0, "relaxed": 0, "failed": {str(error): size}}  # a group that the formula does not fill
-        files.write(about, json.dumps(said))
+        files.write(about, digests.sealed_json(json.dumps(said)))
         return None, said
     drawn = replace(drawn, ids=np.array([f"{number}-{k:04d}" for k in range(len(drawn))]), properties={})
     engine, params, _ = potential()
@@ -173,7 +173,7 @@ def _batch(
         })  # fmt: skip
         crystals = datasets.take(moved, good)
         datasets.save(crystals, path)
-    files.write(about, json.dumps(said))  # last: what it counts is there
+    files.write(about, digests.sealed_json(json.dumps(said)))  # last: what it counts is there
     return crystals, said
 
 

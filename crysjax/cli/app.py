@@ -125,17 +125,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _warn_in_lines() -> None:
-    """What files say and crystals do not keep is one line each, every time; other warnings are shown as ever."""
-    from crysjax.data.lost import NotKept
+    """What readers tell of files is one line each; other warnings are shown as ever.
+
+    What crystals do not keep is told every time, the rest once for a file.
+    """
+    from crysjax.data.lost import Notice, NotKept
 
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, NotKept):
+        if issubclass(category, Notice):
             say(f"crysjax: warning: {message}", err=True)
         else:
             usual(message, category, *where, **more)
 
+    warnings.simplefilter("default", Notice)
     warnings.simplefilter("always", NotKept)
     warnings.showwarning = show
 

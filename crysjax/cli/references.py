@@ -26,7 +26,7 @@ def references(
     import numpy as np
 
     from crysjax.chemistry.elements import SYMBOLS
-    from crysjax.data import datasets, files
+    from crysjax.data import datasets, digests, files
     from crysjax.data.readers import reading
     from crysjax.data.readers.part import read_part, with_split
     from crysjax.models import references as made
@@ -57,7 +57,7 @@ def references(
         "check": Path(check).name, "most": most, "seed": seed,
     }  # fmt: skip
     said = made.summary(energies, left, about)
-    place = files.write(out or made.place(path), json.dumps(said, indent=1) + "\n")
+    place = files.write(out or made.place(path), digests.sealed_json(json.dumps(said, indent=1)))
     for name, why in lost.items():
         say(f"{name}: {why}", err=True)
     without = [SYMBOLS[z - 1] for z in engine.numbers if not np.isfinite(energies[z - 1])]

@@ -1,6 +1,7 @@
 """Digests of data at rest: what was written is what is read, or the file is called damaged.
 
 A zip file (`.npz`) carries the SHA-256 of itself as the comment at its end, where every reader of zips passes over it;
+a JSON object carries that of its text as its last key;
 a folder carries a file that lists those of its files; a file of another program's format, which has no place for one,
 gets a file `NAME.sha256` beside it. What carries no digest, such as a file of an older version or of another program,
 is read as it is.
@@ -26,6 +27,8 @@ _SEAL = len(_SAYS) + 64
 _NO_COMMENT, _LENGTH = struct.pack("<H", 0), struct.pack("<H", _SEAL)
 _END = b"PK\x05\x06"  # begins the last 22 bytes before the comment; the last two of them are its length
 _BLOCK = 1 << 20
+JSON_KEY = "crysjax_sha256"
+_BEFORE, _AFTER = f',\n "{JSON_KEY}": "'.encode(), b'"\n}'
 _DAMAGED = "the file is damaged: its contents are not those that were written"
 
 
@@ -55,6 +58,33 @@ def check(file: BinaryIO) -> None:
     file.seek(0)
     if end != _LENGTH + _SAYS + total.hexdigest().encode():
         raise ValueError(_DAMAGED)
+
+
+def sealed_json(text: str) -> bytes:
+    """The text of a JSON object that is not empty, with the digest of all of it but its last brace as its last key."""
+    body = text.rstrip().encode()
+    if not body.endswith(b"}") or len(body := body[:-1].rstrip()) < 2:
+        raise ValueError("expected a JSON object with at least one key")
+    return body + _BEFORE + hashlib.sha256(body).hexdigest().encode() + _AFTER
+
+
+def parse_json(data: str | bytes) -> Any:
+    """The value of a JSON text without its digest; an error where it is not what its digest says."""
+    text = (data.encode() if isinstance(data, str) else data).rstrip()
+    body, seal = text[: -len(_BEFORE) - 64 - len(_AFTER)], text[-len(_BEFORE) - 64 - len(_AFTER) :]
+    said = seal[: len(_BEFORE)] + seal[-len(_AFTER) :]
+    carries = len(said) == len(_BEFORE + _AFTER) and sum(a != b for a, b in zip(said, _BEFORE + _AFTER)) <= 3
+    if carries and seal != _BEFORE + hashlib.sha256(body).hexdigest().encode() + _AFTER:
+        raise ValueError(_DAMAGED)
+    found = reading.parse_json(data)
+    if isinstance(found, dict) and found.pop(JSON_KEY, None) is not None and not carries:
+        raise ValueError(_DAMAGED)  # something was written behind the digest
+    return found
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file as `parse_json` has it; errors name the file."""
+    return reading.about(path, lambda: parse_json(reading.read_text(path)))
 
 
 def beside(path: str | Path) -> Path:

@@ -25,6 +25,7 @@ class Row(NamedTuple):
     cells: dict[str, object]  # column -> number (NaN = missing), truth value or text
     taken: dict[str, str] = {}  # noqa: RUF012 (never changed)  # what a reader understood -> the column it came from
     passed: dict[str, str] = {}  # noqa: RUF012 (never changed)  # column -> why it is not read
+    notes: dict[str, str] = {}  # noqa: RUF012 (never changed)  # column -> how its cells were read, where that is to be told
 
 
 class Entry(NamedTuple):

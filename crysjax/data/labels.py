@@ -133,6 +133,7 @@ def settle(entries: list[Entry], rows: list[int]) -> tuple[list[Entry], list[dic
     A report's row has `column` and `property` ("" if it was not read), `known` and `unread` cells, `reason`, and
     `row` (from 1, of `rows`), `id` and `value` of the first cell that was not read. What files say of atoms and a
     crystal does not keep (`lost`) has a row with the number of `crystals` too, and `unread` counts atoms.
+    `note`: how a column was read, where a reader tells.
     """
     columns, report = _columns(entries), _taken(entries)
     given = {name for entry in entries for name in entry.properties}
@@ -141,7 +142,7 @@ def settle(entries: list[Entry], rows: list[int]) -> tuple[list[Entry], list[dic
         values, line = _read(name, columns[name])
         if values:
             line = _placed(line, values, entries, found, given)
-        report.append(_located(line, columns[name], entries, rows))
+        report.append(_located(line | _note(name, entries), columns[name], entries, rows))
     order = {name: k for k, name in enumerate(columns)}
     report.sort(key=lambda line: order.get(line["column"], -1))
     kept = [entry._replace(properties=dict(entry.properties), row=None, lost={}) for entry in entries]
@@ -149,6 +150,11 @@ def settle(entries: list[Entry], rows: list[int]) -> tuple[list[Entry], list[dic
         for i, value in _values(columns[name]).items():
             kept[i].properties[target] = value
     return kept, report + _passed(entries) + _lost(entries)
+
+
+def _note(name: str, entries: list[Entry]) -> dict:
+    """How the cells of a column were read, where a reader has something to tell."""
+    return next(({"note": e.row.notes[name]} for e in entries if e.row and name in e.row.notes), {})
 
 
 def _columns(entries: list[Entry]) -> dict[str, Column]:
@@ -244,6 +250,15 @@ def _lost(entries: list[Entry]) -> list[dict]:
 def lost_lines(report: list[dict]) -> list[str]:
     """A line for everything that was said of atoms and is not kept: `selective dynamics of 8 atoms not kept`."""
     return [clean(f"{row['column']} of {_atoms(row)} {row['reason']}") for row in report if "crystals" in row]
+
+
+def note_lines(report: list[dict]) -> list[str]:
+    """A line for everything that readers tell of how they read columns: decimal commas as points."""
+    names: dict[str, list[str]] = {}
+    for row in report:
+        if "note" in row:
+            names.setdefault(row["note"], []).append(clean(repr(row["column"]), 80))
+    return [f"{note} in {', '.join(columns)}" for note, columns in names.items()]
 
 
 def _atoms(row: dict) -> str:

@@ -1,14 +1,15 @@
 """What files say of single atoms and a crystal does not keep: isotopes, fixed atoms, velocities, magnetic moments.
 
-Readers count it in `Entry.lost`, (what, what became of it) -> atoms; `labels.settle` adds it up and `io.read` warns.
-The command line needs `NotKept` before it knows the command, so NumPy is imported where it is used.
+Readers count it in `Entry.lost`, (what, what became of it) -> atoms; `labels.settle` adds it up, and `io.read` (files)
+and `source.read` (objects of ASE and pymatgen) warn. The command line needs `NotKept` before it knows the command, so
+NumPy is imported where it is used.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,24 @@ MOST_NAMES = 20  # of site properties of one crystal
 _ISOTOPE = re.compile(r"D|T|\d+([A-Z][a-z]?)")
 
 
-class NotKept(UserWarning):
+OF_ATOMS = {
+    "velocities": ("momenta",),
+    "magnetic moments": ("initial_magmoms", "magmoms"),
+    "charges": ("initial_charges", "charges"),
+    "tags": ("tags",),
+}
+"""What -> the arrays of ASE that say it, one value per atom: as set by a user, and as calculated."""
+
+RESULTS = ("magmoms", "charges")  # of a calculator, one value per atom
+_INDICES = ("indices", "index", "a", "pairs", "triples")  # where a constraint names its atoms
+_PARTS = ("bonds", "angles", "angles_deg", "dihedrals", "dihedrals_deg")  # lists of (value, atoms)
+
+
+class Notice(UserWarning):
+    """Something that a reader says of a file in one line."""
+
+
+class NotKept(Notice):
     """Something that a file says of its atoms and that no crystal of a data set has."""
 
 
@@ -39,15 +57,63 @@ def isotopes(symbols: Iterable[str]) -> Lost:
 
 
 def of_atoms(atoms: Atoms) -> Lost:
-    """Of ASE atoms: constraints, and the arrays that ASE itself gives a meaning."""
+    """Of ASE atoms: constraints, the arrays that ASE itself gives a meaning, and what its calculator says of atoms."""
+    results = atoms.calc.results if atoms.calc is not None else {}
+    calculated = {name: results[name] for name in RESULTS if results.get(name) is not None}
+    return constraints(map(_bound, atoms.constraints), len(atoms)) | of_arrays(atoms.arrays | calculated, len(atoms))
+
+
+def of_arrays(arrays: Mapping[str, Any], count: int) -> Lost:
+    """Of arrays under the names of ASE, each with a value (or a vector) for every one of `count` atoms."""
+    lost: Lost = {}
+    for what, names in OF_ATOMS.items():
+        found = [list(arrays[name]) for name in names if arrays.get(name) is not None]
+        lost |= counted(what, (any(map(_says, values)) for values in zip(*found)))
+    return lost | counted("masses", [True] * count if arrays.get("masses") is not None else ())
+
+
+def constraints(groups: Iterable[Iterable[int]], count: int) -> Lost:
+    """Atoms that a constraint binds; one that names no atoms, such as `FixCom`, binds all of them."""
+    bound: set[int] = set()
+    for group in groups:
+        bound |= {i % max(count, 1) for i in group} or set(range(count))
+    return counted("constraints", [True] * len(bound))
+
+
+def _bound(constraint: Any) -> set[int]:
+    """The atoms that a constraint of ASE names."""
     import numpy as np
 
-    arrays = {"velocities": "momenta", "magnetic moments": "initial_magmoms", "charges": "initial_charges"}
-    fixed = {int(i) for constraint in atoms.constraints for i in np.ravel(getattr(constraint, "index", []))}
-    lost = counted("constraints", [True] * len(fixed))
-    for what, name in arrays.items():
-        lost |= counted(what, map(_says, atoms.arrays.get(name, ())))
-    return lost | counted("masses", [True] * len(atoms) if "masses" in atoms.arrays else ())
+    try:
+        return set(_integers(np.asarray(constraint.get_indices()).tolist()))
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        found = (getattr(constraint, name, []) for name in _INDICES)
+        return {i for values in found for i in _integers(np.asarray(values).tolist())}
+
+
+def bound_by(rule: Any) -> set[int]:
+    """The atoms that a constraint names in the form that ASE's databases keep: a name and keyword arguments."""
+    given = rule.get("kwargs") if isinstance(rule, dict) else None
+    given = given if isinstance(given, dict) else {}
+    parts = [part[1] for name in _PARTS for part in given.get(name) or [] if isinstance(part, list) and len(part) > 1]
+    pair = [i for i in (given.get("a1"), given.get("a2")) if isinstance(i, int)]  # of a spring
+    return set(_integers([[given.get(name) for name in _INDICES], parts, pair]))
+
+
+def _integers(values: Any) -> Iterator[int]:
+    """The integers in nested lists."""
+    if isinstance(values, list):
+        for value in values:
+            yield from _integers(value)
+    elif isinstance(values, int) and not isinstance(values, bool):
+        yield values
+
+
+def of_species(oxidation_states: Iterable[Any], spins: Iterable[Any] = (), charge: Any = None, count: int = 0) -> Lost:
+    """Of pymatgen's species, a value a site, and the charge of the whole cell of `count` atoms."""
+    lost = counted("oxidation states", map(_says, oxidation_states)) | counted("spins", map(_says, spins))
+    charged = isinstance(charge, int | float) and abs(charge) > 1e-3  # sums of states are zero up to rounding
+    return lost | counted("total charge", [True] * count if charged else ())
 
 
 def of_site_properties(columns: dict[str, Iterable[Any]]) -> Lost:
@@ -69,7 +135,7 @@ def _says(value: Any) -> bool:
     """Whether a value is more than nothing: a number that is not zero, a list with one in it, a text."""
     if _is_row(value):
         return any(map(_says, value))
-    return value is not None and bool(value)
+    return value is not None and bool(value == value) and bool(value)  # NaN says nothing
 
 
 def _is_row(value: Any) -> bool:

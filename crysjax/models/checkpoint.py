@@ -43,7 +43,8 @@ def save(folder: str | Path, state: Any, metadata: dict, *, keep: int = 2) -> No
     import orbax.checkpoint as ocp
 
     root = (Path(folder) / "checkpoints").resolve()
-    files.write(Path(folder) / "config.json", json.dumps(metadata | {"format": FORMAT}, indent=1))
+    text = json.dumps(metadata | {"format": FORMAT}, indent=1)
+    files.write(Path(folder) / "config.json", digests.sealed_json(text))
     _remove(root.glob("*.orbax-checkpoint-tmp*"))  # what a kill or a full disk left half written
     path = root / str(int(state.step))
     with files.whole(path, folder=True) as partial:
@@ -84,7 +85,7 @@ def metadata(folder: str | Path) -> dict:
     """What `save` was told about the run in this folder; another version's is an error."""
     path = Path(folder) / "config.json"
     try:
-        found = reading.parse_json(reading.read_bytes(path))
+        found = digests.parse_json(reading.read_bytes(path))
     except ValueError as error:
         raise ValueError(f"{path}: cut short or damaged ({error})") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:

@@ -17,7 +17,7 @@ import numpy as np
 
 from crysjax.base import NUM_SPECIES, Params
 from crysjax.chemistry.elements import NUMBERS, SYMBOLS
-from crysjax.data import datasets
+from crysjax.data import datasets, digests
 from crysjax.data.datasets import ENERGY, Dataset, entries
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers import reading
@@ -60,7 +60,7 @@ def read(file: Path, path: Path | None = None) -> Reference:
     """A file of references; with `path`, it has to be that potential's."""
     energies = np.full(NUM_SPECIES, np.nan, np.float32)
     try:
-        found = reading.read_json(file)
+        found = digests.read_json(file)
         for symbol, value in found["element_ev"].items():
             energies[NUMBERS[symbol] - 1] = value
         std, digest = float(found["std_ev_per_atom"]), found.get("potential_sha256")

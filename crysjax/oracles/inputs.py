@@ -19,7 +19,7 @@ from typing import Any
 from crysjax.base import Crystal
 from crysjax.chemistry.elements import NUMBERS, formula
 from crysjax.chemistry.levels import Level
-from crysjax.data import files, names
+from crysjax.data import digests, files, names
 from crysjax.data.datasets import Dataset, Entry, checked, entries
 from crysjax.data.readers import convert, reading
 
@@ -202,7 +202,7 @@ def _write(
         titles = sorted({title for row in rows for title in row.get("potcar_titles", ())})
         more = {"potcar_titles": titles} if titles else {}
         manifest = {"format": FORMAT, **about, **more, "level": level._asdict(), "left_out": left_out, "crystals": rows}
-        return files.write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        return files.write(folder / MANIFEST, digests.sealed_json(json.dumps(manifest, indent=1, ensure_ascii=False)))
 
 
 def _one(entry: Entry, folder: Path, write: Callable[[Entry, Path], dict[str, Any]]) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a folder, with its level as a `Level`; anything else is a ValueError."""
     path = Path(folder) / MANIFEST
     try:
-        found = reading.read_json(path)
+        found = digests.read_json(path)
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']}, this version reads format {FORMAT}")
         return found | {"level": Level(**found["level"])}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from crysjax.chemistry.elements import atomic_number, formula
-from crysjax.data import datasets, files, names
+from crysjax.data import datasets, digests, files, names
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.readers import io as crystals_io
@@ -33,7 +33,7 @@ def read_references(path: Path) -> dict[int, float]:
     what `crysjax models references` writes.
     """
     try:
-        found = reading.read_json(path)
+        found = digests.read_json(path)
         return {atomic_number(symbol): _of_element(one) for symbol, one in found.get("element_ev", found).items()}
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"--references {path}: expected JSON of an energy or entry by element ({error})") from None
@@ -55,9 +55,9 @@ def left(dataset: Dataset, out: Path, question: dict) -> tuple[list[Entry], int]
     entries = datasets.entries(dataset)
     if len({e.id for e in entries}) < len(entries):
         entries = [e._replace(id=f"{i}_{e.id}") for i, e in enumerate(entries)]
-    if table.exists() and asked.exists() and reading.read_json(asked) != question:
+    if table.exists() and asked.exists() and digests.read_json(asked) != question:
         raise ValueError(f"{out}: holds answers to another question ({asked.name}); name another folder")
-    files.write(asked, json.dumps(question, indent=1) + "\n")
+    files.write(asked, digests.sealed_json(json.dumps(question, indent=1)))
     if not table.exists():
         files.write(table, ",".join(COLUMNS) + "\n")
     answers(table)  # an error where it is none

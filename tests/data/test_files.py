@@ -1,6 +1,7 @@
 """What is written is written whole, by one process, and is noticed when it changes on the disk."""
 
 import errno
+import json
 import os
 import signal
 import stat
@@ -48,6 +49,36 @@ def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
 def test_files_without_a_digest_are_read(tmp_path):
     np.savez(tmp_path / "old.npz", **ARRAYS)
     np.testing.assert_array_equal(read(tmp_path / "old.npz")["a"], ARRAYS["a"])
+
+
+def test_every_flipped_bit_of_json_is_noticed(tmp_path):
+    path, value = tmp_path / "a.json", {"seed": 1, "name": "Café", "of": {"steps": [1, 2.5, None]}}
+    whole = digests.sealed_json(json.dumps(value, indent=1, ensure_ascii=False))
+    path.write_bytes(whole)
+    assert digests.read_json(path) == value and json.loads(whole) | value == json.loads(whole)
+    for i in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[i // 8] ^= 1 << i % 8
+        with pytest.raises(ValueError):
+            digests.parse_json(bytes(damaged))
+    for cut in range(len(whole)):
+        with pytest.raises(ValueError):
+            digests.parse_json(whole[:cut])
+    path.write_bytes(whole[:-1] + b', "seed": 2}')
+    with pytest.raises(ValueError, match=r"a\.json: the file is damaged: its contents are not those"):
+        digests.read_json(path)
+
+
+def test_json_without_a_digest_is_read_and_one_saved_again_with_an_end_of_line_too(tmp_path):
+    path, text = tmp_path / "a.json", '{"seed": 1}\n'
+    for content in (text.encode(), digests.sealed_json(text) + b"\n", b"\xef\xbb\xbf" + text.encode()):
+        path.write_bytes(content)
+        assert digests.read_json(path) == {"seed": 1}
+    path.write_text("[1]")
+    assert digests.read_json(path) == [1]
+    for nothing in ("{}", "[1]", ""):
+        with pytest.raises(ValueError, match="expected a JSON object"):
+            digests.sealed_json(nothing)
 
 
 def test_a_list_of_digests_names_what_changed_or_is_missing(tmp_path):

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
 
 from crysjax.data import datasets, labels
 from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry
+from crysjax.data.lost import Notice
 from crysjax.data.readers import io, tables
 from crysjax.data.readers.cif import format_p1
 
@@ -142,6 +144,40 @@ def test_a_semicolon_or_comma_within_cells_separates_nothing(tmp_path):
     assert tables.read(tmp_path / "t.csv") == [{"id": "a", "x": "1,5"}, {"id": "b", "x": "2"}]
     (tmp_path / "t.csv").write_text("id\na;b\n")
     assert tables.read(tmp_path / "t.csv") == [{"id": "a;b"}]
+
+
+@pytest.mark.parametrize(("mark", "hint"), [(";", ""), (";", "sep=;\n"), ("\t", "")])
+def test_a_column_of_decimal_commas_is_numbers_and_said_to_be(tmp_path, mark, hint):
+    """As a European Excel writes it; a column with commas and points, or with words, is left as it is."""
+    head = ("id", "cif", "gap", "e_form", "mixed", "note", "whole")
+    body = [
+        ("1,5", f'"{CIF}"', "0,125", "-1,5E+02", "1,5", "1,2 eV", "1,500"),
+        ("2,5", f'"{CIF}"', "", "+,25", "2.5", "x", "200"),
+    ]
+    path = tmp_path / "t.csv"
+    path.write_text(hint + "".join(mark.join(row) + "\r\n" for row in (head, *body)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = io.read(path)
+        rows = tables.read(path)
+    line = "decimal commas are read as decimal points in 'gap', 'e_form'"
+    assert [str(w.message) for w in caught if w.category is Notice] == [f"t.csv: {line}", f"{path}: {line}"]
+    assert found.ids.tolist() == ["1,5", "2,5"] and sorted(found.properties) == [
+        "formation_energy_ev_per_atom", "gap", "mixed", "whole"]  # fmt: skip
+    np.testing.assert_array_equal(found.properties["gap"], np.array([0.125, np.nan], "f4"))
+    assert found.properties["formation_energy_ev_per_atom"].tolist() == [-150, 0.25]
+    said = report(found)
+    assert [said[name]["unread"] for name in ("mixed", "whole", "note")] == [1, 1, 2]
+    assert said["mixed"]["value"] == "1,5" and said["gap"]["note"] and "note" not in said["mixed"]
+    assert [rows[0][name] for name in ("id", "gap", "mixed")] == ["1,5", "0.125", "1,5"]
+
+
+def test_a_comma_that_may_divide_thousands_is_no_decimal_comma(tmp_path):
+    for mark, first, expected in (("\t", "2,500", "1,500"), ("\t", "2,50", "1.500"), (";", "2,500", "1.500")):
+        (tmp_path / "t.csv").write_text(f"id{mark}x\na{mark}1,500\nb{mark}{first}\n")
+        assert tables.read(tmp_path / "t.csv")[0]["x"] == expected
+    (tmp_path / "t.csv").write_text('id,x\na,"1,5"\nb,"2,5"\n')  # commas separate: whose number is it?
+    assert tables.read(tmp_path / "t.csv")[0]["x"] == "1,5"
 
 
 def test_integers_and_truth_values_of_arrays_are_read_and_others_named(tmp_path):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from crysjax.data import labels
-from crysjax.data.datasets import Entry
+from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.lost import NotKept
-from crysjax.data.readers import io
+from crysjax.data.readers import io, source
+from crysjax.data.readers.cif import format_p1
+from crysjax.data.readers.cif_said import charged
 
 HEAD = "salt\n1.0\n4.0 0.0 0.0\n0.0 4.0 0.0\n0.0 0.0 4.0\n"
 FIXED = HEAD + "D O\n2 1\nSelective dynamics\nDirect\n0 0 0 F F F\n0.5 0.5 0.5 T T T\n0.5 0.5 0 T .FALSE. T\n"
@@ -40,25 +42,71 @@ EXTXYZ = (
     '3\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:move_mask:L:1:initial_magmoms:R:1\n'
     "D 0 0 0 F 1\nT 2 2 2 T 0\nO 2 2 0 F 0\n"
 )
+P1 = format_p1("x", np.array([1, 8]), np.array([[0, 0, 0], [0.5] * 3]), 4 * np.eye(3))
+STATES = "data_x\nloop_\n_atom_type_symbol\n_atom_type_oxidation_number\nO -2\nC 0\n"
+STATES_OF_P1 = STATES.removeprefix("data_x\n")
+CIF_STATES = STATES + CIF.removeprefix("data_x\n")
+MORE = CIF.replace("D1 D 0 0 0", "O1 O 0 0 0 0.02 0.5").replace("13C4+ 0.5 0.5 0.5", "C 0.5 0.5 0.5 0.01 .").replace(
+    "fract_z\n", "fract_z\n_atom_site_U_iso_or_equiv\n_atom_site_charge\n"
+) + ("loop_\n_atom_site_moment_label\n_atom_site_moment_crystalaxis_x\n_atom_site_moment_crystalaxis_z\nC1 0.0 2.5\n")
+SPECIES = json.dumps(
+    {
+        "lattice": {"matrix": CUBE},
+        "charge": 1.0,
+        "sites": [
+            {"species": [{"element": "Fe", "oxidation_state": 3.0, "spin": 5, "occu": 1}], "abc": [0, 0, 0]},
+            {"species": [{"element": "O", "oxidation_state": -2, "occu": 1}], "abc": [0.5, 0.5, 0.5]},
+            {"species": [{"element": "C", "oxidation_state": 0, "occu": 1}], "abc": [0.5, 0.5, 0]},
+        ],
+    }
+)
+TAGS = (
+    '2\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:tags:I:1:magmoms:R:1:initial_charges:R:1 magmom=2\n'
+    "H 0 0 0 0 0 1\nO 2 2 2 1 2 -1\n"
+)
 
 FILES = {
     "a.vasp": (FIXED, ["selective dynamics of 2 atoms not kept", "isotope D of 2 atoms read as H"]),
     "moving.vasp": (FIXED.replace("F", "T").replace("D O", "H O") + MOVING, ["velocities of 1 atom not kept"]),
     "CONTCAR": (FIXED.replace("F", "T").replace("D O", "H O") + CELL_MOVES + MOVING, ["velocities of 1 atom not kept"]),
+    "cell.vasp": (
+        FIXED.replace("F", "T").replace("D O", "H O") + CELL_MOVES.replace("0 0 0", "0 0.1 0", 1),
+        ["velocities of the cell of 3 atoms not kept"],
+    ),
     "quiet.vasp": (FIXED.replace("F", "T").replace("D O", "H O") + MOVING.replace("0.1D-1", "0"), []),
     "p.json": (
         PYMATGEN,
         ["isotope D of 1 atom read as H", "selective dynamics of 1 atom not kept", "magmom of 1 atom not kept"],
     ),
     "j.json": (JARVIS, ["isotope T of 2 atoms read as H"]),
-    "a.cif": (CIF, ["isotope D of 4 atoms read as H", "isotope 13C of 4 atoms read as C"]),
+    "a.cif": (CIF, ["isotope D of 4 atoms read as H", "isotope 13C of 4 atoms read as C",
+                    "oxidation states of 4 atoms not kept"]),
     "labels.cif": (LABELS, ["isotope D of 4 atoms read as H"]),
     "a.extxyz": (
         EXTXYZ * 2,
         ["constraints of 4 atoms (2 crystals) not kept", "magnetic moments of 2 atoms (2 crystals) not kept",
          "isotope D of 2 atoms (2 crystals) read as H", "isotope T of 2 atoms (2 crystals) read as H"],
     ),
-    "a.csv": (f'id,cif,gap\nx,"{CIF}",1.5\n', ["isotope D of 4 atoms read as H", "isotope 13C of 4 atoms read as C"]),
+    "a.csv": (f'id,cif,gap\nx,"{CIF}",1.5\n', ["isotope D of 4 atoms read as H", "isotope 13C of 4 atoms read as C",
+                                              "oxidation states of 4 atoms not kept"]),
+    "types.cif": (CIF_STATES.replace("D1 D ", "D1 O ").replace("13C4+", "C0+"),
+                  ["oxidation states of 4 atoms not kept"]),
+    "of_ions.cif": (
+        CIF_STATES.replace("O -2\nC 0", "O2- -2\nC4+ ?").replace("D1 D ", "D1 O ").replace("13C4+", "C"),
+        ["oxidation states of 4 atoms not kept"],
+    ),
+    "p1.cif": (P1.replace("loop_", STATES_OF_P1 + "loop_", 1), ["oxidation states of 1 atom not kept"]),
+    "plain.cif": (P1, []),
+    "zero.cif": (CIF.replace("D1 D ", "H1 H ").replace("13C4+", "C0+"), []),
+    "more.cif": (MORE, ["charge of 4 atoms not kept", "displacement parameters of 8 atoms not kept",
+                        "magnetic moments of 4 atoms not kept"]),
+    "species.json": (SPECIES, ["oxidation states of 2 atoms not kept", "spins of 1 atom not kept",
+                               "total charge of 3 atoms not kept"]),
+    "props.json": (json.dumps(json.loads(JARVIS) | {"elements": ["H", "H", "O"], "props": ["T T T", "F T F", ""]}),
+                   ["selective dynamics of 1 atom not kept"]),
+    "empty.json": (json.dumps(json.loads(JARVIS) | {"elements": ["H", "H", "O"], "props": ["", "", ""]}), []),
+    "tags.extxyz": (TAGS, ["magnetic moments of 1 atom not kept", "charges of 2 atoms not kept",
+                           "tags of 1 atom not kept"]),
 }  # fmt: skip
 
 
@@ -71,23 +119,119 @@ def test_what_is_not_kept_is_a_warning_of_what_and_how_many(tmp_path, name):
         found = io.read(tmp_path / name)
     assert [str(w.message) for w in caught if w.category is NotKept] == [f"{name}: {line}" for line in expected]
     assert labels.lost_lines(found.provenance.get("columns", [])) == expected
-    assert set(found.numbers.tolist()) <= {1, 6, 8}
+    assert set(found.numbers.tolist()) <= {1, 6, 8, 26}
     assert not any("atoms" in line for line in labels.lines(found.provenance.get("columns", [])))
 
 
-def test_objects_of_others_say_it_too():
-    from ase import Atoms
-    from ase.constraints import FixAtoms
-    from pymatgen.core import Structure
+def told(read, *given) -> tuple[Dataset, list[str]]:
+    """What is read, and the warnings of what is not kept."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = read(*given)
+    return found, [str(w.message) for w in caught if w.category is NotKept]
 
-    atoms = Atoms("HO", scaled_positions=[[0, 0, 0], [0.5] * 3], cell=4 * np.eye(3), pbc=True, constraint=FixAtoms([1]))
-    atoms.set_velocities([[0, 0, 1.0], [0, 0, 0]])
-    assert io.entry_of_atoms(atoms, "").lost == {("constraints", "not kept"): 1, ("velocities", "not kept"): 1}
-    structure = Structure(4 * np.eye(3), ["D", "O"], [[0, 0, 0], [0.5] * 3], site_properties={"magmom": [0, 5.0]})
-    assert io.entry_of_structure(structure, "", {}).lost == {
-        ("isotope D", "read as H"): 1,
-        ("magmom", "not kept"): 1,
-    }
+
+def ase_atoms():
+    """HO2 in a cube, of which ASE knows everything that a user can set and a calculator says."""
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.constraints import FixAtoms, FixBondLengths
+
+    atoms = Atoms("HO2", scaled_positions=[[0, 0, 0], [0.5] * 3, [0.5, 0.5, 0]], cell=4 * np.eye(3), pbc=True,
+                  magmoms=[0, 2.0, 0], charges=[1, 0, 0],
+                  tags=[1, 1, 1])  # fmt: skip
+    atoms.set_velocities([[0, 0, 1.0], [0, 0, 0], [0, 0, 0]])
+    atoms.set_constraint([FixAtoms([1]), FixBondLengths([[0, 1]])])  # last: it would change the velocities
+    atoms.calc = SinglePointCalculator(atoms, energy=-6.0, magmoms=[0, 1.5, 0.1], magmom=1.6, dipole=[0, 0, 1.0])
+    return atoms
+
+
+OF_ATOMS = [
+    "constraints of 2 atoms not kept", "velocities of 1 atom not kept", "magnetic moments of 2 atoms not kept",
+    "charges of 1 atom not kept", "tags of 3 atoms not kept",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["db", "json"])
+def test_databases_of_ase_say_it_too(tmp_path, suffix):
+    from ase import Atoms
+    from ase.constraints import FixCom
+    from ase.db import connect
+
+    path, plain = tmp_path / f"a.{suffix}", Atoms("H", cell=4 * np.eye(3), pbc=True)
+    with connect(path) as database:
+        database.write(ase_atoms(), key_value_pairs={"gap": 1.5, "material_id": "m"}, data={"of": [1]})
+        database.write(plain)
+    found, said = told(io.read, path)
+    assert said == [f"a.{suffix}: {line}" for line in OF_ATOMS]
+    assert found.ids.tolist() == ["m", "2"] and found.numbers.tolist() == [1, 8, 8, 1]
+    np.testing.assert_allclose(found.frac[:3], [[0, 0, 0], [0.5] * 3, [0.5, 0.5, 0]], atol=1e-7)
+    known = {"energy_ev_per_atom": -2.0, "gap": 1.5, "magmom": 1.6}
+    assert {k: pytest.approx(v[0]) for k, v in found.properties.items()} == known
+    assert {row["property"] for row in found.provenance["columns"]} >= {"energy", "gap", "magmom"}
+    assert {row["column"] for row in found.provenance["columns"] if row.get("reason")} >= {"data", "dipole"}
+    plain = plain.repeat(2)
+    plain.set_constraint(FixCom())  # names no atoms: it binds them all
+    with connect(tmp_path / f"b.{suffix}") as database:
+        database.write(plain)
+    assert told(io.read, tmp_path / f"b.{suffix}")[1] == [f"b.{suffix}: constraints of 8 atoms not kept"]
+
+
+def test_a_database_in_json_with_other_arrays_than_numbers_is_refused(tmp_path):
+    row = {"numbers": [1], "positions": [[0, 0, 0]], "cell": CUBE, "pbc": [True] * 3}
+    for wrong in (
+        {"numbers": {"__ndarray__": [[1], "object", ["os"]]}},
+        {"pbc": [True, False, True]},
+        {"cell": "x"},
+        {"numbers": None},
+    ):
+        (tmp_path / "a.json").write_text(json.dumps({"1": row | wrong, "ids": [1], "nextid": 2}))
+        with pytest.raises(ValueError, match=r"a\.json: entry 1: "):
+            io.read(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(json.dumps({"1": row, "ids": [1, 7], "nextid": 8}))
+    with pytest.raises(ValueError, match=r"a\.json: entry 7: no row of a database of ASE"):
+        io.read(tmp_path / "a.json")
+
+
+def test_objects_of_others_say_it_too():
+    from pymatgen.core import Species, Structure
+
+    atoms = ase_atoms()
+    atoms.info["gap"] = 1.5
+    found, said = told(source.read, [atoms, atoms])
+    twice = [f"Atoms: {what} of {2 * int(n)} atoms (2 crystals) not kept" for what, n in
+             ((line.split(" of ")[0], line.split(" of ")[1].split()[0]) for line in OF_ATOMS)]  # fmt: skip
+    assert said == twice and found.ids.tolist() == ["crystal-0", "crystal-1"]
+    assert {k: v.tolist() for k, v in found.properties.items() if k == "gap"} == {"gap": [1.5, 1.5]}
+    places = [[0, 0, 0], [0.5] * 3]
+    structure = Structure(4 * np.eye(3), ["D", "O"], places, site_properties={"magmom": [0, 5.0]})
+    assert told(source.read, structure)[1] == [
+        "Structure: isotope D of 1 atom read as H", "Structure: magmom of 1 atom not kept"]  # fmt: skip
+    iron = Structure(4 * np.eye(3), [Species("Fe", 3, spin=5), Species("O", -2)], places, properties={"gap": 0.5})
+    said = ["oxidation states of 2 atoms not kept", "spins of 1 atom not kept", "total charge of 2 atoms not kept"]
+    found, lines = told(source.read, iron)
+    assert lines == [f"Structure: {line}" for line in said] and found.properties["gap"].tolist() == [0.5]
+    assert told(source.read, Structure(4 * np.eye(3), ["H", "O"], places))[1] == []
+
+
+def test_pymatgen_says_the_same_by_its_own_files(tmp_path):
+    """JSON and CIF as pymatgen itself writes them."""
+    from pymatgen.core import Species, Structure
+
+    iron = Structure(4 * np.eye(3), [Species("Fe", 3), Species("O", -2)], [[0, 0, 0], [0.5] * 3])
+    for name in ("a.json", "a.cif"):
+        iron.to(str(tmp_path / name))
+        assert f"{name}: oxidation states of 2 atoms not kept" in told(io.read, tmp_path / name)[1], name
+
+
+@pytest.mark.parametrize("symbol", ["Fe3+", "Fe+3", "O2-", "O-2", "Na+", "Cl-", "Fe2.5+", "13C4+"])
+def test_symbols_with_a_charge(symbol):
+    assert charged(symbol)
+
+
+@pytest.mark.parametrize("symbol", ["Fe", "C1", "Fe0+", "O0-", "13C", "D", "Fe3", "", "Fe0.0+"])
+def test_symbols_without_one(symbol):
+    assert not charged(symbol)
 
 
 def test_counts_add_up_over_crystals():

@@ -64,6 +64,19 @@ def test_a_line_of_the_log_that_is_no_row_is_left_out(tmp_path, step, line):
     assert bits(run(tmp_path, step)) == bits(once) and log.read_text() == rows
 
 
+def test_a_flipped_bit_in_any_byte_of_the_settings_of_a_run_is_noticed(tmp_path):
+    checkpoint.save(tmp_path, start()[0], {"run": {"seed": 17, "steps": 30}})
+    path = tmp_path / "config.json"
+    whole = path.read_bytes()
+    assert checkpoint.metadata(tmp_path) == {"run": {"seed": 17, "steps": 30}, "format": checkpoint.FORMAT}
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :])
+        with pytest.raises(ValueError, match=r"config\.json: (cut short or damaged|checkpoints of format)"):
+            checkpoint.metadata(tmp_path)
+    path.write_text(json.dumps({"run": {"seed": 17}, "format": checkpoint.FORMAT}))  # of an older version
+    assert checkpoint.metadata(tmp_path)["run"] == {"seed": 17}
+
+
 def test_where_all_are_damaged_the_newest_is_named(tmp_path, step):
     run(tmp_path, step)
     for number in ("20", "30"):

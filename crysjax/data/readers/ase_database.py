@@ -1,4 +1,4 @@
-"""ASE's SQLite databases, read by their table: numbers, positions, cell, energy, forces, stress, key-value pairs.
+"""ASE's SQLite databases, read by their table; `ase_rows` says what of a row.
 
 The columns are those of `ase.db` (schema version 5 to 9). SQL comes from this file alone: a database whose `systems`
 is anything but a plain table (a view or a computed column can run for ever) is refused, and JSON stays plain JSON.
@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, Row
-from crysjax.data.labels import IDS, cells
-from crysjax.data.readers import limits, reading
+from crysjax.data.datasets import Entry
+from crysjax.data.readers import ase_rows, limits, reading
 from crysjax.data.readers.lazy import Lazy
 
 _COLUMNS = ("id", "numbers", "positions", "cell", "pbc", "energy", "forces", "stress", "key_value_pairs")
+_MORE = (*ase_rows.PER_ATOM, "constraints", "dipole", "magmom", "free_energy", "data")  # read where they are
+_NO_DATA = (None, b"", b"{}", b"null", b"\x08" + bytes(7) + b"{}")  # how ASE writes an empty dict
 _MAGIC = b"SQLite format 3\0"
 _VALUE_BYTES = 100_000_000  # of one field; 2,000 sites need 0.05 MB
 _ROW_BYTES = 64  # the least a row of one atom takes; more rows than that allows come from pages that form loops
@@ -42,23 +43,26 @@ def read_ase_database(path: Path) -> Iterator[Lazy]:
 
 def _rows(database: sqlite3.Connection, most: int) -> Iterator[Lazy]:
     database.execute("PRAGMA trusted_schema = OFF")
-    _refuse_schema(database)
-    for i, row in enumerate(database.execute(f"SELECT {', '.join(_COLUMNS)} FROM systems")):
+    columns = _columns(database)
+    for i, row in enumerate(database.execute(f"SELECT {', '.join(columns)} FROM systems")):
         if i == most:
             raise ValueError(f"damaged: more than {most} rows in a file of this size")
-        fields = dict(zip(_COLUMNS, row))
+        fields = dict(zip(columns, row))
         pairs = _pairs(fields["key_value_pairs"])
-        name = str(next((pairs[k] for k in IDS[:2] if pairs.get(k)), fields["id"]))
+        name = ase_rows.name_of(pairs, fields["id"])
         yield name, "", partial(_entry, name, fields, pairs)
 
 
-def _refuse_schema(database: sqlite3.Connection) -> None:
+def _columns(database: sqlite3.Connection) -> list[str]:
+    """The columns to read; an error where the table is no plain one, or one of these is computed."""
     found = database.execute("SELECT type, sql FROM sqlite_master WHERE lower(name) = 'systems'").fetchall()
     if len(found) != 1 or found[0][0] != b"table" or found[0][1].lstrip()[:12].upper() != b"CREATE TABLE":
         raise ValueError("no database of ASE: no plain table 'systems'")
     columns = {row[1].decode(errors="replace"): row[6] for row in database.execute("PRAGMA table_xinfo(systems)")}
-    if not set(_COLUMNS) <= set(columns) or any(columns[name] for name in _COLUMNS):
+    wanted = [name for name in (*_COLUMNS, *_MORE) if name in columns]
+    if not set(_COLUMNS) <= set(columns) or any(columns[name] for name in wanted):
         raise ValueError(f"no database of ASE: 'systems' lacks plain columns {', '.join(_COLUMNS)}")
+    return wanted
 
 
 def _pairs(text: object) -> dict:
@@ -73,24 +77,19 @@ def _pairs(text: object) -> dict:
 def _entry(name: str, fields: dict, pairs: dict) -> Entry:
     if "" in pairs:
         raise ValueError("key-value pairs that are no JSON object")
-    if not isinstance(fields["pbc"], int) or fields["pbc"] & 7 != 7:
+    if not isinstance(fields["pbc"], int):
         raise ValueError("not periodic in all three directions")
-    numbers = _array(fields["numbers"], "<i4", (-1,))
-    limits.refuse_sites(len(numbers))
-    positions, cell = _array(fields["positions"], "<f8", (-1, 3)), _array(fields["cell"], "<f8", (3, 3))
-    frac = np.linalg.solve(cell.T, positions.T).T
-    forces = {} if fields["forces"] is None else {FORCES: _array(fields["forces"], "<f8", (-1, 3))}
-    row = Row(cells(pairs.items()))
-    return Entry(name, numbers, frac, cell, _properties(fields, len(numbers)), forces, row)
-
-
-def _properties(fields: dict, sites: int) -> dict[str, float]:
-    properties = {}
-    if fields["energy"] is not None:
-        properties[ENERGY] = float(fields["energy"]) / max(sites, 1)
-    if fields["stress"] is not None:
-        properties |= dict(zip(STRESS, _array(fields["stress"], "<f8", (6,)).tolist()))
-    return properties
+    count = len(_array(fields["numbers"], "<i4", (-1,)))
+    limits.refuse_sites(count)
+    shapes = ase_rows.ARRAYS | {k: (count, -1) for k in ase_rows.PER_ATOM}
+    kinds = {"numbers": "<i4", "tags": "<i4"}
+    arrays = {k: _array(fields[k], kinds.get(k, "<f8"), shape) for k, shape in shapes.items()
+              if k in ("numbers", "positions", "cell") or fields.get(k) is not None}  # fmt: skip
+    rules, data = fields.get("constraints"), fields.get("data")
+    return ase_rows.entry(name, fields | arrays | {
+        "key_value_pairs": pairs, "pbc": [fields["pbc"] >> axis & 1 for axis in range(3)],
+        "constraints": reading.parse_json(rules) if rules else [], "data": data not in _NO_DATA,
+    })  # fmt: skip
 
 
 def _array(blob: object, dtype: str, shape: tuple[int, ...]) -> np.ndarray:

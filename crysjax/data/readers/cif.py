@@ -86,6 +86,8 @@ def parse_p1(block: str) -> P1 | None:
     head, found, sites = block.partition(_SITES)
     if not found or "_symmetry_space_group_name_H-M   'P 1'" not in head or not _IDENTITY.search(head + "loop_\n"):
         return None
+    if "_atom_" in head:  # it says more of its atoms, which the general reader counts
+        return None
     try:
         cell = [float(re.search(rf"_cell_{name} +(\S+)\n", head)[1]) for name in CELL]
         rows = [line.split() for line in sites.splitlines() if line.strip()]
@@ -120,12 +122,12 @@ def parse(name: str, text: str, properties: dict[str, float] | None = None) -> E
     if len(found) > 1:
         raise ValueError(f"{len(found)} structures where one was expected")
     plain = parse_p1(found[0])
-    numbers, frac, lattice, isotopes = (*plain[1:], {}) if plain else _parse_any(found[0])
-    return Entry(name, numbers, frac, lattice, properties or {}, lost=isotopes)
+    numbers, frac, lattice, unkept = (*plain[1:], {}) if plain else _parse_any(found[0])
+    return Entry(name, numbers, frac, lattice, properties or {}, lost=unkept)
 
 
 def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Lost]:
-    """Atomic numbers, fractions, lattice and isotopes of a block in any setting that can be told."""
+    """Atomic numbers, fractions, lattice and what is not kept of a block in any setting that can be told."""
     block = cif_syntax.parse(text)
     for part, why in _UNREAD.items():
         if any(part in name for name in block.columns):
@@ -142,8 +144,8 @@ def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Lost]:
             errors.append(error)
     if not crystals:
         raise errors[0]
-    numbers, frac, isotopes = _only(block, crystals, settings)
-    return numbers, frac, lattice, isotopes
+    numbers, frac, unkept = _only(block, crystals, settings)
+    return numbers, frac, lattice, unkept
 
 
 def _cell(block: cif_syntax.Block) -> np.ndarray:
@@ -170,13 +172,13 @@ def _no_symmetry(block: cif_syntax.Block, sites: cif_sites.CifSites) -> cif_symm
 
 
 def _expanded(block, sites, setting, lattice) -> tuple[np.ndarray, np.ndarray, Lost]:
-    numbers, frac, isotopes = cif_sites.images(sites, setting, lattice)
+    numbers, frac, unkept = cif_sites.images(sites, setting, lattice)
     said, units = block.value("_chemical_formula_sum"), block.value("_cell_formula_units_z")
     cif_sites.refuse_contradiction(numbers, said, units)
-    return numbers, frac, isotopes
+    return numbers, frac, unkept
 
 
-def _only(block, crystals: list[tuple], settings: list) -> tuple[np.ndarray, np.ndarray]:
+def _only(block, crystals: list[tuple], settings: list) -> tuple[np.ndarray, np.ndarray, Lost]:
     """The one crystal that the block can mean; multiplicities, where given, decide between two origins."""
     if len(crystals) > 1 and (column := block.column(*_MULTIPLICITY)) and all(m.isdecimal() for m in column):
         crystals = [crystal for crystal in crystals if len(crystal[0]) == sum(map(int, column))] or crystals

@@ -7,6 +7,7 @@ formula of its own file are errors that say which.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from math import gcd
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from crysjax.chemistry.elements import NUMBERS, SYMBOLS, isotope_number
 from crysjax.data import lost
-from crysjax.data.readers import limits
+from crysjax.data.readers import cif_said, limits
 from crysjax.data.readers.cif_symmetry import Operations
 from crysjax.data.readers.cif_syntax import MISSING, Block, number
 
@@ -37,6 +38,7 @@ class CifSites(NamedTuple):
     frac: np.ndarray  # (n, 3)
     rounding: np.ndarray  # (n, 3) a unit of the last digit, 0 where a coordinate is a plain fraction
     isotopes: list[str]  # D, T, 13C and such, "" where no isotope is named
+    unkept: list[frozenset[str]]  # what else the block says of a site and a crystal does not keep
 
 
 def snap(frac: np.ndarray) -> np.ndarray:
@@ -63,12 +65,13 @@ def listed(block: Block) -> CifSites:
         raise ValueError("cut short or malformed: columns of sites that do not belong together")
     known = _elements_of(block)
     rows = zip(labels, types, zip(*columns), occupancy, flags, hydrogens)
-    found = [_site(*row, known) for row in rows if row[4].lower() != "dum"]
-    found = [site for site in found if site is not None]
+    said = cif_said.of_sites(block, labels, types)
+    found = [(_site(*row, known), more) for row, more in zip(rows, said) if row[4].lower() != "dum"]
+    found = [(*site, more) for site, more in found if site is not None]
     if not found:
         raise ValueError("no atoms in its list of sites")
-    names, numbers, frac, rounding, isotopes = zip(*found)
-    return CifSites(list(names), np.array(numbers), snap(np.array(frac)), np.array(rounding), list(isotopes))
+    names, numbers, frac, rounding, isotopes, unkept = map(list, zip(*found))
+    return CifSites(names, np.array(numbers), snap(np.array(frac)), np.array(rounding), isotopes, unkept)
 
 
 def _site(label, kind, place, occupancy, _flag, hydrogens, known) -> tuple | None:
@@ -139,19 +142,20 @@ def _elements_of(block: Block) -> set[int] | None:
 
 
 def images(sites: CifSites, operations: Operations, lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray, lost.Lost]:
-    """Atomic numbers (m,) and fractions (m, 3) of all atoms in the cell, and the isotopes among them.
+    """Atomic numbers (m,) and fractions (m, 3) of all atoms in the cell, and what of them is not kept.
 
     A site on a special position lies there.
     """
-    numbers, orbits, isotopes = [], [], []
-    for label, z, frac, rounding, isotope in zip(*sites):
+    numbers, orbits, isotopes, unkept = [], [], [], Counter()
+    for label, z, frac, rounding, isotope, more in zip(*sites):
         orbits.append(_orbit(label, frac, rounding, operations, lattice))
         numbers += [z] * len(orbits[-1])
         isotopes += [isotope] * len(orbits[-1])
+        unkept.update(dict.fromkeys(sorted(more), len(orbits[-1])))
     limits.refuse_sites(len(numbers))
     frac = np.concatenate(orbits)
     _refuse_one_place(sites.labels, [len(orbit) for orbit in orbits], frac)
-    return np.array(numbers), frac, lost.isotopes(isotopes)
+    return np.array(numbers), frac, lost.isotopes(isotopes) | {(what, "not kept"): n for what, n in unkept.items()}
 
 
 def _orbit(label: str, frac: np.ndarray, rounding: np.ndarray, found: Operations, lattice: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 from crysjax.base import NUM_SPECIES, Crystal
 from crysjax.chemistry.elements import isotope_number
 from crysjax.data import frame_labels, lost
-from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, checked
-from crysjax.data.labels import IDS
+from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, Row, checked
+from crysjax.data.labels import IDS, cells
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -83,10 +83,14 @@ def entry_of_structure(structure: Structure, name: str, properties: dict[str, fl
         raise ValueError("sites with partial occupancy are not read yet")
     if not all(structure.lattice.pbc):
         raise ValueError("not periodic in all three directions")
-    numbers = np.array([isotope_number(site.specie.symbol) for site in structure])
-    unkept = lost.isotopes(getattr(site.specie, "element", site.specie).name for site in structure)
+    species = [site.specie for site in structure]
+    numbers = np.array([isotope_number(one.symbol) for one in species])
+    unkept = lost.isotopes(getattr(one, "element", one).name for one in species)
+    oxidation, spins = ([getattr(one, which, None) for one in species] for which in ("oxi_state", "spin"))
+    unkept |= lost.of_species(oxidation, spins, structure.charge, len(species))
     unkept |= lost.of_site_properties(structure.site_properties)
-    return Entry(name, numbers, structure.frac_coords, structure.lattice.matrix, properties, lost=unkept)
+    row = Row(cells(structure.properties.items())) if getattr(structure, "properties", None) else None
+    return Entry(name, numbers, structure.frac_coords, structure.lattice.matrix, properties, row=row, lost=unkept)
 
 
 def entry_of_atoms(atoms: Atoms, name: str) -> Entry:

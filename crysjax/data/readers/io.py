@@ -19,7 +19,7 @@ from crysjax.base import Crystal
 from crysjax.data import files, labels, names
 from crysjax.data.datasets import ENERGY, STRESS, Dataset, Entry, concatenate, entries, from_entries, load, save
 from crysjax.data.files import Damaged
-from crysjax.data.lost import NotKept
+from crysjax.data.lost import Notice, NotKept
 from crysjax.data.readers import archives, ase_files, cif, json_files, layouts, limits, poscar, reading
 from crysjax.data.readers.ase_database import read_ase_database
 from crysjax.data.readers.convert import (  # noqa: F401 (the views of one crystal are handed on)
@@ -82,6 +82,8 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     provenance |= {"columns": columns} if columns else {}
     for line in labels.lost_lines(columns):
         warnings.warn(f"{path.name}: {line}", NotKept, stacklevel=2)
+    for line in labels.note_lines(columns):
+        warnings.warn(f"{path.name}: {line}", Notice, stacklevel=2)
     return from_entries(kept, split=splits, provenance=provenance)
 
 

@@ -1,4 +1,5 @@
-"""JSON of structures: one, a list, a table (Matbench, and pandas' orients), records by id, one record per line.
+"""JSON of structures: one, a list, a table (Matbench, and pandas' orients), records by id, one record per line, or a
+database of ASE (`ase_rows`).
 
 A record is a structure as `Structure.as_dict` of pymatgen writes it, or `Atoms.to_dict` of JARVIS, or a row with one
 under `structure` or `atoms` (or a CIF under `cif`), an id and numbers. Classes named in the JSON are never looked up:
@@ -17,7 +18,7 @@ from crysjax.chemistry.elements import isotope_number
 from crysjax.data import lost
 from crysjax.data.datasets import Entry, Row
 from crysjax.data.labels import IDS, cells
-from crysjax.data.readers import limits, reading
+from crysjax.data.readers import ase_rows, limits, reading
 from crysjax.data.readers.lazy import Lazy
 from crysjax.geometry.soundness import NO_VOLUME
 
@@ -41,6 +42,9 @@ def read_json(name: str, data: bytes, parse_cif: ParseCif) -> Iterator[Lazy]:
         found = reading.parse_json(limits.text(data))
     except ValueError as error:
         raise ValueError(f"cut short or malformed ({error})") from None
+    if ase_rows.is_json(found):
+        yield from ase_rows.of_json(found)
+        return
     for i, (key, record) in enumerate(_records(name, found)):
         label = key or str(i)
         yield label, "", partial(of_record, label, record, parse_cif)
@@ -132,7 +136,8 @@ def of_record(name: str, record: object, parse_cif: ParseCif) -> Entry:
     found = record.get(key)
     row = Row(cells((k, v) for k, v in record.items() if isinstance(k, str) and k != key), {"structure": key})
     entry = of_text(name, found, {}, parse_cif) if isinstance(found, str) else of_structure(name, found, {})
-    return entry._replace(row=row)
+    own = entry.row.cells if entry.row else {}
+    return entry._replace(row=row._replace(cells=own | row.cells))
 
 
 def of_text(name: str, text: str, properties: dict[str, float], parse_cif: ParseCif) -> Entry:
@@ -168,9 +173,11 @@ def of_structure(name: str, structure: object, properties: dict[str, float]) -> 
     """The crystal of pymatgen's `Structure.as_dict` (lattice matrix, species and fractions) or of JARVIS's `Atoms`."""
     try:
         if "lattice_mat" in structure:
-            unkept = lost.isotopes(structure["elements"])
+            unkept = lost.isotopes(structure["elements"]) | lost.of_site_properties(_props(structure))
             return Entry(name, *_of_jarvis(structure), properties, lost=unkept)
-        return Entry(name, *_of_pymatgen(structure), properties, lost=_lost(structure["sites"]))
+        labels = structure.get("properties")
+        row = Row(cells(labels.items())) if isinstance(labels, dict) and labels else None
+        return Entry(name, *_of_pymatgen(structure), properties, row=row, lost=_lost(structure))
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"no structure of pymatgen or JARVIS ({type(error).__name__}: {error})") from None
 
@@ -188,13 +195,30 @@ def _of_pymatgen(structure: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return numbers, np.array([site["abc"] for site in sites]), matrix
 
 
-def _lost(sites: list[dict]) -> lost.Lost:
-    """Isotopes, and what sites have under `properties`."""
+def _lost(structure: dict) -> lost.Lost:
+    """Isotopes, oxidation states and spins of the species, the charge, and what sites have under `properties`."""
     columns: dict[str, list] = {}
-    for site in sites:
+    for site in structure["sites"]:
         for key, value in (site.get("properties") or {}).items():
             columns.setdefault(key, []).append(value)
-    return lost.isotopes(site["species"][0]["element"] for site in sites) | lost.of_site_properties(columns)
+    species = [site["species"][0] for site in structure["sites"]]
+    spins = [one.get("spin", (one.get("properties") or {}).get("spin")) for one in species]
+    unkept = lost.isotopes(one["element"] for one in species)
+    unkept |= lost.of_species(
+        (one.get("oxidation_state") for one in species), spins, structure.get("charge"), len(species)
+    )
+    return unkept | lost.of_site_properties(columns)
+
+
+def _props(atoms: dict) -> dict[str, list]:
+    """What JARVIS keeps of each site: the flags of selective dynamics out of a POSCAR, or something else."""
+    props = atoms.get("props")
+    if not isinstance(props, list):
+        return {}
+    words = [str(value).upper().replace(".", " ").split() if isinstance(value, str) else None for value in props]
+    if all(flags is not None and set(flags) <= {"T", "F", "TRUE", "FALSE"} for flags in words):
+        return {"selective_dynamics": [["F" not in flag for flag in flags] for flags in words]}
+    return {"props": props}
 
 
 def _of_jarvis(atoms: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -28,10 +28,12 @@ def read_csv(name: str, data: bytes, parse: Callable[[str, str], Entry]) -> Iter
     column = tables.structure_column(text)
     if column is None:
         raise ValueError(f"no column 'cif' or 'structure' among {tables.header(text)[:20]}, and none that holds either")
-    for i, row in enumerate(tables.rows(text)):
+    notes = dict.fromkeys(commas := tables.decimal_commas(text), tables.COMMAS)
+    for i, row in enumerate(tables.rows(text, commas)):
         structure, more = row.pop(column), row.pop(None, [])
         name = str(next((row[k] for k in IDS if row.get(k)), row.get("") or i))
-        yield name, "", partial(_of_row, name, structure, Row(cells(row.items()), {"structure": column}), more, parse)
+        labels = Row(cells(row.items()), {"structure": column}, notes=notes)
+        yield name, "", partial(_of_row, name, structure, labels, more, parse)
 
 
 def _of_row(name: str, text: str, row: Row, more: list[str], parse: Callable[[str, str], Entry]) -> Entry:

@@ -139,4 +139,4 @@ def _of_table(column: str, parse_cif: Callable, name: str, record: dict, passed:
     """The crystal in one column of a row, read as in JSON."""
     rest = {k: v for k, v in record.items() if k != column}
     entry = json_files.of_record(name, {"structure": record[column]} | rest, parse_cif)
-    return entry._replace(row=Row(cells(rest.items()), {"structure": column}, passed))
+    return entry._replace(row=entry.row._replace(taken={"structure": column}, passed=passed))

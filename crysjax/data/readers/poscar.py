@@ -1,7 +1,8 @@
 """POSCAR and CONTCAR, the structure files of VASP 4 to 6.
 
 The layout is that of https://www.vasp.at/wiki/POSCAR. A file that was cut short is an error, within a line too.
-Selective dynamics and velocities are counted and not kept; what else follows the positions is not read.
+Selective dynamics and velocities, of atoms and of the cell, are counted and not kept; what else follows the positions
+(the state of a thermostat or predictor) is not read.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def parse(name: str, text: str) -> Entry:
         places = np.linalg.solve((vectors * scale).T, (places * scale).T).T
     names = [_base(symbol) for symbol, n in zip(symbols, counts) for _ in range(n)]
     unkept = lost.counted("selective dynamics", map(_is_fixed, rows)) if selective else {}
-    unkept |= lost.counted("velocities", _moving(lines[at + 1 + count :], count)) | lost.isotopes(names)
+    rest = lines[at + 1 + count :]
+    unkept |= lost.counted("velocities", _moving(rest, count))
+    unkept |= lost.counted("velocities of the cell", [_cell_moves(rest)] * count) | lost.isotopes(names)
     return Entry(name, np.array(numbers), places, vectors * scale, {}, lost=unkept)
 
 
@@ -63,10 +66,22 @@ def _is_fixed(row: str) -> bool:
 
 def _moving(rest: list[str], count: int) -> list[bool]:
     """Which atoms have a velocity: it follows the positions after one line, and after the velocities of the cell."""
-    if rest and rest[0].strip().lower().startswith("lattice vel"):
-        rest = rest[8:]
-    speeds = [row.lower().replace("d", "e").split()[:3] for row in rest[1 : 1 + count]]
-    return [len(words) == 3 and any(map(_is_not_zero, words)) for words in speeds]
+    rest = rest[8:] if _has_cell(rest) else rest
+    return [_is_moving(row) for row in rest[1 : 1 + count]]
+
+
+def _has_cell(rest: list[str]) -> bool:
+    """Whether velocities of the cell come first: a title, a line of its state, three velocities, three vectors."""
+    return bool(rest) and rest[0].strip().lower().startswith("lattice vel")
+
+
+def _cell_moves(rest: list[str]) -> bool:
+    return _has_cell(rest) and any(map(_is_moving, rest[2:5]))
+
+
+def _is_moving(row: str) -> bool:
+    words = row.lower().replace("d", "e").split()[:3]
+    return len(words) == 3 and any(map(_is_not_zero, words))
 
 
 def _is_not_zero(word: str) -> bool:

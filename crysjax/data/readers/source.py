@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-from crysjax.data import datasets
+from crysjax.data import datasets, labels
 from crysjax.data.datasets import Dataset
+from crysjax.data.lost import NotKept
 from crysjax.data.readers.convert import entry_of_atoms, entry_of_structure
 from crysjax.data.readers.part import read_part
 
@@ -18,7 +20,11 @@ def read(source: Any) -> Dataset:
     Args:
         source: `PATH` or `PATH:SPLIT` of any format that `crysjax data prepare` reads: CIF, POSCAR, extxyz, CSV, JSON,
             Parquet, npz, ASE databases, zips, folders of them; or objects of ASE or pymatgen, whose positions and cells
-            are taken as they are.
+            are taken as they are. Their labels (energy, forces, stress and numbers of `atoms.info`; `properties` of a
+            structure) become properties as those of a file do.
+
+    What files and objects say of atoms and a crystal does not keep (constraints, velocities, magnetic moments,
+    charges, oxidation states, ...) is a warning of one line (`crysjax.data.lost.NotKept`).
 
     A file that cannot be read is a `ValueError` that names the file, the entry and the reason.
     """
@@ -28,7 +34,15 @@ def read(source: Any) -> Dataset:
         return read_part(str(source))
     many = source if isinstance(source, Sequence) and not hasattr(source, "lattice") else [source]
     rows = [_entry(one)._replace(id=f"crystal-{k}") for k, one in enumerate(many)]
-    return datasets.from_entries(rows)
+    kept, columns = labels.settle(rows, list(range(1, len(rows) + 1)))
+    for line in labels.lost_lines(columns):
+        warnings.warn(f"{_what(many)}: {line}", NotKept, stacklevel=2)
+    return datasets.from_entries(kept, provenance={"columns": columns} if columns else None)
+
+
+def _what(many: Sequence) -> str:
+    """The objects for messages: `Atoms`, or `Atoms, Structure` where they are of several kinds."""
+    return ", ".join(dict.fromkeys(type(one).__name__ for one in many))
 
 
 def _entry(one: Any) -> datasets.Entry:
