@@ -53,8 +53,7 @@ class Plan:
         fix: file of one crystal whose atoms every crystal drawn has.
         fix_cell: whether its cell is kept too.
         density_g_cm3: a window `[low, high]` (null leaves a side open) that is one more gate.
-        gates: what crystals have to pass before they are predicted, and again after relaxation: apart, dense, neutral,
-            synthesizable.
+        gates: what crystals have to pass before they are predicted, and again after relaxation.
         min_atoms, max_atoms: fewest and most atoms in the cell.
         rounds: design rounds; each learns from the ones before.
         candidates: crystals drawn per round.
