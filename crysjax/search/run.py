@@ -50,19 +50,21 @@ def run(
     A point may be made of m parts that have nothing to do with each other (the crystals of a pack): with
     `choose(won (m,), new, old) -> x`, which takes the parts of `new` that won and all others of `old`, the objective
     answers (m,), and `Best` holds the best of each part by itself. The strategy is told the sum over the finite parts,
-    and 0 for single entries of the gradient that are not finite.
+    and 0 for single entries of the gradient that are not finite. One that accepts some points and rejects others
+    (`Search.compares`) is told the m values instead, +inf where not finite, and has `choose` of its own.
     `record` picks what to keep of each point; keeping nothing is the default because points can be large.
     Wrap calls in `jax.jit`: outside of it every call traces the objective anew.
     """
     if steps < 1:
         raise ValueError(f"run: steps is {steps}; at least 1 evaluation is needed")
     evaluate = _evaluator(objective, search.needs_grad, choose is not None)
+    summed = choose is not None and not search.compares
 
     def step(carry, key):
         state, best, _ = carry
         x = search.ask(key, state)
         value, grad, finite = evaluate(x)
-        told = jnp.where(finite, value, jnp.inf) if choose is None else jnp.where(finite, value, 0).sum()
+        told = jnp.where(finite, value, 0).sum() if summed else jnp.where(finite, value, jnp.inf)
         state = search.tell(state, x, told, grad)
         return (state, _better(best, x, value, choose), x), (value, finite, record(x))
 
