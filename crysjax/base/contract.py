@@ -96,6 +96,7 @@ class Search(NamedTuple):
     ask: Ask
     tell: Tell
     needs_grad: bool
+    compares: bool = False  # `tell` compares values: it is given that of each part of a point, see `search.run`
 
 
 class Surrogate(NamedTuple):

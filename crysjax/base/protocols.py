@@ -142,7 +142,10 @@ class Ask(Protocol):
 
 
 class Tell(Protocol):
-    """The state after an evaluation: `value` () is lower where better, `grad` its gradient in `x` or `None`."""
+    """The state after an evaluation: `value` is lower where better, `grad` its gradient in `x` or `None`.
+
+    `value` is (), or (m,) of a population, or of the parts of a point where the search `compares`.
+    """
 
     def __call__(self, state: PyTree, x: PyTree, value: Array, grad: PyTree | None, /) -> PyTree: ...
 

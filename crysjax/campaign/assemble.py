@@ -165,8 +165,7 @@ def digests_of(plan: Plan) -> dict[str, str]:
         beside = {"generator": path.with_name("sampling.json"), "potential": references.beside(path)}.get(role)
         files = (path, *([beside] if beside and beside.is_file() else []))
         found |= {f"{file.name} of the {role}": reading.digest(file) for file in files}
-    if scorer := plan.made("gates").scorer:
-        path = registry.model_path(scorer)
+    for path in (registry.model_path(gate.model) for gate in plan.made("gates").more if gate.model):
         found[f"{path.name} of the gates"] = reading.digest(path)
     judging = plan.made("judge")
     if judging.name and not judges.is_calculator(judging.name):

@@ -15,11 +15,14 @@ from crysjax.campaign.acquire import ACQUISITIONS
 from crysjax.campaign.guide import GUIDANCES
 from crysjax.campaign.judges import judging
 from crysjax.campaign.learners import SURROGATES
-from crysjax.campaign.screens import screens
+from crysjax.campaign.screens import GATES, screens
 from crysjax.config import checked, choice
 
 SECTIONS: Mapping[str, Callable[..., Any]] = {"gates": screens, "judge": judging}
 """Key of a plan that is not a name, but has settings -> their factory."""
+
+PARTS: Mapping[str, Mapping[str, Callable[..., Any]]] = {"gates": GATES}
+"""Of these the factories whose settings are further settings of the key."""
 
 CHOICES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "guidance": GUIDANCES, "surrogate": SURROGATES, "acquisition": ACQUISITIONS,
@@ -29,12 +32,22 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
 
 def factories(key: str) -> list[Callable[..., Any]]:
     """All that `KEY.SETTING` may belong to."""
-    return [SECTIONS[key]] if key in SECTIONS else list(CHOICES.get(key, {}).values())
+    return list(named(key).values())
+
+
+def named(key: str) -> dict[str, Callable[..., Any]]:
+    """The same by name; a key that is not a name has its own factory under ""."""
+    return {"": SECTIONS[key]} | dict(PARTS.get(key, {})) if key in SECTIONS else dict(CHOICES.get(key, {}))
 
 
 def factory(key: str, name: Any) -> Callable[..., Any]:
     """What makes the thing that a plan names."""
     return SECTIONS[key] if key in SECTIONS else CHOICES[key][name]
+
+
+def _owners(key: str, name: Any) -> list[Callable[..., Any]]:
+    """The factories whose settings are those of what a plan chose."""
+    return factories(key) if key in SECTIONS else [CHOICES[key][name]]
 
 
 def nearest(text: str, known: Iterable[str]) -> str:
@@ -59,7 +72,9 @@ def filled(names: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[dict[
     for key, name in names.items():
         if key in CHOICES and name not in CHOICES[key]:
             raise ValueError(f"{key}: {name!r}; expected {choice(name, CHOICES[key])}")
-    found = {f"{key}.{k}": v for key, name in names.items() for k, v in defaults(factory(key, name)).items()}
+    found = {
+        f"{key}.{k}": v for key, name in names.items() for one in _owners(key, name) for k, v in defaults(one).items()
+    }
     unused = []
     for full, value in settings.items():
         key, _, inner = full.partition(".")
@@ -75,7 +90,8 @@ def filled(names: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[dict[
 
 def _typed(key: str, name: Any, inner: str, value: Any) -> Any:
     try:
-        typed = checked(factory(key, name), {inner: value})[inner]
+        owner = next(one for one in _owners(key, name) if inner in defaults(one))
+        typed = checked(owner, {inner: value})[inner]
     except ValueError as error:
         raise ValueError(f"{key}.{error}") from None
     return tuple(typed) if isinstance(typed, list) else typed
@@ -84,7 +100,7 @@ def _typed(key: str, name: Any, inner: str, value: Any) -> Any:
 def made(key: str, name: Any, settings: Mapping[str, Any], *given: Any) -> Any:
     """The factory of this name called with its settings; what it refuses names `key.setting`, or the key."""
     make = factory(key, name)
-    arguments = {inner: settings[f"{key}.{inner}"] for inner in defaults(make)}
+    arguments = {inner: settings[f"{key}.{inner}"] for one in _owners(key, name) for inner in defaults(one)}
     try:
         return make(*given, **arguments)
     except ValueError as error:

@@ -18,6 +18,7 @@ from crysjax.base import Condition, Generator, Pack, Params, PyTree, Search
 from crysjax.campaign.propose import Guide, Steered
 from crysjax.guidance import gradient as through_noise
 from crysjax.guidance import resample as particles
+from crysjax.guidance.gradient import Choose
 from crysjax.search import gradient as descents
 from crysjax.search import langevin
 from crysjax.search.run import run
@@ -127,11 +128,17 @@ def _unweighed(generator: Generator) -> Steered:
     return Steered(generator.sample, drawn)
 
 
-def _searched(search: Search, strength: float, steps: int, *, best: bool = False) -> Guidance:
-    """A search over the noise, through the whole sampler: the best point met, or the last one of a chain."""
+def _searched(
+    search: Search | Callable[[Choose], Search], strength: float, steps: int, *, best: bool = False
+) -> Guidance:
+    """A search over the noise, through the whole sampler: the best point met, or the last one of a chain.
 
-    def minimize(objective: Callable[[PyTree], Array], choose: Callable, key: Array, x0: PyTree) -> PyTree:
-        lowest, trace = run(search, objective, key, x0, steps, choose=choose)
+    A strategy that `compares` is made of the `choose` of the crystals of a pack.
+    """
+
+    def minimize(objective: Callable[[PyTree], Array], choose: Choose, key: Array, x0: PyTree) -> PyTree:
+        strategy = search if isinstance(search, Search) else search(choose)
+        lowest, trace = run(strategy, objective, key, x0, steps, choose=choose)
         return lowest.x if best else trace.last
 
     def guide(generator: Generator) -> Guide:

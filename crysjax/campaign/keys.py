@@ -9,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
 
-from crysjax.campaign import choices
+from crysjax.campaign import choices, measures, screens
 from crysjax.campaign.plan import Plan
 from crysjax.config import type_name
+
+LISTS = {"gates": screens.NAMES, "measure": measures.NAMES}
+"""Keys that hold some of these names."""
 
 
 class Key(NamedTuple):
@@ -31,6 +34,7 @@ def keys() -> list[Key]:
         if one.name == "settings":
             continue
         kind = "one of " + ", ".join(choices.CHOICES[one.name]) if one.name in choices.CHOICES else ""
+        kind = f"some of {', '.join(LISTS[one.name])}" if one.name in LISTS else kind
         default = "required" if one.default is MISSING else _shown(one.default)
         found.append(Key(one.name, kind or type_name(hints[one.name]), default, meaning[one.name]))
         found += _settings(one.name)
@@ -41,7 +45,7 @@ def keys() -> list[Key]:
 
 def _settings(key: str) -> list[Key]:
     """`KEY.SETTING` of all that the key may name; where only some have it, the meaning begins with them."""
-    named = choices.CHOICES.get(key) or ({"": choices.SECTIONS[key]} if key in choices.SECTIONS else {})
+    named = choices.named(key)
     found: dict[tuple[str, str, str, str], list[str]] = {}
     for name, factory in named.items():
         texts, hints = described(factory), typing.get_type_hints(factory)
@@ -49,7 +53,7 @@ def _settings(key: str) -> list[Key]:
             row = (inner, type_name(hints[inner]), _shown(default), texts[inner])
             found.setdefault(row, []).append(name)
     return [
-        Key(f"{key}.{inner}", kind, default, f"{'' if list(named) == who else ', '.join(who) + ': '}{text}")
+        Key(f"{key}.{inner}", kind, default, f"{'' if who in ([''], list(named)) else ', '.join(who) + ': '}{text}")
         for (inner, kind, default, text), who in found.items()
     ]
 

@@ -53,8 +53,7 @@ class Plan:
         fix: file of one crystal whose atoms every crystal drawn has.
         fix_cell: whether the cell of `fix` is kept too.
         density_g_cm3: window `[low, high]` of the density, g/cm³ (null leaves a side open), as one more gate.
-        gates: what crystals have to pass before they are predicted, and again after relaxation: apart, dense, neutral,
-            synthesizable.
+        gates: what crystals have to pass before they are predicted, and again after relaxation.
         min_atoms: fewest atoms in the cell.
         max_atoms: most atoms in the cell.
         rounds: design rounds; each learns from the ones before.

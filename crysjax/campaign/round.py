@@ -244,7 +244,7 @@ def screen(
     gated = drawn.proposal.gated
     why = np.full(len(alive), "", dtype="<U80")
     for name, passed in reversed(gates.verdicts(gated).items()):  # the first that fails is the one that is named
-        why[~passed[alive]] = gates.SAID[name]
+        why[~passed[alive]] = gates.said(name)
     crystals = datasets.take(drawn.crystals, alive)
     if broken is not None:
         why = np.where(why == "", broken(crystals), why)

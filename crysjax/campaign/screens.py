@@ -1,10 +1,12 @@
 """The gates of a plan: `gates: [NAME, ...]`, with `gates.KEY` for their settings.
 
-They are asked of crystals as drawn and again after relaxation. A window of density is one more gate.
+They are asked of crystals as drawn and again after relaxation. Three stand in `evaluation/gates`; one by a number of
+each crystal is a factory and its row in `GATES`. A window of density is one more gate.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +19,36 @@ from crysjax.evaluation.gates import DENSITY, REASONS, SYNTHESIZABLE, Bound, Gat
 from crysjax.models import registry
 from crysjax.physics.density import of_pack_g_cm3
 
-NAMES = (*REASONS, "synthesizable")
+
+class Gate(NamedTuple):
+    """A gate by a number of each crystal, its settings checked; nothing is loaded yet."""
+
+    quantity: str  # the number, as the ledger names it
+    bound: Callable[[], Bound]
+    model: str = ""  # that it asks, by name or path: its file is part of what a campaign's state depends on
+
+
+def synthesizable(*, least_score: float = 0.5, scorer: str = "synthesizability") -> Gate:
+    """Crystals that resemble those that have been made.
+
+    Args:
+        least_score: smallest score that passes: probability-like, of resembling crystals that have been made.
+        scorer: model of synthesizability that is asked, by name or path.
+    """
+    if not 0 <= least_score <= 1:
+        raise ValueError(f"least_score: {least_score}; expected a number from 0 to 1")
+
+    def bound() -> Bound:
+        model = registry.load_model(scorer, "synthesizability")
+        return Bound(lambda pack: model.build.predict(model.params, pack).value[:, 0], low=least_score)
+
+    return Gate(SYNTHESIZABLE, bound, scorer)
+
+
+GATES: Mapping[str, Callable[..., Gate]] = {"synthesizable": synthesizable}
+"""Gates by a number of each crystal; their settings are `gates.KEY`, so no two may share a name."""
+
+NAMES = (*REASONS, *GATES)
 """What `gates` may hold."""
 
 
@@ -26,22 +57,17 @@ class Screens(NamedTuple):
 
     names: tuple[str, ...]
     volumes: Mapping[str, float]
-    least_score: float
-    scorer: str  # "" where no score is asked for
+    more: tuple[Gate, ...]  # of `GATES`, those that are named
 
 
 def screens(
-    names: tuple[str, ...], *, min_volume_per_atom: float = 4.0, max_volume_per_atom: float = 80.0,
-    least_score: float = 0.5, scorer: str = "synthesizability",
-) -> Screens:  # fmt: skip
-    """Which crystals are worth a prediction.
+    names: tuple[str, ...], *, min_volume_per_atom: float = 4.0, max_volume_per_atom: float = 80.0, **of_gates: Any
+) -> Screens:
+    """Which crystals are worth a prediction; `of_gates` are settings of `GATES`.
 
     Args:
         min_volume_per_atom: smallest volume that the gate dense lets pass, Å³ per atom.
         max_volume_per_atom: largest volume that the gate dense lets pass, Å³ per atom.
-        least_score: smallest score that the gate synthesizable lets pass: probability-like, of resembling crystals
-            that have been made.
-        scorer: model of synthesizability that the gate synthesizable asks, by name or path.
     """
     for name in names:
         if name not in NAMES:
@@ -50,19 +76,17 @@ def screens(
             raise ValueError(f"{name!r}; expected each gate once")
     if not 0 < min_volume_per_atom < max_volume_per_atom < math.inf:
         raise ValueError(f"min_volume_per_atom: {min_volume_per_atom}; expected more than 0, less than the largest")
-    if not 0 <= least_score <= 1:
-        raise ValueError(f"least_score: {least_score}; expected a number from 0 to 1")
     volumes = {"min_volume_per_atom": min_volume_per_atom, "max_volume_per_atom": max_volume_per_atom}
-    return Screens(names, volumes, least_score, scorer if "synthesizable" in names else "")
+    own = {name: inspect.signature(make).parameters.keys() & of_gates.keys() for name, make in GATES.items()}
+    if strange := of_gates.keys() - set().union(*own.values()):
+        raise TypeError(f"screens: no gate has the settings {sorted(strange)}")
+    every = {name: make(**{key: of_gates[key] for key in own[name]}) for name, make in GATES.items()}  # checked, too
+    return Screens(names, volumes, tuple(gate for name, gate in every.items() if name in names))
 
 
 def made(chosen: Screens, max_atoms: int, density_g_cm3: tuple[Any, ...] = ()) -> Callable[[Pack], Gated]:
     """The gates as one function of a pack."""
-    bounds = {}
-    if chosen.scorer:
-        model = registry.load_model(chosen.scorer, "synthesizability")
-        bounds[SYNTHESIZABLE] = Bound(lambda pack: model.build.predict(model.params, pack).value[:, 0],
-                                      low=chosen.least_score)  # fmt: skip
+    bounds = {gate.quantity: gate.bound() for gate in chosen.more}
     if density_g_cm3:
         low, high = density_g_cm3
         sides = (-math.inf if low is None else low, math.inf if high is None else high)

@@ -43,6 +43,7 @@ class Labels(NamedTuple):
     properties: np.ndarray  # (b, k) float32 in their own units; NaN = not known
     space_group: np.ndarray  # (b,) int32; 0 = not known
     views: Views = Views()
+    sites: np.ndarray | None = None  # (n, k) labels of the atoms; NaN = not known
 
 
 View = Callable[[np.ndarray, Capacity], Views]
@@ -143,6 +144,17 @@ def each_crystal(function: Callable[[Pack], Any], dataset: Dataset, shape: Capac
     used = batch.index >= 0
     order = np.argsort(batch.index[used])
     return jax.tree.map(lambda *leaves: np.stack(leaves)[used][order], *said)
+
+
+def each_site(function: Callable[[Pack], Any], dataset: Dataset, shape: Capacity | None = None) -> Any:
+    """The same of every site: leaves (n, ...) -> (sites, ...), host arrays in the order of the data set."""
+    batch, said = pack_dataset(dataset, shape or capacity(dataset.num_atoms)), []
+    placed = [datasets.site_index(dataset, rows[rows >= 0]) for rows in batch.index]
+    for t, sites in enumerate(placed):
+        answer = function(jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), batch.pack))
+        said.append(jax.tree.map(lambda leaf, n=sites.size: np.asarray(leaf)[:n], answer))
+    order = np.argsort(np.concatenate(placed))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *said)
 
 
 def stack(dataset: Dataset, groups: list[list[int]], shape: Capacity) -> Batch:
@@ -268,6 +280,15 @@ def targets(dataset: Dataset, names: tuple[str, ...], index: np.ndarray) -> np.n
             raise ValueError(f"property {name!r} is not in the data set, which has {sorted(dataset.properties)}")
     values = np.stack([dataset.properties[n] for n in names], -1) if names else np.zeros((len(dataset), 0))
     return np.where((index >= 0)[..., None], values[np.maximum(index, 0)], np.nan).astype(np.float32)
+
+
+def site_targets(dataset: Dataset, names: tuple[str, ...], rows: np.ndarray, shape: Capacity) -> np.ndarray:
+    """Site properties `names` of one pack, side by side: (n, k) float32, NaN where a site is unused or has none."""
+    values = [dataset.site_properties[name].reshape(len(dataset.numbers), -1) for name in names]
+    sites = datasets.site_index(dataset, np.asarray(rows))
+    found = np.full((shape.sites, sum(v.shape[1] for v in values)), np.nan, np.float32)
+    found[: len(sites)] = np.concatenate(values, -1)[sites]
+    return found
 
 
 def labels(dataset: Dataset, names: tuple[str, ...], index: np.ndarray, group: bool = False) -> Labels:

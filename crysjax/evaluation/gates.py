@@ -69,7 +69,12 @@ SAID = {
     SYNTHESIZABLE: "resembles crystals that have been made too little",
     DENSITY: "density out of range",
 }
-"""Gate -> its sentence for the ledger."""
+"""Gate -> its sentence for the ledger; of a `Bound` without one see `said`."""
+
+
+def said(name: str) -> str:
+    """What the ledger says of a crystal that this gate does not let pass."""
+    return SAID.get(name, f"{name} out of range")
 
 
 def gates(
@@ -119,13 +124,13 @@ def verdicts(gated: Gated) -> dict[str, Array]:
 
 def why(gated: Gated, rows: Iterable[int]) -> list[str]:
     """The first gate that each of these crystals fails, with its numbers; "" for those that pass."""
-    said = []
+    reasons = []
     for row in rows:
         failed = next((name for name, passed in verdicts(gated).items() if not passed[row]), None)
         more = f": {contacts.said(gated.contact, row)}" if failed == "apart" else ""
         more = f": {gated.more[failed].value[row]:.3g}" if failed in gated.more else more
-        said.append(f"{SAID[failed]}{more}" if failed else "")
-    return said
+        reasons.append(f"{said(failed)}{more}" if failed else "")
+    return reasons
 
 
 def of_dataset(gate: Callable[[Pack], Gated], dataset: Dataset) -> Gated:

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 class Answers(NamedTuple):
     """What a model says of a data set; NaN where it has no answer."""
 
-    said: Estimate  # (m, k)
+    said: Estimate  # (m, k), or of all sites where the model speaks of those
     novelty: np.ndarray  # (m,) distance from the training data, see `predictors.novelty`
     limit: float  # of the novelty, beyond which a crystal is outside of them; infinite where the model does not know
     names: tuple[str, ...]  # the k properties
     meaning: str = ""  # of a score that is no property
     elements: tuple[int, ...] = ()  # atomic numbers that the model was trained on, where it knows
+    sites: tuple[int, ...] = ()  # how many each crystal has, where `said` has a row for every site
 
     @property
     def outside(self) -> np.ndarray:
@@ -39,29 +40,32 @@ def ask(loaded: registry.Model, dataset: Dataset) -> Answers:
     import jax
     import numpy as np
 
-    from crysjax.data import batching
-    from crysjax.predictors.predictor import estimate
+    from crysjax.data import batching, datasets
 
-    shape = batching.capacity(dataset.num_atoms)
-    said = estimate(loaded.build.predict, loaded.params, dataset, shape)
+    shape, of_sites = batching.capacity(dataset.num_atoms), loaded.build.of_sites
+    predict, each = jax.jit(loaded.build.predict), batching.each_site if of_sites else batching.each_crystal
+    said = each(lambda pack: predict(loaded.params, pack), dataset, shape)
     far = jax.jit(loaded.build.novelty)
     novelty = batching.each_crystal(lambda pack: far(loaded.params, pack), dataset, shape)
     there = said.valid.all(-1)
+    whole = np.logical_and.reduceat(there, datasets.offsets(dataset)[:-1]) if of_sites else there
     value, std = (np.where(there[:, None], leaf, np.nan) for leaf in (said.value, said.std))
     limit = float(loaded.config["settings"].get("novelty.limit", np.inf))
     return Answers(
         said._replace(value=value, std=std),
-        np.where(there, novelty, np.nan),
+        np.where(whole, novelty, np.nan),
         limit,
         tuple(loaded.config["properties"]),
         loaded.config.get("meaning") or "",
         tuple(loaded.config.get("elements") or ()),
+        tuple(dataset.num_atoms.tolist()) if of_sites else (),
     )
 
 
 def table(ids: np.ndarray, answers: Answers, *, with_meaning: bool = False) -> str:
     """CSV of values, deviations, novelty and whether a crystal is outside; an empty cell is no answer.
 
+    Rows of sites are called ID:1, ID:2, and so on, and leave out the novelty, which is one of crystals.
     `with_meaning`: what a score means beside every one of them, for a file that is read elsewhere.
     """
     import numpy as np
@@ -69,8 +73,10 @@ def table(ids: np.ndarray, answers: Answers, *, with_meaning: bool = False) -> s
     from crysjax.data import files
 
     head = ["id", *(f"{name}{end}" for name in answers.names for end in ("", "_std"))]
-    columns = np.stack([answers.said.value, answers.said.std], -1).reshape(len(ids), -1)
-    if np.isfinite(answers.limit):
+    columns = np.stack([answers.said.value, answers.said.std], -1).reshape(len(answers.said.value), -1)
+    if answers.sites:
+        ids = [f"{name}:{k + 1}" for name, count in zip(ids, answers.sites) for k in range(count)]
+    elif np.isfinite(answers.limit):
         head += ["novelty", "outside"]
         columns = np.column_stack([columns, answers.novelty, answers.outside])
     note = [answers.meaning] if answers.meaning and with_meaning else []

@@ -218,8 +218,8 @@ def load_scorer(name: str) -> Model:
     from crysjax.models import checkpoint
 
     path = model_path(name)
-    mine = path.suffix == ".npz" and checkpoint.read_config(path).get("kind") == "synthesizability"
-    return load_model(name, "synthesizability" if mine else "heads")
+    kind = checkpoint.read_config(path).get("kind") if path.suffix == ".npz" else None
+    return load_model(name, kind if kind in BUILDERS and kind != "generator" else "heads")
 
 
 def load_synthesizability(name: str) -> Any:

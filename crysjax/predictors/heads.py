@@ -29,6 +29,7 @@ class Heads(NamedTuple):
     predict: Callable[[Params, Pack], Estimate]  # (params, pack) -> Estimate of (b, k)
     features: Callable[[Params, Pack], Array]  # (params, pack) -> (b, d), what the predictions are made of
     novelty: Callable[[Params, Pack], Array]  # (params, pack) -> (b,), see `novelty.score`; 0 where it is not known
+    of_sites: bool = False  # whether labels and predictions are those of sites, (n, k)
 
 
 def heads(

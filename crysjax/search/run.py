@@ -50,25 +50,31 @@ def run(
     A point may be made of m parts that have nothing to do with each other (the crystals of a pack): with
     `choose(won (m,), new, old) -> x`, which takes the parts of `new` that won and all others of `old`, the objective
     answers (m,), and `Best` holds the best of each part by itself. The strategy is told the sum over the finite parts,
-    and 0 for single entries of the gradient that are not finite.
+    and 0 for single entries of the gradient that are not finite. One that accepts some points and rejects others
+    (`Search.compares`) is told the m values instead, +inf where not finite, and has `choose` of its own; what is () in
+    its first state gets the shape that `tell` gives it.
     `record` picks what to keep of each point; keeping nothing is the default because points can be large.
     Wrap calls in `jax.jit`: outside of it every call traces the objective anew.
     """
     if steps < 1:
         raise ValueError(f"run: steps is {steps}; at least 1 evaluation is needed")
     evaluate = _evaluator(objective, search.needs_grad, choose is not None)
+    summed = choose is not None and not search.compares
 
     def step(carry, key):
         state, best, _ = carry
         x = search.ask(key, state)
         value, grad, finite = evaluate(x)
-        told = jnp.where(finite, value, jnp.inf) if choose is None else jnp.where(finite, value, 0).sum()
+        told = jnp.where(finite, value, 0).sum() if summed else jnp.where(finite, value, jnp.inf)
         state = search.tell(state, x, told, grad)
         return (state, _better(best, x, value, choose), x), (value, finite, record(x))
 
     key_init, key_last, key_steps = jax.random.split(key, 3)
     state = search.init(key_init, x0)
     x_shape, value_shape = jax.eval_shape(lambda: (x := search.ask(key_last, state), evaluate(x)[0]))
+    if search.compares:
+        after = jax.eval_shape(search.tell, state, x_shape, value_shape, x_shape if search.needs_grad else None)
+        state = jax.tree.map(lambda a, b: a if a.shape == b.shape else jnp.broadcast_to(a, b.shape), state, after)
     best = Best(x0, jnp.full(() if choose is None else value_shape.shape, jnp.inf, value_shape.dtype))
     nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x_shape)
     keys = jax.random.split(key_steps, steps)

@@ -37,9 +37,15 @@ def labeled(
     dataset: Dataset, groups: list[list[int]], shape: Capacity, names: tuple[str, ...], view: View | None = None,
     group: bool = False,
 ) -> tuple[Pack, Labels]:  # fmt: skip
-    """The groups of rows as packs and labels, leaves (t, ...): properties, and with `group` the space group."""
+    """The groups of rows as packs and labels, leaves (t, ...): properties, and with `group` the space group.
+
+    Names that are columns of the sites alone are `Labels.sites`.
+    """
     batch = batching.stack(dataset, groups, shape)
-    labels = batching.labels(dataset, names, batch.index, group)
+    of_sites = tuple(n for n in names if n in dataset.site_properties and n not in dataset.properties)
+    labels = batching.labels(dataset, tuple(n for n in names if n not in of_sites), batch.index, group)
+    if of_sites:
+        labels = labels._replace(sites=np.stack([batching.site_targets(dataset, of_sites, g, shape) for g in groups]))
     return batch.pack, labels._replace(views=batching.stack_view(view, groups, shape) if view else Views())
 
 
@@ -112,20 +118,25 @@ def lattice_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
     return center.round(4).tolist(), np.maximum(scale, 0.05).round(4).tolist()
 
 
-def property_statistics(dataset: Dataset, names: tuple[str, ...]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each property over the crystals that have it, in float64.
+def property_statistics(
+    dataset: Dataset, names: tuple[str, ...], of_sites: bool = False
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each property over the crystals (or sites) that have it, in float64.
 
     Labels that no float32 can tell apart once they are scaled are an error: a single absurd one sets the scale then.
     """
     center, scale = [], []
+    columns = dataset.site_properties if of_sites else dataset.properties
+    ids = np.repeat(dataset.ids, dataset.num_atoms) if of_sites else dataset.ids
     for name in names:
-        values = dataset.properties.get(name, np.zeros(0))
+        values = columns.get(name, np.zeros(0))
         known = np.isfinite(values)
         if not known.any():
-            raise ValueError(
-                f"property {name!r}: no crystal has a value; the data set has {sorted(dataset.properties)}"
-            )
-        mean, spread = scales.moments(values[known], f"property {name!r}", dataset.ids[known])
+            what = "site" if of_sites else "crystal"
+            raise ValueError(f"property {name!r}: no {what} has a value; the data set has {sorted(columns)}")
+        if values.ndim > 1:
+            raise ValueError(f"property {name!r}: {values.shape[1:]} numbers a site; expected one")
+        mean, spread = scales.moments(values[known], f"property {name!r}", ids[known])
         center.append(mean)
         scale.append(max(spread, 1e-6))
     return center, scale

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from crysjax.campaign import choices
+from crysjax.campaign import choices, screens
 from crysjax.campaign.keys import described, keys, table
 from crysjax.campaign.plan import Plan
 
@@ -30,7 +30,8 @@ def test_defaults_and_types_are_those_of_the_signature():
     rows = {key.name: key for key in keys() if key.name != "surrogate.steps"}
     assert rows["target"].default == "required" and rows["max_atoms"][1:3] == ("a whole number", "12")
     assert rows["gates"].default == "[apart, dense, neutral]"
-    assert rows["guidance"].type == "one of none, resample, gradient, sgld, psgld"
+    assert rows["guidance"].type == "one of " + ", ".join(choices.CHOICES["guidance"])
+    assert rows["gates"].type == "some of " + ", ".join(screens.NAMES)
     assert rows["surrogate.kernel"][1:3] == ("one of matern52, rbf", "matern52")
     assert rows["density_g_cm3"].type == "a list of numbers, null for none"
     steps = [key.meaning.split(":")[0] for key in keys() if key.name == "surrogate.steps"]

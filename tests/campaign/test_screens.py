@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crysjax.base import Estimate
-from crysjax.campaign import assemble, screens
+from crysjax.campaign import assemble, choices, screens
 from crysjax.campaign import goals as targets
 from crysjax.campaign.acquire import expected_improvement
 from crysjax.campaign.goals import Goal
@@ -34,7 +34,12 @@ def test_the_score_of_the_gate_is_that_of_the_shipped_model(light_compiles):
 
 
 def test_a_gate_that_is_not_named_loads_no_model():
-    assert screens.screens(("apart",), scorer="nothing of this name").scorer == ""
+    assert screens.screens(("apart",), scorer="nothing of this name").more == ()
+
+
+def test_no_two_gates_share_the_name_of_a_setting():
+    names = [inner for make in (screens.screens, *screens.GATES.values()) for inner in choices.defaults(make)]
+    assert len(names) == len(set(names))
 
 
 FAR = jnp.array([2.0, 6.0])  # of a limit of 4: inside, and half as far again

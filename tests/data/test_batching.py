@@ -135,3 +135,19 @@ def test_a_truncated_data_set_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match=r"set\.npz"):
         datasets.load(path)
+
+
+def test_labels_and_answers_of_sites_keep_the_order_of_the_data_set():
+    """Two columns of the atoms go into packs side by side, and come back out of every pack, whichever it shares."""
+    rng, sizes = np.random.default_rng(0), [3, 1, 4, 2, 4, 1]
+    rows = []
+    for n in sizes:
+        own = {"q": rng.random(n), "m": rng.random(n)}
+        rows.append(datasets.Entry("", np.full(n, 8), rng.random((n, 3)), 4 * np.eye(3), {}, own))
+    data, shape = datasets.from_entries(rows), batching.Capacity(8, 16, 3)
+    found = batching.each_site(lambda pack: pack.frac, data, shape)
+    np.testing.assert_array_equal(found, data.frac)
+    known = batching.site_targets(data, ("m", "q"), np.array([2, 1]), shape)
+    np.testing.assert_array_equal(known[:4], np.stack([data.site_properties[k][4:8] for k in ("m", "q")], -1))
+    np.testing.assert_array_equal(known[4], [data.site_properties[k][3] for k in ("m", "q")])
+    assert known.shape == (8, 2) and np.isnan(known[5:]).all()

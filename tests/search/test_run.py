@@ -112,6 +112,17 @@ def test_with_choose_a_part_that_is_not_finite_stops_no_other():
     np.testing.assert_allclose(best.x, [9.0, 1.0], atol=1e-5)
 
 
+@pytest.mark.parametrize("compares", [True, False])
+def test_a_strategy_that_compares_is_told_the_value_of_each_part_and_others_their_sum(compares):
+    """The state becomes what was told, and is the next point asked for."""
+    f = lambda x: jnp.where(x == 2, jnp.nan, x**2)  # noqa: E731
+    start, choose = jnp.array([1.0, 2.0, 3.0]), lambda won, new, old: jnp.where(won, new, old)
+    ask = lambda key, last: jnp.where(last < 0, start, last)  # noqa: E731
+    told = Search(lambda key, x: jnp.full((), -1.0), ask, lambda last, x, value, grad: value, False, compares)
+    _, trace = run(told, f, jax.random.key(0), start, 2, record=lambda x: x, choose=choose)
+    np.testing.assert_array_equal(trace.record[1], [1, np.inf, 9] if compares else [10, 10, 10])
+
+
 def test_steps_must_be_positive():
     with pytest.raises(ValueError, match="steps is 0"):
         run(random_walk(), jnp.sum, jax.random.key(0), jnp.zeros(2), 0)
