@@ -4,8 +4,6 @@ import importlib.util
 import inspect
 import re
 import shlex
-import subprocess
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -84,17 +82,6 @@ def test_every_link_and_include_leads_to_a_file(site, generated):
             parts = (DOCS / place).resolve().relative_to(ROOT).parts
             inside = generated.joinpath(*parts[2:]) if parts[:2] == ("docs", "generated") else ROOT.joinpath(*parts)
             assert inside.is_file(), f"{name}: {link}"
-
-
-EXECUTED = [p for p in WRITTEN if "```{code-cell}" in p.read_text()]
-
-
-@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
-def test_cells_of_a_page_run(page, tmp_path):
-    """From top to bottom, in a process and an empty folder of their own, as the site executes them."""
-    script = "\n\n".join(blocks(page.read_text(), "{code-cell}"))
-    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0 and run.stdout, run.stderr
 
 
 def test_python_compiles(site):
