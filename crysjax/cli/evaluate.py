@@ -54,7 +54,7 @@ def evaluate(
     for name, requests in found.asked.items():
         _show_asked(name, requests, out)
     if found.match:
-        _show_match(found.match, no_floors=bool(samples) and not (floors and train))
+        _show_match(found.match, missing="" if floors and train or not samples else "--train" if floors else "--floors")
     _show(found.totals, found.findings)
     if out is not None and found.totals:
         say(f"{out / 'report.html'}: side by side, with the reasons")
@@ -73,7 +73,7 @@ def _progress(text: str) -> None:
     say(text, err=True)
 
 
-def _show_match(lines: dict[str, dict], no_floors: bool) -> None:
+def _show_match(lines: dict[str, dict], missing: str) -> None:
     from crysjax.crystallography.matching import CDVAE
     from crysjax.evaluation.stages import said
 
@@ -83,8 +83,8 @@ def _show_match(lines: dict[str, dict], no_floors: bool) -> None:
         rmse = "–" if value["rmse"] != value["rmse"] else f"{value['rmse']:.3f}"
         offered = _percent(value["offered"]) if "offered" in value else ""
         say(f"  {name:{width}s}{_percent(value['rate']):>10s}{rmse:>8s}{offered:>10s}".rstrip())
-    if no_floors:
-        say("  no floors beside this match rate: give --train to see what no learning would reach")
+    if missing:
+        say(f"  no floors beside this match rate: give {missing} to see what no learning would reach")
 
 
 def _percent(share: float) -> str:
