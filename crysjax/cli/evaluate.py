@@ -54,7 +54,8 @@ def evaluate(
     for name, requests in found.asked.items():
         _show_asked(name, requests, out)
     if found.match:
-        _show_match(found.match, missing="" if floors and train or not samples else "--train" if floors else "--floors")
+        missing = [] if not samples else ["--floors"] * (not floors) + ["--train"] * (not train)
+        _show_match(found.match, " and ".join(missing))
     _show(found.totals, found.findings)
     if out is not None and found.totals:
         say(f"{out / 'report.html'}: side by side, with the reasons")
