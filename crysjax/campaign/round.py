@@ -23,7 +23,6 @@ from crysjax.base import Condition, Oracle, Params, Surrogate, Views
 from crysjax.campaign import goals as targets
 from crysjax.campaign import interrupted, outside, predictive, store
 from crysjax.campaign import outcomes as memory
-from crysjax.campaign.constrained import Start
 from crysjax.campaign.goals import Goals, hit_probability
 from crysjax.campaign.inspect import Inspected
 from crysjax.campaign.outcomes import Outcomes
@@ -41,6 +40,7 @@ from crysjax.data.datasets import Dataset, entries
 from crysjax.evaluation import gates, ledger
 from crysjax.predictors.predictor import Predictor
 from crysjax.sampling import draws as sampling
+from crysjax.sampling.space_groups import DrawStart, Starter
 from crysjax.surrogates.acquisition import select_batch
 
 LEAST_OUTCOMES = 4  # validated candidates before the surrogate has a say
@@ -68,7 +68,7 @@ class Tools(NamedTuple):
     known: frozenset[str]  # reduced formulas that are not asked for
     draws: int  # network samples behind one candidate: a pool, or the steps of a search
     elements: tuple[int, ...] = ()  # that all models know; (): those of the plan
-    start: Callable[[np.ndarray, int], Start] | None = None  # (sizes, seed) -> what a draw begins with
+    start: Starter | None = None  # what a draw begins with
     broken: Callable[[Dataset], np.ndarray] | None = None  # crystals -> the constraint that each breaks, ""
     oracles: dict[str, Oracle] = {}  # noqa: RUF012  # role, or what is measured -> oracle; never written to
     measure: Callable[[Dataset], dict[str, np.ndarray]] = lambda crystals: {}  # relaxed crystals -> name -> (m,)
@@ -195,7 +195,7 @@ def draw(plan: Plan, tools: Tools, key: jax.Array, number: int, learned: Learned
     """Candidates of sizes that the generator knows: sampled, steered, gated, predicted and weighed, pack by pack."""
     sizes = {n: c for n, c in tools.sizes.items() if plan.min_atoms <= n <= plan.max_atoms}
     drawn_sizes = np.sort(sampling.draw_sizes(plan.seed + 7919 * number, sizes, plan.candidates))
-    start = Start(None, None, np.zeros(len(drawn_sizes), int))
+    start = DrawStart(None, None, np.zeros(len(drawn_sizes), int))
     if tools.start is not None:
         start = tools.start(drawn_sizes, plan.seed + 7919 * number)
     ids = np.array([f"{number}-{i:04d}" for i in range(plan.candidates)])

@@ -24,15 +24,19 @@ def sample(
     count: int = typer.Option(100, "--count", "-n", min=1, help="How many, without --like."),
     like: str = typer.Option("", help="PATH[:SPLIT]: one sample with the composition of each of these crystals."),
     templates_from: str = typer.Option("", "--templates", help="PATH[:SPLIT] to look up from: retrieval-based flows."),
-    elements: str = typer.Option("", help="Only these elements, such as Li,Fe,P,O."),
+    elements: str = typer.Option("", help="Only these, such as Li,Fe,P,O, or lists: earth-abundant, non-toxic."),
     formula: str = typer.Option("", help="This composition, such as LiFePO4, in cells of whole units."),
     forbid: str = typer.Option("", help="None of these elements, such as Pb,Cd,Hg."),
+    require: str = typer.Option("", help="All of these elements, such as Li,O."),
     num_elements: str = typer.Option("", help="NUMBER or LOW:HIGH of different elements."),
     neutral: bool = typer.Option(False, "--neutral", help="Charges add up to zero with common oxidation states."),
     min_distance: float = typer.Option(0.0, min=0, help="Least distance of all atoms, periodic images included, Å."),
     space_group: int = typer.Option(0, min=0, max=230, help="Whose operations every sample has."),
+    crystal_system: str = typer.Option("", help="Such as cubic: every sample has a space group of it."),
+    density_g_cm3: str = typer.Option("", "--density-g-cm3", help="LOW:HIGH, or :HIGH; others are drawn again."),
     fix: str = typer.Option("", help="A file of one crystal whose atoms are in every sample, where they are."),
     fix_cell: bool = typer.Option(False, "--fix-cell", help="The cell of --fix as well."),
+    min_atoms: int = typer.Option(1, min=1, help="Smallest cell, in atoms."),
     max_atoms: int | None = typer.Option(None, min=1, help="Largest cell, in atoms."),
     want: list[str] = typer.Option([], "--property", help="NAME=VALUE, or NAME=LOW:HIGH: one value per crystal."),
     steps: int | None = typer.Option(None, min=1, help="Steps of the sampler."),
@@ -51,7 +55,8 @@ def sample(
         raise ValueError(f"--temperature {temperature}: expected a number above 0")
     config = registry.read_config(registry.model_path(model), "generator")
     names = [*config["properties"], "space_group"]
-    constraints = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group)
+    constraints = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group,
+                          require, crystal_system, density_g_cm3)  # fmt: skip
     if like:
         beside_like(constraints)  # before a long file is read
     request = Request(
@@ -59,7 +64,7 @@ def sample(
         templates=read_part(templates_from) if templates_from else None, max_atoms=max_atoms,
         constraints=constraints,
         properties=_asked(want, names), guidance=_weights(guidance, names, want) if guidance else None,
-        steps=steps, temperature=temperature,
+        steps=steps, temperature=temperature, min_atoms=min_atoms,
     )  # fmt: skip
     with bar("sample") as advance:
         drawn = drawn_from(model, request, seed=seed, progress=advance)
