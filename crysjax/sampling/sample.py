@@ -109,11 +109,14 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
 
 
 def _sizes(config: Mapping[str, Any], request: Request) -> dict[int, int]:
-    """Those of the model's sizes that are not too small: number of atoms -> crystals in its data."""
-    found = {int(n): count for n, count in config["sizes"].items() if int(n) >= request.min_atoms}
-    if not found or (request.max_atoms or request.min_atoms) < request.min_atoms:
-        most = request.max_atoms or max(map(int, config["sizes"]))
-        raise ValueError(f"--min-atoms: {request.min_atoms}; expected a number up to {most}")
+    """Those of the model's sizes that are neither too small nor too large: number of atoms -> crystals in its data."""
+    of_model = {int(n): count for n, count in config["sizes"].items()}
+    most = max(of_model) if request.max_atoms is None else request.max_atoms
+    if most < min(of_model):
+        raise ValueError(f"--max-atoms: {most}; the model knows sizes from {min(of_model)}")
+    found = {n: count for n, count in of_model.items() if request.min_atoms <= n <= most}
+    if not found:
+        raise ValueError(f"--min-atoms: {request.min_atoms}; expected a number up to {min(most, max(of_model))}")
     return found
 
 
