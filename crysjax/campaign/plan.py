@@ -38,8 +38,9 @@ class Plan:
     """A campaign.
 
     Attributes:
-        target: property -> `[low, high]` (null leaves a side open), "minimize" or "maximize"; in YAML one line each,
-            `target.band_gap_ev: [1, 2]`, and `target.band_gap_ev.weight: 2` where one counts more than others.
+        target: property of the heads -> `[low, high]` (null leaves a side open), "minimize" or "maximize"; in YAML one
+            line each, `target.band_gap_ev: [1, 2]`, and `target.band_gap_ev.weight: 2` where one counts more than
+            others; `target.density_g_cm3` follows from the crystal itself and needs no heads that predict it.
         elements: symbols that may occur, and names of lists: earth-abundant, non-toxic, all
             (`chemistry/element_lists`); without any, those of the formula.
         forbid: symbols, and names of lists, that may not.
@@ -52,7 +53,8 @@ class Plan:
         min_distance: shortest distance of atoms in crystals as drawn, Å; 0 = none.
         fix: file of one crystal whose atoms every crystal drawn has.
         fix_cell: whether its cell is kept too.
-        density_g_cm3: a window `[low, high]` (null leaves a side open) that is one more gate.
+        density_g_cm3: a window `[low, high]` (null leaves a side open) that is one more gate; as a goal that steers,
+            `target.density_g_cm3`.
         gates: what crystals have to pass before they are predicted, and again after relaxation: apart, dense, neutral,
             synthesizable.
         min_atoms, max_atoms: fewest and most atoms in the cell.

@@ -16,6 +16,7 @@ from crysjax.base import Condition, Pack, PyTree
 from crysjax.campaign import goals as targets
 from crysjax.campaign import outputs, propose, round
 from crysjax.campaign.assemble import assemble
+from crysjax.campaign.density_target import DENSITY, with_density
 from crysjax.campaign.plan import Plan, plan_of, read_plan
 from crysjax.campaign.polymorphs import Polymorphs, PolymorphSearch, find
 from crysjax.config import read_yaml
@@ -178,12 +179,13 @@ def objective(
         target: property -> window or direction.
         formula: composition of the cell, such as "SrTiO3".
         n: crystals.
-        heads: what predicts the properties.
+        heads: what predicts the properties; `density_g_cm3` needs none.
         key: seed of the noise and of what is drawn inside the sampler.
         steps: of the sampler.
     """
     loaded = registry.load_model(model, "generator", {"generator.steps": steps})
     predictor, _ = registry.load_predictor(heads)
+    predictor = with_density(predictor) if DENSITY in target else predictor
     goals = targets.goals(Plan(target=dict(target), elements=("O",)).target, predictor.names, predictor.scale)
     counts = formula_counts(formula, loaded.config["elements"])
     numbers = np.tile(np.repeat(list(counts), list(counts.values())), n)
