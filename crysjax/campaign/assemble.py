@@ -63,7 +63,7 @@ def models(plan: Plan) -> Models:
 
 def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     """The plan's models behind plain functions, and how the report names them."""
-    from crysjax.campaign import constrained, judges, measures, screens
+    from crysjax.campaign import constrained, measures, screens
     from crysjax.campaign import goals as targets
     from crysjax.campaign.inspect import inspector
     from crysjax.campaign.propose import proposer
@@ -98,7 +98,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
                          judge_error=judge_error(goals, reference)),
         generator=drawn.params, predictor=predictor, surrogate=surrogate, sizes=drawn.sizes,
         condition=targets.wanted(goals, found.config["properties"], center, scale),
-        relax=judges.after(relax, last) if last else relax, inspect=inspector(gate, shape, _flags(drawn.flag)),
+        relax=relax, last=last, inspect=inspector(gate, shape, _flags(drawn.flag)),
         judge=judge(goals, predictor, shape, reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
         draws=guidance.draws, files=digests_of(plan), elements=found.elements, start=drawn.start, broken=drawn.broken,

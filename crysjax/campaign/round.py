@@ -25,6 +25,7 @@ from crysjax.campaign import interrupted, outside, predictive, store
 from crysjax.campaign import outcomes as memory
 from crysjax.campaign.goals import Goals, hit_probability
 from crysjax.campaign.inspect import Inspected
+from crysjax.campaign.judges import Judge
 from crysjax.campaign.outcomes import Outcomes
 from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.predictive import Learned
@@ -62,7 +63,7 @@ class Tools(NamedTuple):
     surrogate: Surrogate
     sizes: dict[int, int]  # number of atoms -> crystals in the generator's data
     condition: np.ndarray  # (k,) what the generator is asked for; NaN = nothing
-    relax: Callable[[Dataset, Progress], Relaxed]
+    relax: Callable[[Dataset, Progress], Relaxed]  # by the potential
     inspect: Callable[[Dataset], Inspected]  # relaxed crystals -> whether they are possible still
     judge: Callable[[Dataset, np.ndarray], Judged]  # (relaxed crystals, eV/atom) -> target properties
     known: frozenset[str]  # reduced formulas that are not asked for
@@ -73,6 +74,7 @@ class Tools(NamedTuple):
     oracles: dict[str, Oracle] = {}  # noqa: RUF012  # role, or what is measured -> oracle; never written to
     measure: Callable[[Dataset], dict[str, np.ndarray]] = lambda crystals: {}  # relaxed crystals -> name -> (m,)
     files: dict[str, str] = {}  # noqa: RUF012  # of the models: name -> SHA-256; never written to
+    last: Judge | None = None  # what relaxes after the potential, and whose energies count
 
 
 class Drawn(NamedTuple):
@@ -104,7 +106,8 @@ def _rounds(
     left = [row for row in ledger.read(book) if row.round >= outcomes.rounds]
     interrupted.begin(folder, left, fresh=not resume)
     passed = ledger.passed_stages(ledger.keep_rounds(book, outcomes.rounds))
-    tools = tools._replace(relax=interrupted.once(tools.relax, folder, settings | {"files": tools.files}))
+    asked = settings | {"files": tools.files}
+    tools = tools._replace(relax=interrupted.kept(tools.relax, tools.last, folder, asked))
     for number in range(outcomes.rounds, plan.rounds):
         outcomes, passed = design_round(plan, tools, outcomes, passed, book, partial(progress, number))
         memory.save(outcomes, folder, settings, tools.files)
