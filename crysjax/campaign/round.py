@@ -31,7 +31,7 @@ from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.predictive import Learned
 from crysjax.campaign.propose import Proposal
 from crysjax.campaign.rows import of_goals, rows
-from crysjax.campaign.spending import Clock, added, spent
+from crysjax.campaign.spending import Stopwatch, added, spent
 from crysjax.campaign.validate import Judged, Relaxed
 from crysjax.chemistry.elements import formula
 from crysjax.crystallography import matching
@@ -119,7 +119,7 @@ def design_round(
     plan: Plan, tools: Tools, outcomes: Outcomes, passed: dict[str, int], book: Path, progress: Progress
 ) -> tuple[Outcomes, dict[str, int]]:
     """One round: what was learned before in, with this round's outcomes added out."""
-    number, goals, clock = outcomes.rounds, tools.goals, Clock()
+    number, goals, clock = outcomes.rounds, tools.goals, Stopwatch()
     key_learn, key_draw = jax.random.split(jax.random.fold_in(jax.random.key(plan.seed), number))
 
     def record(stage: str, ids: np.ndarray, reason: np.ndarray, **found) -> np.ndarray:

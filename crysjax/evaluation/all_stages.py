@@ -11,7 +11,7 @@ import numpy as np
 
 from crysjax import __version__
 from crysjax.base import Estimate
-from crysjax.crystallography import families, matching
+from crysjax.crystallography import known_relations, matching
 from crysjax.data.datasets import Dataset, concatenate, take
 from crysjax.evaluation import chemistry, kept, stages
 from crysjax.evaluation.metrics import continuous, coverage, symmetry
@@ -120,7 +120,7 @@ def families_of(samples: Dataset, verdicts: Mapping[str, Verdict], ask: Question
     kind, reason = np.full(len(samples), "", "<U24"), np.full(len(samples), "", "<U200")
     if len(index):
         known = concatenate(list(ask.known.values()))
-        found = families.relations(take(samples, index), known, processes=ask.processes)
+        found = known_relations.relations(take(samples, index), known, processes=ask.processes)
         kind[index], reason[index] = [r.kind for r in found], [r.reason for r in found]
     asked = np.isin(np.arange(len(samples)), index)
     return stages.verdict(kind == "new", reason, "crystallographic families", {"family": kind}, asked)

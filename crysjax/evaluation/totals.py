@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crysjax.base import Estimate
-from crysjax.crystallography import contacts, families
+from crysjax.crystallography import contacts, known_relations
 from crysjax.data.datasets import Dataset
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.reasons import code
@@ -188,7 +188,9 @@ def flagged(judged: JudgedSet, most: int = 6) -> dict[str, dict[str, int]]:
 def _families(said: Verdict) -> dict[str, Interval]:
     """What the crystals that count as new are to known ones, of those that were looked at."""
     kinds = said.columns["family"][said.asked]
-    named = {kind: f"new, but {kind} of a known one" for kind in families.KINDS[1:-1]} | {"new": "new, and no relative"}
+    named = {kind: f"new, but {kind} of a known one" for kind in known_relations.KINDS[1:-1]} | {
+        "new": "new, and no relative"
+    }
     return {title: interval(kinds == kind) for kind, title in named.items()} if len(kinds) else {}
 
 

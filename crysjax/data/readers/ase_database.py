@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, Row
+from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, SourceRow
 from crysjax.data.labels import IDS, cells
 from crysjax.data.readers import limits, reading
 from crysjax.data.readers.lazy import Lazy
@@ -80,7 +80,7 @@ def _entry(name: str, fields: dict, pairs: dict) -> Entry:
     positions, cell = _array(fields["positions"], "<f8", (-1, 3)), _array(fields["cell"], "<f8", (3, 3))
     frac = np.linalg.solve(cell.T, positions.T).T
     forces = {} if fields["forces"] is None else {FORCES: _array(fields["forces"], "<f8", (-1, 3))}
-    row = Row(cells(pairs.items()))
+    row = SourceRow(cells(pairs.items()))
     return Entry(name, numbers, frac, cell, _properties(fields, len(numbers)), forces, row)
 
 

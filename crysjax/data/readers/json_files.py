@@ -15,7 +15,7 @@ import numpy as np
 
 from crysjax.chemistry.elements import isotope_number
 from crysjax.data import lost
-from crysjax.data.datasets import Entry, Row
+from crysjax.data.datasets import Entry, SourceRow
 from crysjax.data.labels import IDS, cells
 from crysjax.data.readers import limits, reading
 from crysjax.data.readers.lazy import Lazy
@@ -130,7 +130,7 @@ def of_record(name: str, record: object, parse_cif: ParseCif) -> Entry:
     name = str(next((record[k] for k in IDS if isinstance(record.get(k), str | int)), name))
     key = next((k for k in _HOLDS if k in record), "structure")
     found = record.get(key)
-    row = Row(cells((k, v) for k, v in record.items() if isinstance(k, str) and k != key), {"structure": key})
+    row = SourceRow(cells((k, v) for k, v in record.items() if isinstance(k, str) and k != key), {"structure": key})
     entry = of_text(name, found, {}, parse_cif) if isinstance(found, str) else of_structure(name, found, {})
     return entry._replace(row=row)
 
