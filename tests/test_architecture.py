@@ -90,6 +90,10 @@ def test_a_class_has_one_meaning():
     assert structure.class_names() == {}
 
 
+def test_a_word_is_one_module():
+    assert structure.module_words() == {}
+
+
 def test_the_page_has_the_figures_of_today():
     written, now = structure.on_the_page(structure.PAGE.read_text()), structure.measured()
     assert structure.stale(written, now) == [], "python tests/structure.py --write"

@@ -40,7 +40,7 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
 from crysjax.evaluation import gates, ledger
 from crysjax.predictors.predictor import Predictor
-from crysjax.sampling import draws as sampling
+from crysjax.sampling import draws
 from crysjax.sampling.space_groups import DrawStart, Starter
 from crysjax.surrogates.acquisition import select_batch
 
@@ -197,15 +197,15 @@ def learn(plan: Plan, tools: Tools, outcomes: Outcomes, key: jax.Array) -> Learn
 def draw(plan: Plan, tools: Tools, key: jax.Array, number: int, learned: Learned, progress: Progress) -> Drawn:
     """Candidates of sizes that the generator knows: sampled, steered, gated, predicted and weighed, pack by pack."""
     sizes = {n: c for n, c in tools.sizes.items() if plan.min_atoms <= n <= plan.max_atoms}
-    drawn_sizes = np.sort(sampling.draw_sizes(plan.seed + 7919 * number, sizes, plan.candidates))
+    drawn_sizes = np.sort(draws.draw_sizes(plan.seed + 7919 * number, sizes, plan.candidates))
     start = DrawStart(None, None, np.zeros(len(drawn_sizes), int))
     if tools.start is not None:
         start = tools.start(drawn_sizes, plan.seed + 7919 * number)
     ids = np.array([f"{number}-{i:04d}" for i in range(plan.candidates)])
-    templates = replace(sampling.blank(drawn_sizes, start.numbers), ids=ids)
+    templates = replace(draws.blank(drawn_sizes, start.numbers), ids=ids)
     shape = pack_shape(sizes, plan.candidates)
     batch = batching.pack_dataset(templates, shape)
-    packs, (tiles, slots) = sampling.restrict(batch.pack, tools.elements or plan.numbers), batch.index.shape
+    packs, (tiles, slots) = draws.restrict(batch.pack, tools.elements or plan.numbers), batch.index.shape
     asked, found = jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1)), []
     for k, one in enumerate(jax.random.split(key, tiles)):
         progress("sample", k, tiles)

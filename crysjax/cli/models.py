@@ -8,14 +8,15 @@ from pathlib import Path
 
 import typer
 
-from crysjax.cli import pull, references
+from crysjax.cli import pull
+from crysjax.cli.references import references
 from crysjax.data.readers.part import read_part
 from crysjax.models import published, registry
 from crysjax.terminal import bar, printable, say
 
 app = typer.Typer(help="List the models that are here, and get more.", no_args_is_help=True)
 app.command("pull")(pull.pull)
-app.command("references")(references.references)
+app.command("references")(references)
 
 
 def sample(
