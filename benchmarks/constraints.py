@@ -18,7 +18,8 @@ import numpy as np
 from crysjax.chemistry import elements, oxidation
 from crysjax.constraints import space_group
 from crysjax.constraints.constraint import Fixed
-from crysjax.constraints.constraints import Constraints, compiled, constrain, violations
+from crysjax.constraints.constraints import Constraints, compiled, constrain
+from crysjax.constraints.violations import violations
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.evaluation.validity import validity
@@ -43,8 +44,8 @@ CASES = {
     "fixed atoms and cell": Constraints(fixed=SEED._replace(lattice=CELL)),
     "distances of 1.5 Å": Constraints(min_distance_angstrom=1.5),
     "distances of 2.0 Å": Constraints(min_distance_angstrom=2.0),
-    "space group 62": Constraints(space_group=62),
-    "space group 225": Constraints(space_group=225),
+    "space group 62": Constraints(space_groups=(62,)),
+    "space group 225": Constraints(space_groups=(225,)),
     "all but the group": Constraints(
         forbidden=POISONS, num_elements=(3, 3), states=STATES, fixed=SEED, min_distance_angstrom=1.5
     ),
@@ -58,8 +59,8 @@ def drawn(name: str, count: int, steps: int) -> tuple[Dataset, float]:
     config = registry.load_model("mp_20_generator", "generator").config
     sizes = {n: c for n, c in ((int(n), c) for n, c in config["sizes"].items()) if 3 <= n <= 8}
     sizes = {7: 1} if wanted.formula else sizes
-    if wanted.space_group:
-        return in_group(wanted.space_group, sizes, count, steps)
+    if wanted.space_groups:
+        return in_group(*wanted.space_groups, sizes, count, steps)
     num_atoms = draws.draw_sizes(0, sizes, count)
     constraint = compiled(wanted, num_atoms.tolist(), known=config["elements"])
     settings = {"generator.steps": steps} | ({"generator.constraint": constraint} if native else {})

@@ -179,13 +179,25 @@ def without_a_door(graph: Imports) -> list[str]:
 
 
 def class_names() -> dict[str, list[str]]:
-    """Classes whose name, without a leading underscore, more than one file defines, and where."""
+    """Public classes whose name more than one file defines, and where."""
     found = defaultdict(list)
     for path in FILES:
         for node in nodes(parsed(path)):
-            if isinstance(node, ast.ClassDef):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found[node.name].append(module_name(path))
     return {name: where for name, where in found.items() if len(where) > 1}
+
+
+def module_words() -> dict[str, set[str]]:
+    """Words under which files import several modules of the package, `as` included, and which these are."""
+    names, found = {module_name(path) for path in FILES}, defaultdict(set)
+    for path in FILES:
+        for node in nodes(parsed(path)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    if (module := f"{node.module}.{alias.name}") in names:
+                        found[alias.asname or alias.name].add(module)
+    return {word: modules for word, modules in found.items() if len(modules) > 1}
 
 
 def measured() -> dict[str, int]:
@@ -203,6 +215,8 @@ def measured() -> dict[str, int]:
         "lines of the longest body": max(sizes),
         "circles between files": len(circles(imports())),
         "imports that climb to another room of the same or a higher level": len(upward(graph, graph)),
+        "names of classes that several files define": len(class_names()),
+        "words under which several modules are imported": len(module_words()),
         "modules that no command and no public function leads to": len(without_a_door(graph)),
     }
     for what, start in READ.items():
@@ -228,7 +242,7 @@ def stale(written: Mapping[str, int], now: Mapping[str, int], tolerance: float =
     become fewer."""
     if list(written) != list(now):
         return [f"the rows are {list(written)}"]
-    faults = {what for what in now if any(word in what for word in ("circles", "climb", "no command"))}
+    faults = {what for what in now if any(word in what for word in ("circles", "climb", "several", "no command"))}
     return [
         f"{what}: {written[what]} is written, {value} measured"
         for what, value in now.items()

@@ -22,8 +22,6 @@ ASE_ROOMS = (
     "reports/", "potentials/ase.py",
 )  # fmt: skip
 """The only places that know pymatgen or ase."""
-TWO_MEANINGS = {"Start", "Clock", "Row", "Request"}
-"""Classes that more than one file defines under one name; the set may only become smaller."""
 
 
 def import_faults(path: Path, source: str) -> list[str]:
@@ -89,7 +87,11 @@ def test_every_module_has_a_door():
 
 
 def test_a_class_has_one_meaning():
-    assert {name for name in structure.class_names() if not name.startswith("_")} <= TWO_MEANINGS
+    assert structure.class_names() == {}
+
+
+def test_a_word_is_one_module():
+    assert structure.module_words() == {}
 
 
 def test_the_page_has_the_figures_of_today():

@@ -8,14 +8,14 @@ from pathlib import Path
 from crysjax.data import files
 from crysjax.data.datasets import Dataset
 from crysjax.evaluation import requests
-from crysjax.evaluation.requests import Request
+from crysjax.evaluation.requests import AskedProperty
 from crysjax.models import answers, registry
 from crysjax.reports import asked
 
 
 def did_they_get_it(
     sets: Mapping[str, Dataset], heads: str, within: float | None, out: Path | None, say: Callable[[str], None]
-) -> dict[str, list[Request]]:
+) -> dict[str, list[AskedProperty]]:
     """Each set's requests with what the heads predict; with `out`, a page and a table for each set.
 
     `within`: how far a value may be from the request and still count. `say` is told what no heads were asked about.
@@ -39,7 +39,7 @@ def did_they_get_it(
     return found
 
 
-def _write(folder: Path, name: str, crystals: Dataset, found: list[Request], heads: str) -> None:
+def _write(folder: Path, name: str, crystals: Dataset, found: list[AskedProperty], heads: str) -> None:
     columns = {"id": crystals.ids}
     for one in found:
         columns |= {f"asked_{one.name}": one.asked, f"predicted_{one.name}": one.value,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crysjax.base import Params
+from crysjax.campaign.density_target import DENSITY
 from crysjax.campaign.judges import Judge
 from crysjax.campaign.plan import Plan
 from crysjax.campaign.round import Tools
@@ -37,6 +38,7 @@ class Models(NamedTuple):
 def models(plan: Plan) -> Models:
     """Load what a plan names; an error says which key named what cannot be had."""
     from crysjax.campaign import constrained, judges
+    from crysjax.campaign.density_target import with_density
     from crysjax.campaign.hull_distance import with_hull
 
     with _naming("generator"):
@@ -53,13 +55,15 @@ def models(plan: Plan) -> Models:
     if plan.hull:
         with _naming("hull"):
             predictor = with_hull(predictor, read_table(plan, allowed))
+    if DENSITY in plan.target:
+        predictor = with_density(predictor)
     reference = last.reference if last else references.read_reference(path)
     return Models(config, predictor, potential, params, path, last, reference, allowed)
 
 
 def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
     """The plan's models behind plain functions, and how the report names them."""
-    from crysjax.campaign import constrained, judges, measures, screens
+    from crysjax.campaign import constrained, measures, screens
     from crysjax.campaign import goals as targets
     from crysjax.campaign.inspect import inspector
     from crysjax.campaign.propose import proposer
@@ -94,7 +98,7 @@ def assemble(plan: Plan) -> tuple[Tools, dict[str, Any]]:
                          judge_error=judge_error(goals, reference)),
         generator=drawn.params, predictor=predictor, surrogate=surrogate, sizes=drawn.sizes,
         condition=targets.wanted(goals, found.config["properties"], center, scale),
-        relax=judges.after(relax, last) if last else relax, inspect=inspector(gate, shape, _flags(drawn.flag)),
+        relax=relax, last=last, inspect=inspector(gate, shape, _flags(drawn.flag)),
         judge=judge(goals, predictor, shape, reference),
         known=frozenset(formula(entry.numbers) for entry in entries(known)) if known is not None else frozenset(),
         draws=guidance.draws, files=digests_of(plan), elements=found.elements, start=drawn.start, broken=drawn.broken,
@@ -123,6 +127,8 @@ def _about(plan: Plan, tools: Tools, by_energy: bool) -> dict[str, Any]:
     names = {"generator": plan.generator, "heads": plan.heads, "potential": by}
     steered = "" if plan.guidance == "none" else ", which also steered the sampling"
     by_whom = f"the property heads {plan.heads}{steered}"
+    if DENSITY in tools.goals.names:
+        by_whom += ", except the density, which follows from the relaxed crystal"
     if by_energy:
         whose = f"the judge {plan.judge}" if plan.judge else "the potential"
         by_whom += f", except the formation energy, which is that of {whose}"
@@ -231,8 +237,9 @@ def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str
     heads = f"the heads {plan.heads}" + (", which also chose" if plan.guidance == "none" else ", which also steered")
     whose = f"the judge {plan.judge}" if plan.judge else f"the potential {plan.potential}"
     judge = f"{whose}, which did not steer" if by_potential else heads
-    energies = (FORMATION_ENERGY, ABOVE_HULL)
-    return {n: f"{judge}. Another: {more}" if n in energies else f"{heads}. No other judge but DFT" for n in names}
+    said = {n: f"{heads}. No other judge but DFT" for n in names}
+    said |= {n: f"{judge}. Another: {more}" for n in names if n in (FORMATION_ENERGY, ABOVE_HULL)}
+    return said | ({DENSITY: f"exact, of the crystal as {whose} relaxed it"} if DENSITY in names else {})
 
 
 def read_table(plan: Plan, numbers: tuple[int, ...]) -> Any:

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crysjax.base import Oracle, Params
+from crysjax.campaign import kept_answers
 from crysjax.campaign.measures import EDGES_OF_AN_ATOM
 from crysjax.campaign.validate import Relaxed, relaxer
 from crysjax.data import datasets
 from crysjax.data.datasets import Dataset, entries
+from crysjax.data.readers import reading
 from crysjax.models import references, registry
 from crysjax.models.references import Reference
 from crysjax.oracles import by_potential, calculators, costs, hosted
@@ -46,7 +48,7 @@ class Judge(NamedTuple):
     """A judge at work."""
 
     oracle: Oracle  # energy per atom of crystals as they stand; its cost is that of one evaluation
-    relax: Relax
+    within: Callable[[Path], Relax]  # a folder that keeps its answers as they come -> what relaxes
     reference: Reference | None  # None: its energies are no formation energies
     potential: Potential | None  # None: a calculator in a process of its own
     params: Params | None
@@ -105,7 +107,8 @@ def made(asked: Judging, max_atoms: int) -> Judge | None:
     energy = by_potential.energy_ev_per_atom(potential, params, max_edges=EDGES_OF_AN_ATOM * max_atoms)
     oracle = traced(energy, name=asked.name, unit="eV/atom", cost=price(asked.name))
     reference = given or references.read_reference(path)
-    return Judge(oracle, relax if asked.relax else _in_place(relax), reference, potential, params, path)
+    last = relax if asked.relax else _in_place(relax)
+    return Judge(oracle, lambda folder: last, reference, potential, params, path)
 
 
 def _in_place(relax: Relax) -> Relax:
@@ -126,13 +129,17 @@ def _calculator(asked: Judging, reference: Reference | None) -> Judge:
     def workplace() -> hosted.Host:
         return hosted.host(known.make, settings=known.settings, relax=how, timeout_seconds=asked.timeout_seconds)
 
-    def relax(crystals: Dataset, progress: Callable[[str, int, int], None]) -> Relaxed:
-        work, rows = workplace(), entries(crystals)
-        try:
-            answers = work.ask(rows, lambda index, answer: progress("judge", index + 1, len(rows)))
-        finally:
-            work.close()
-        return _as_relaxed(crystals, answers)
+    def within(folder: Path) -> Relax:
+        def relax(crystals: Dataset, progress: Callable[[str, int, int], None]) -> Relaxed:
+            work, rows = workplace(), entries(crystals)
+            ask = kept_answers.keeping(work.ask, folder, [*_question(known), how, asked.timeout_seconds])
+            try:
+                answers = ask(rows, lambda index, answer: progress("judge", index + 1, len(rows)))
+            finally:
+                work.close()
+            return _as_relaxed(crystals, answers)
+
+        return relax
 
     def batch(crystals: Any) -> Any:
         work = hosted.host(known.make, settings=known.settings, timeout_seconds=asked.timeout_seconds)
@@ -141,7 +148,13 @@ def _calculator(asked: Judging, reference: Reference | None) -> Judge:
         finally:
             work.close()
 
-    return Judge(Oracle(asked.name, "eV/atom", price(asked.name), batch), relax, reference, None, None, None)
+    return Judge(Oracle(asked.name, "eV/atom", price(asked.name), batch), within, reference, None, None, None)
+
+
+def _question(known: calculators.Known) -> list[Any]:
+    """What a calculator is, as its answers depend on it: of a file, what it holds."""
+    place = known.make.rpartition(":")[0]
+    return [known.make, known.settings, reading.digest(Path(place)) if place.endswith(".py") else ""]
 
 
 def _as_relaxed(crystals: Dataset, answers: list[hosted.Answer]) -> Relaxed:
@@ -159,8 +172,12 @@ def _as_relaxed(crystals: Dataset, answers: list[hosted.Answer]) -> Relaxed:
     )  # fmt: skip
 
 
-def after(first: Relax, judge: Judge) -> Relax:
-    """Relaxation by the potential, then by the judge of what that left whole; energies and forces are the judge's."""
+def after(first: Relax, judge: Judge, folder: Path) -> Relax:
+    """Relaxation by the potential, then by the judge of what that left whole; energies and forces are the judge's.
+
+    A calculator's answers are kept in the folder one by one.
+    """
+    last = judge.within(folder)
 
     def relax(crystals: Dataset, progress: Callable[[str, int, int], None]) -> Relaxed:
         begun = first(crystals, progress)
@@ -168,7 +185,7 @@ def after(first: Relax, judge: Judge) -> Relax:
         if not len(good):
             return begun._replace(judged=np.zeros(len(crystals), int))
         clock = time.perf_counter()
-        said = judge.relax(datasets.take(begun.crystals, good), progress)
+        said = last(datasets.take(begun.crystals, good), progress)
         seconds = time.perf_counter() - clock
         order = np.arange(len(crystals))
         order[good] = len(crystals) + np.arange(len(good))

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Estimate, Surrogate
-from crysjax.surrogates import deep_ensemble as ensembles
-from crysjax.surrogates import gp as processes
+from crysjax.surrogates import deep_ensemble as deep_ensembles
+from crysjax.surrogates import gp as gaussian_processes
 
 
 def gp(
@@ -35,7 +35,7 @@ def gp(
         learning_rate: learning rate of the optimizer.
         noise_scale: median of the prior of the noise.
     """
-    return processes.gp(
+    return gaussian_processes.gp(
         kernel=kernel, ard=ard, inference=inference, capacity=capacity, steps=steps, warmup=warmup, samples=samples,
         chains=chains, learning_rate=learning_rate, noise_scale=noise_scale, unit_prior=True, observed=True,
     )  # fmt: skip
@@ -60,7 +60,7 @@ def deep_ensemble(
             raise ValueError(f"{name}: {value}; expected a whole number from 1 on")
     if any(width < 1 for width in hidden):
         raise ValueError(f"hidden: {list(hidden)}; expected widths from 1 on")
-    return ensembles.deep_ensemble(
+    return deep_ensembles.deep_ensemble(
         members=members, hidden=tuple(hidden), steps=steps, learning_rate=learning_rate, weight_decay=weight_decay,
         held_out=held_out, capacity=capacity,
     )  # fmt: skip

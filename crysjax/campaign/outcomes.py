@@ -36,7 +36,7 @@ class Outcomes(NamedTuple):
     validated_std: np.ndarray  # (m, k)
     energy: np.ndarray  # (m,) eV/atom
     max_force: np.ndarray  # (m,) eV/Å
-    spent: costs.Ledger = ()  # on each oracle
+    spent: costs.SpentByRole = ()  # on each oracle
 
 
 COLUMNS = (

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.campaign import interrupted, outside, ranking, structures
+from crysjax.campaign import interrupted, outside, ranking
+from crysjax.campaign import structures as structure_files
 from crysjax.campaign.goals import Goals, hit_probability, meets, objective
 from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.campaign.outcomes import LEDGER, Outcomes, ranked
@@ -47,7 +48,7 @@ def write(
     flags, far = flagged(rows), outside.of_candidates(rows)
     candidates = [shown(outcomes, goals, row, place, len(order), flags, far) for place, row in enumerate(order)]
     crystals = ranked_crystals(outcomes, goals, order, label) if len(order) else None
-    structures.write(folder, crystals, candidates, level)
+    structure_files.write(folder, crystals, candidates, level)
     more = further_columns(crystals, outcomes.energy[order], known, above_hull) if len(order) else {}
     ranking.write(folder, candidates, more)
     wary = warnings(outcomes, goals, far, novelty_limit)
@@ -128,7 +129,7 @@ def shown(
         return {name: (float(value[row, k]), float(std[row, k])) for k, name in enumerate(goals.names)}
 
     usual = report.usual_formula(entry.numbers)
-    file = f"{structures.FOLDER}/{structures.stem(entry.id, usual, place, count)}.cif"
+    file = f"{structure_files.FOLDER}/{structure_files.stem(entry.id, usual, place, count)}.cif"
     return Shown(
         entry.id, usual, space_group(entry), file,
         entry.numbers, entry.frac, entry.lattice,

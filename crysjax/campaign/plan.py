@@ -39,7 +39,8 @@ class Plan:
 
     Attributes:
         target: property -> `[low, high]` (null leaves a side open), "minimize" or "maximize"; in YAML one line each,
-            `target.band_gap_ev: [1, 2]`, and `target.band_gap_ev.weight: 2` where one counts more than others.
+            `target.band_gap_ev: [1, 2]`, and `target.band_gap_ev.weight: 2` where one counts more than others;
+            `target.density_g_cm3` follows from the crystal itself and needs no heads that predict it.
         elements: elements that may occur, by symbols or by names of lists: earth-abundant, non-toxic, all
             (`chemistry/element_lists`); without any, those of the formula.
         forbid: elements that may not occur, by symbols or by names of lists.
@@ -52,7 +53,8 @@ class Plan:
         min_distance: shortest distance of atoms in crystals as drawn, Å; 0 = none.
         fix: file of one crystal whose atoms every crystal drawn has.
         fix_cell: whether the cell of `fix` is kept too.
-        density_g_cm3: window `[low, high]` of the density, g/cm³ (null leaves a side open), as one more gate.
+        density_g_cm3: window `[low, high]` of the density, g/cm³ (null leaves a side open), as one more gate; as a goal
+            that guidance steers towards, `target.density_g_cm3`.
         gates: what crystals have to pass before they are predicted, and again after relaxation.
         min_atoms: fewest atoms in the cell.
         max_atoms: most atoms in the cell.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from crysjax.data.datasets import Dataset
-    from crysjax.evaluation.judge import Ask, Questions
+    from crysjax.evaluation.all_stages import Ask, Questions
     from crysjax.physics.hull.hull import Hull
 
 BLOCK = 128  # crystals relaxed before their energies are kept
@@ -42,7 +42,7 @@ def questions(
     dft: str, level: str, margin: float, target: Path | None, synthesizability: str, processes: int, folder: Path,
 ) -> Questions:  # fmt: skip
     """Everything that a set is judged by; an error for questions that lack what they need."""
-    from crysjax.evaluation.judge import Questions
+    from crysjax.evaluation.all_stages import Questions
 
     if bool(hulls) != bool(potential or dft):
         need = "--potential or --dft" if hulls else "--hull"

@@ -23,15 +23,15 @@ from crysjax.base import Condition, Oracle, Params, Surrogate, Views
 from crysjax.campaign import goals as targets
 from crysjax.campaign import interrupted, outside, predictive, store
 from crysjax.campaign import outcomes as memory
-from crysjax.campaign.constrained import Start
 from crysjax.campaign.goals import Goals, hit_probability
 from crysjax.campaign.inspect import Inspected
+from crysjax.campaign.judges import Judge
 from crysjax.campaign.outcomes import Outcomes
 from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.predictive import Learned
 from crysjax.campaign.propose import Proposal
 from crysjax.campaign.rows import of_goals, rows
-from crysjax.campaign.spending import Clock, added, spent
+from crysjax.campaign.spending import Stopwatch, added, spent
 from crysjax.campaign.validate import Judged, Relaxed
 from crysjax.chemistry.elements import formula
 from crysjax.crystallography import matching
@@ -40,7 +40,8 @@ from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, entries
 from crysjax.evaluation import gates, ledger
 from crysjax.predictors.predictor import Predictor
-from crysjax.sampling import draws as sampling
+from crysjax.sampling import draws
+from crysjax.sampling.space_groups import DrawStart, Starter
 from crysjax.surrogates.acquisition import select_batch
 
 LEAST_OUTCOMES = 4  # validated candidates before the surrogate has a say
@@ -62,17 +63,18 @@ class Tools(NamedTuple):
     surrogate: Surrogate
     sizes: dict[int, int]  # number of atoms -> crystals in the generator's data
     condition: np.ndarray  # (k,) what the generator is asked for; NaN = nothing
-    relax: Callable[[Dataset, Progress], Relaxed]
+    relax: Callable[[Dataset, Progress], Relaxed]  # by the potential
     inspect: Callable[[Dataset], Inspected]  # relaxed crystals -> whether they are possible still
     judge: Callable[[Dataset, np.ndarray], Judged]  # (relaxed crystals, eV/atom) -> target properties
     known: frozenset[str]  # reduced formulas that are not asked for
     draws: int  # network samples behind one candidate: a pool, or the steps of a search
     elements: tuple[int, ...] = ()  # that all models know; (): those of the plan
-    start: Callable[[np.ndarray, int], Start] | None = None  # (sizes, seed) -> what a draw begins with
+    start: Starter | None = None  # what a draw begins with
     broken: Callable[[Dataset], np.ndarray] | None = None  # crystals -> the constraint that each breaks, ""
     oracles: dict[str, Oracle] = {}  # noqa: RUF012  # role, or what is measured -> oracle; never written to
     measure: Callable[[Dataset], dict[str, np.ndarray]] = lambda crystals: {}  # relaxed crystals -> name -> (m,)
     files: dict[str, str] = {}  # noqa: RUF012  # of the models: name -> SHA-256; never written to
+    last: Judge | None = None  # what relaxes after the potential, and whose energies count
 
 
 class Drawn(NamedTuple):
@@ -104,7 +106,8 @@ def _rounds(
     left = [row for row in ledger.read(book) if row.round >= outcomes.rounds]
     interrupted.begin(folder, left, fresh=not resume)
     passed = ledger.passed_stages(ledger.keep_rounds(book, outcomes.rounds))
-    tools = tools._replace(relax=interrupted.once(tools.relax, folder, settings | {"files": tools.files}))
+    asked = settings | {"files": tools.files}
+    tools = tools._replace(relax=interrupted.kept(tools.relax, tools.last, folder, asked))
     for number in range(outcomes.rounds, plan.rounds):
         outcomes, passed = design_round(plan, tools, outcomes, passed, book, partial(progress, number))
         memory.save(outcomes, folder, settings, tools.files)
@@ -116,7 +119,7 @@ def design_round(
     plan: Plan, tools: Tools, outcomes: Outcomes, passed: dict[str, int], book: Path, progress: Progress
 ) -> tuple[Outcomes, dict[str, int]]:
     """One round: what was learned before in, with this round's outcomes added out."""
-    number, goals, clock = outcomes.rounds, tools.goals, Clock()
+    number, goals, clock = outcomes.rounds, tools.goals, Stopwatch()
     key_learn, key_draw = jax.random.split(jax.random.fold_in(jax.random.key(plan.seed), number))
 
     def record(stage: str, ids: np.ndarray, reason: np.ndarray, **found) -> np.ndarray:
@@ -194,15 +197,15 @@ def learn(plan: Plan, tools: Tools, outcomes: Outcomes, key: jax.Array) -> Learn
 def draw(plan: Plan, tools: Tools, key: jax.Array, number: int, learned: Learned, progress: Progress) -> Drawn:
     """Candidates of sizes that the generator knows: sampled, steered, gated, predicted and weighed, pack by pack."""
     sizes = {n: c for n, c in tools.sizes.items() if plan.min_atoms <= n <= plan.max_atoms}
-    drawn_sizes = np.sort(sampling.draw_sizes(plan.seed + 7919 * number, sizes, plan.candidates))
-    start = Start(None, None, np.zeros(len(drawn_sizes), int))
+    drawn_sizes = np.sort(draws.draw_sizes(plan.seed + 7919 * number, sizes, plan.candidates))
+    start = DrawStart(None, None, np.zeros(len(drawn_sizes), int))
     if tools.start is not None:
         start = tools.start(drawn_sizes, plan.seed + 7919 * number)
     ids = np.array([f"{number}-{i:04d}" for i in range(plan.candidates)])
-    templates = replace(sampling.blank(drawn_sizes, start.numbers), ids=ids)
+    templates = replace(draws.blank(drawn_sizes, start.numbers), ids=ids)
     shape = pack_shape(sizes, plan.candidates)
     batch = batching.pack_dataset(templates, shape)
-    packs, (tiles, slots) = sampling.restrict(batch.pack, tools.elements or plan.numbers), batch.index.shape
+    packs, (tiles, slots) = draws.restrict(batch.pack, tools.elements or plan.numbers), batch.index.shape
     asked, found = jnp.tile(jnp.asarray(tools.condition, jnp.float32)[None], (slots, 1)), []
     for k, one in enumerate(jax.random.split(key, tiles)):
         progress("sample", k, tiles)

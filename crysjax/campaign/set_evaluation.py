@@ -15,9 +15,9 @@ from crysjax.crystallography.matching import CDVAE
 from crysjax.data import files
 from crysjax.data.datasets import Dataset, take
 from crysjax.data.reasons import code
-from crysjax.evaluation import judge, stages, totals
+from crysjax.evaluation import all_stages, stages, totals
+from crysjax.evaluation.all_stages import Questions
 from crysjax.evaluation.failures import findings
-from crysjax.evaluation.judge import Questions
 from crysjax.evaluation.totals import JudgedSet
 from crysjax.reports import set_report
 from crysjax.retrieval import floors
@@ -38,9 +38,13 @@ def judged_sets(
     """Totals and findings of each set, written as soon as it is judged; `command` is what the report says made it."""
     judged, found, warned = [], {}, {}
     real = ask.reference if ask.reference is not None else train
-    drawn = None if real is None else judge.blank("reference", _at_most(real, 4 * MOST_OF_CEILING, seed), ask.processes)
+    drawn = (
+        None
+        if real is None
+        else all_stages.blank("reference", _at_most(real, 4 * MOST_OF_CEILING, seed), ask.processes)
+    )
     for name, (crystals, skipped) in sets.items():
-        judged.append(judge.judge(name, crystals, skipped, ask, say))
+        judged.append(all_stages.judge(name, crystals, skipped, ask, say))
         found[name] = totals.totals(judged[-1], real, None if drawn is None else drawn.space_group)
         if drawn is not None:
             say(f"{name}: detectors")
@@ -65,11 +69,11 @@ def _ceiling(
     real: Dataset, train: Dataset | None, ask: Questions, size: int, seed: int, say: Say
 ) -> tuple[JudgedSet, Dataset]:
     """One half of the real crystals judged against the other, as if it had been generated; and that other half."""
-    mine, other = judge.halves(real, most=min(size, MOST_OF_CEILING), seed=seed)
+    mine, other = all_stages.halves(real, most=min(size, MOST_OF_CEILING), seed=seed)
     mine, other = take(real, mine), take(real, other)
     known = {"the other half": other} | ({} if train is None or train is real else {"train": train})
     ask = ask._replace(folder=ask.folder / CEILING, known=known, reference=other, target=None, synthesizability=None)
-    return judge.judge(CEILING, mine, [], ask, say), other
+    return all_stages.judge(CEILING, mine, [], ask, say), other
 
 
 def _write_rows(out: Path | None, judged: JudgedSet) -> None:

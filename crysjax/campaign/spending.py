@@ -9,7 +9,7 @@ from crysjax.base import Oracle
 from crysjax.oracles import costs
 
 
-class Clock:
+class Stopwatch:
     """Wall time by part: each call ends a part and begins the next."""
 
     def __init__(self):
@@ -28,8 +28,8 @@ def added(total: dict, more: dict) -> dict:
 
 
 def spent(
-    before: costs.Ledger, oracles: Mapping[str, Oracle], calls: Mapping[str, int], seconds: Mapping[str, float]
-) -> costs.Ledger:
+    before: costs.SpentByRole, oracles: Mapping[str, Oracle], calls: Mapping[str, int], seconds: Mapping[str, float]
+) -> costs.SpentByRole:
     """The ledger of oracles after a round: role -> calls and wall time; roles without an oracle do not count."""
     for role, oracle in oracles.items():
         if calls.get(role):

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Estimate, Pack, Params
+from crysjax.campaign.density_target import DENSITY, RELAXATION_G_CM3
 from crysjax.campaign.goals import Goals, in_range
 from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.data import batching, datasets
@@ -70,9 +71,13 @@ class Judged(NamedTuple):
 
 
 def judge_error(goals: Goals, reference: Reference | None) -> tuple[float, ...]:
-    """Std of the error of what validates each target property in the heads' place; 0 where the heads do it."""
+    """Std of the error of what validates each target property in the heads' place; 0 where the heads do it.
+
+    A density has that of the relaxation which stands between the crystal as drawn and as validated.
+    """
     error = 0.0 if reference is None else reference.std_ev_per_atom
-    return tuple(error if name in (FORMATION_ENERGY, ABOVE_HULL) else 0.0 for name in goals.names)
+    of = {FORMATION_ENERGY: error, ABOVE_HULL: error, DENSITY: RELAXATION_G_CM3}
+    return tuple(of.get(name, 0.0) for name in goals.names)
 
 
 def judge(

@@ -9,6 +9,9 @@ import numpy as np
 from crysjax.base import NUM_SPECIES
 from crysjax.chemistry.elements import NUMBERS, SYMBOLS
 
+G_CM3_PER_AMU_ANGSTROM3 = 1.66053906660
+"""1 amu/Å³ in g/cm³ (CODATA 2018)."""
+
 
 @lru_cache(maxsize=1)
 def masses_amu() -> np.ndarray:

@@ -278,10 +278,10 @@ def _substitution(plan: ComparePlan, train: Dataset, asked: Dataset, out: Path) 
 def _judged(plan: ComparePlan, drawn: Dataset, train: Dataset, reference: Dataset, folder: Path) -> dict[str, Interval]:
     """The stages of `crysjax evaluate`, stability if the plan has a hull, and distances of distributions."""
     from crysjax.campaign import questions
-    from crysjax.evaluation import judge, totals
+    from crysjax.evaluation import all_stages, totals
 
     ask = questions.questions(train, reference, {}, plan.hull, plan.potential, "", "", 0.1, None, "", 2, folder.parent)
-    judged = judge.judge(folder.name, drawn, [], ask, _say)
+    judged = all_stages.judge(folder.name, drawn, [], ask, _say)
     found = totals.totals(judged, reference)
     both = found["metrics"] | found["distances"]
     return {name: totals.Interval(**value) for name, value in both.items() if name in SHOWN}

@@ -137,7 +137,7 @@ def _atoms(formula: str, units: int) -> np.ndarray:
     if not re.fullmatch(r"([A-Z][a-z]?([1-9][0-9]*)?)+", formula):
         raise ValueError(f"--formula {formula}: expected symbols and whole numbers, such as SrTiO3")
     parts = re.findall(r"([A-Z][a-z]?)([0-9]*)", formula)
-    known = [options.symbols("--formula", symbol, None)[0] for symbol, _ in parts]
+    known = [options.atomic_number("--formula", symbol, None) for symbol, _ in parts]
     return np.repeat(known, [int(count or 1) * units for _, count in parts])
 
 

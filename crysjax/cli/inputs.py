@@ -35,7 +35,7 @@ def inputs(
 
     from crysjax.data import datasets
     from crysjax.data.readers.part import read_part
-    from crysjax.oracles import inputs as made
+    from crysjax.oracles import inputs as input_files
 
     if program not in PROGRAMS:
         raise ValueError(f"--for {program}: expected one of {', '.join(PROGRAMS)}")
@@ -48,15 +48,15 @@ def inputs(
         say(f"{printable(name)}: {reason}", err=True)
 
     if program == "vasp":
-        made.write_vasp(dataset, out, input_set=input_set, incar=dict(map(_setting, incar)), on_skip=skipped)
+        input_files.write_vasp(dataset, out, input_set=input_set, incar=dict(map(_setting, incar)), on_skip=skipped)
     else:
         folder = str(pseudopotentials.absolute()) if pseudopotentials.is_dir() else "pseudo"
-        made.write_espresso(
-            dataset, out, pseudopotentials=made.pseudopotentials_in(pseudopotentials), functional=functional,
+        input_files.write_espresso(
+            dataset, out, pseudopotentials=input_files.pseudopotentials_in(pseudopotentials), functional=functional,
             cutoff_ev=cutoff_ev, density_cutoff_ev=density_cutoff_ev, kpoint_density=kpoint_density,
             calculation=calculation, pseudo_dir=folder, on_skip=skipped,
         )  # fmt: skip
-    _said(out, made.read_manifest(out))
+    _said(out, input_files.read_manifest(out))
 
 
 def _setting(text: str) -> tuple[str, Any]:

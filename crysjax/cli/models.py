@@ -8,14 +8,15 @@ from pathlib import Path
 
 import typer
 
-from crysjax.cli import pull, references
+from crysjax.cli import pull
+from crysjax.cli.references import references
 from crysjax.data.readers.part import read_part
 from crysjax.models import published, registry
 from crysjax.terminal import bar, printable, say
 
 app = typer.Typer(help="List the installed models, and get more.", no_args_is_help=True)
 app.command("pull")(pull.pull)
-app.command("references")(references.references)
+app.command("references")(references)
 
 
 def sample(
@@ -26,9 +27,10 @@ def sample(
     templates_from: str = typer.Option(
         "", "--templates", help="PATH[:SPLIT] of known structures that a retrieval-based flow starts from."
     ),
-    elements: str = typer.Option("", help="Only these elements, such as Li,Fe,P,O."),
+    elements: str = typer.Option("", help="Only these elements, such as Li,Fe,P,O, or lists (earth-abundant)."),
     formula: str = typer.Option("", help="This composition, such as LiFePO4, in cells of whole formula units."),
     forbid: str = typer.Option("", help="None of these elements, such as Pb,Cd,Hg."),
+    require: str = typer.Option("", help="All of these elements, such as Li,O."),
     num_elements: str = typer.Option("", help="Number of different elements: NUMBER or LOW:HIGH."),
     neutral: bool = typer.Option(
         False, "--neutral", help="Only compositions whose common oxidation states add up to zero."
@@ -39,8 +41,11 @@ def sample(
     space_group: int = typer.Option(
         0, min=0, max=230, help="Number of a space group whose operations every sample has; 0 = any."
     ),
+    crystal_system: str = typer.Option("", help="Such as cubic: every sample has a space group of it."),
+    density_g_cm3: str = typer.Option("", "--density-g-cm3", help="LOW:HIGH, or :HIGH; others are drawn again."),
     fix: str = typer.Option("", help="File of one crystal whose atoms every sample has, at the same positions."),
     fix_cell: bool = typer.Option(False, "--fix-cell", help="Keep the cell of --fix as well."),
+    min_atoms: int = typer.Option(1, min=1, help="Smallest cell, in atoms."),
     max_atoms: int | None = typer.Option(None, min=1, help="Largest cell, in atoms."),
     want: list[str] = typer.Option(
         [], "--property", help="Ask for NAME=VALUE, or for NAME=LOW:HIGH, which draws one value per crystal."
@@ -65,7 +70,8 @@ def sample(
         raise ValueError(f"--temperature {temperature}: expected a number above 0")
     config = registry.read_config(registry.model_path(model), "generator")
     names = [*config["properties"], "space_group"]
-    constraints = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group)
+    constraints = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group,
+                          require, crystal_system, density_g_cm3)  # fmt: skip
     if like:
         beside_like(constraints)  # before a long file is read
     request = Request(
@@ -73,7 +79,7 @@ def sample(
         templates=read_part(templates_from) if templates_from else None, max_atoms=max_atoms,
         constraints=constraints,
         properties=_asked(want, names), guidance=_weights(guidance, names, want) if guidance else None,
-        steps=steps, temperature=temperature,
+        steps=steps, temperature=temperature, min_atoms=min_atoms,
     )  # fmt: skip
     with bar("sample") as advance:
         drawn = drawn_from(model, request, seed=seed, progress=advance)

@@ -29,7 +29,7 @@ def references(
     from crysjax.data import datasets, digests, files
     from crysjax.data.readers import reading
     from crysjax.data.readers.part import read_part, with_split
-    from crysjax.models import references as made
+    from crysjax.models import references as reference_energies
     from crysjax.models import registry
 
     if bool(fit) == bool(elements):
@@ -44,10 +44,12 @@ def references(
 
     with bar("element references") as advance:
         if fit:
-            energies, lost = made.fitted(drawn(fit), engine, params, progress=advance), {}
+            energies, lost = reference_energies.fitted(drawn(fit), engine, params, progress=advance), {}
         else:
-            energies, lost = made.relaxed(read_part(elements), engine, params, steps=steps, progress=advance)
-        left = made.error(drawn(check), energies, engine, params, progress=advance)
+            energies, lost = reference_energies.relaxed(
+                read_part(elements), engine, params, steps=steps, progress=advance
+            )
+        left = reference_energies.error(drawn(check), energies, engine, params, progress=advance)
     if not len(left):
         raise ValueError(f"--check {check}: no crystal whose elements all have a reference")
     source = Path(with_split(fit or elements)[0])
@@ -56,8 +58,8 @@ def references(
         "data": source.name, "data_sha256": None if source.is_dir() else reading.digest(source),
         "check": Path(check).name, "most": most, "seed": seed,
     }  # fmt: skip
-    said = made.summary(energies, left, about)
-    place = files.write(out or made.place(path), digests.sealed_json(json.dumps(said, indent=1)))
+    said = reference_energies.summary(energies, left, about)
+    place = files.write(out or reference_energies.place(path), digests.sealed_json(json.dumps(said, indent=1)))
     for name, why in lost.items():
         say(f"{name}: {why}", err=True)
     without = [SYMBOLS[z - 1] for z in engine.numbers if not np.isfinite(energies[z - 1])]

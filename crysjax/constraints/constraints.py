@@ -13,10 +13,11 @@ for, and answers what samplers need. `constrain` wraps any generator. How each i
   more of its atoms are of these elements;
 * fixed atoms, and a fixed cell, follow the noise inside of a native sampler and are put back bit for bit at the end;
 * distances are projected (`constraints/projection`), fixed atoms standing still, with the cell as the last resort;
-* a space group is a choice of orbits, made before anything is drawn (`constraints/space_group`).
+* a space group is a choice of orbits, made before anything is drawn (`constraints/space_group`);
+* a density is not built in: samples outside the window are drawn again or left out (`sampling/keeping`).
 
-`violations` counts on the host, by other means, what is broken: with a fixed cell distances can be, and crystals that
-are not finite break them too. All else cannot be.
+`violations.violations` counts on the host, by other means, what is broken: with a fixed cell distances can be, and
+crystals that are not finite break them too. All else cannot be.
 """
 
 from __future__ import annotations
@@ -35,8 +36,6 @@ from crysjax.constraints.constraint import Constraint, Fixed
 from crysjax.constraints.feasible import States, Witness, feasible, neutral
 from crysjax.constraints.projection import separate
 from crysjax.constraints.species_constraints import species_rules
-from crysjax.crystallography.operations import has_group
-from crysjax.data.datasets import Dataset, Entry, entries
 from crysjax.geometry.neighbors import crystal_edges
 from crysjax.geometry.soundness import why_not
 
@@ -54,7 +53,8 @@ class Constraints(NamedTuple):
     fixed: Fixed | None = None  # atoms, and perhaps the cell, that are given
     min_distance_angstrom: float = 0.0  # of all atoms, periodic images included
     required: tuple[int, ...] = ()  # elements that have to be there
-    space_group: int = 0  # whose operations every crystal has, in the primitive cell of the standard setting; 0 = any
+    space_groups: tuple[int, ...] = ()  # the operations of one of them, in the primitive cell of the standard setting
+    density_g_cm3: tuple[float, float] | None = None  # smallest and largest; looked at, not built in
 
 
 def compiled(
@@ -69,7 +69,7 @@ def compiled(
     Raises:
         ValueError: with the reason, if no crystal of one of the sizes can meet the constraints.
     """
-    permitted = _permitted(wanted, known)
+    permitted = permitted_elements(wanted, known)
     _check_fixed(wanted, permitted, min(sizes))
     _check_required(wanted, permitted, min(sizes))
     allowed = np.isin(np.arange(1, NUM_SPECIES + 1), permitted)
@@ -93,7 +93,7 @@ def compiled(
 
 def possible_sizes(wanted: Constraints, sizes: list[int], *, known: list[int] | None = None) -> list[int]:
     """Those of the sizes in which a crystal can meet the constraints; a formula is not looked at."""
-    witness = _witness(wanted, _permitted(wanted, known), sizes)
+    witness = _witness(wanted, permitted_elements(wanted, known), sizes)
     return [n for n in sizes if witness.possible[n].any()]
 
 
@@ -150,40 +150,13 @@ def constrain(
     return generator._replace(noise=noise, decode=decode, sample=sample, log_prob=None)
 
 
-def violations(wanted: Constraints, crystals: Dataset) -> dict[str, np.ndarray]:
-    """Which crystals break which part of the constraints, counted on the host: name -> (m,) bool."""
-    rows = entries(crystals)
-    tests = {
-        "elements": lambda e: not set(e.numbers.tolist()) <= set(_permitted(wanted._replace(states=None), None)),
-        "formula": lambda e: bool(wanted.formula) and not _of_formula(wanted.formula, e.numbers),
-        "required": lambda e: not set(wanted.required) <= set(e.numbers.tolist()),
-        "num_elements": lambda e: not _in_range(len(set(e.numbers.tolist())), wanted.num_elements),
-        "neutral": lambda e: wanted.states is not None and not neutral(
-            _counts(e.numbers), wanted.states, mixed_valence=bool(wanted.formula)
-        ),
-        "fixed": lambda e: wanted.fixed is not None and not _holds(wanted.fixed, e),
-        "min_distance": lambda e: _too_close(e.frac, e.lattice, wanted.min_distance_angstrom),
-        "space_group": lambda e: wanted.space_group > 0 and not has_group(e, wanted.space_group),
-    }  # fmt: skip
-    return {name: np.array([test(row) for row in rows], bool) for name, test in tests.items()}
-
-
-def _of_formula(formula: dict[int, int], numbers: np.ndarray) -> bool:
-    units, rest = divmod(len(numbers), sum(formula.values()))
-    return rest == 0 and _counts(numbers) == {z: units * count for z, count in formula.items()}
-
-
-def _in_range(count: int, range_: tuple[int, int] | None) -> bool:
+def in_range(count: float, range_: tuple[float, float] | None) -> bool:
+    """Whether a number lies in a range, ends included; None is any."""
     return range_ is None or range_[0] <= count <= range_[1]
 
 
-def _holds(fixed: Fixed, entry: Entry) -> bool:
-    k = len(fixed.numbers)
-    atoms = np.array_equal(entry.numbers[:k], fixed.numbers) and np.array_equal(entry.frac[:k], fixed.frac)
-    return bool(atoms and (fixed.lattice is None or np.array_equal(entry.lattice, fixed.lattice)))
-
-
-def _too_close(frac: np.ndarray, lattice: np.ndarray, distance: float) -> bool:
+def too_close(frac: np.ndarray, lattice: np.ndarray, distance: float) -> bool:
+    """Whether two atoms, periodic images included, are closer than a distance in Å; what is no crystal counts."""
     if distance <= 0:
         return False
     frac, lattice = np.asarray(frac, float), np.asarray(lattice, float)
@@ -192,7 +165,7 @@ def _too_close(frac: np.ndarray, lattice: np.ndarray, distance: float) -> bool:
     return len(crystal_edges(frac, lattice, distance)[0]) > 0
 
 
-def _permitted(wanted: Constraints, known: list[int] | None) -> list[int]:
+def permitted_elements(wanted: Constraints, known: list[int] | None) -> list[int]:
     """Elements that may appear; an error if none is left."""
     everything = range(1, NUM_SPECIES + 1) if known is None else known
     left = sorted((set(wanted.allowed) or set(everything)) & set(everything) - set(wanted.forbidden))
@@ -207,7 +180,7 @@ def _permitted(wanted: Constraints, known: list[int] | None) -> list[int]:
 
 
 def _check_formula(wanted: Constraints, permitted: list[int], sizes: list[int]) -> None:
-    unit, name = sum(wanted.formula.values()), _name(wanted.formula)
+    unit, name = sum(wanted.formula.values()), formula_name(wanted.formula)
     for z in wanted.formula:
         if z not in permitted:
             raise ValueError(f"formula {name}: {SYMBOLS[z - 1]} is not among the elements that may appear")
@@ -217,7 +190,7 @@ def _check_formula(wanted: Constraints, permitted: list[int], sizes: list[int]) 
         for z, count in _fixed_counts(wanted).items():
             if count > wanted.formula.get(z, 0) * n // unit:
                 raise ValueError(f"formula {name}: the fixed part has {count} {SYMBOLS[z - 1]}, too many for {n} atoms")
-    if not _in_range(len(wanted.formula), wanted.num_elements):
+    if not in_range(len(wanted.formula), wanted.num_elements):
         low, high = wanted.num_elements
         raise ValueError(f"formula {name}: has {len(wanted.formula)} elements; {low} to {high} were asked for")
     if wanted.states is not None and not neutral(wanted.formula, wanted.states, mixed_valence=True):
@@ -235,7 +208,7 @@ def _check_fixed(wanted: Constraints, permitted: list[int], smallest: int) -> No
             raise ValueError(f"fixed part: {SYMBOLS[z - 1]} is not among the elements that may appear")
     if not (np.isfinite(frac).all() and (frac >= 0).all() and (frac < 1).all()):
         raise ValueError("fixed part: fractional coordinates have to lie in [0, 1)")
-    if lattice is not None and _too_close(frac, lattice, wanted.min_distance_angstrom):
+    if lattice is not None and too_close(frac, lattice, wanted.min_distance_angstrom):
         raise ValueError(f"fixed part: has atoms closer than the {wanted.min_distance_angstrom:g} Å asked for")
     if lattice is None and wanted.min_distance_angstrom > 0 and len(np.unique(frac, axis=0)) < len(frac):
         raise ValueError("fixed part: has two atoms in one place")
@@ -273,16 +246,18 @@ def _check_number(wanted: Constraints, permitted: list[int], smallest: int) -> N
         raise ValueError(f"number of elements: at most {high}, but the fixed part has {len(_fixed_counts(wanted))}")
 
 
-def _counts(numbers: np.ndarray) -> dict[int, int]:
+def counts(numbers: np.ndarray) -> dict[int, int]:
+    """Atomic number -> how many."""
     found, count = np.unique(np.asarray(numbers), return_counts=True)
     return dict(zip(found.tolist(), count.tolist()))
 
 
 def _fixed_counts(wanted: Constraints) -> dict[int, int]:
-    return {} if wanted.fixed is None else _counts(wanted.fixed.numbers)
+    return {} if wanted.fixed is None else counts(wanted.fixed.numbers)
 
 
-def _name(formula: dict[int, int]) -> str:
+def formula_name(formula: dict[int, int]) -> str:
+    """The formula as users write it, in their order."""
     return "".join(SYMBOLS[z - 1] + (str(count) if count > 1 else "") for z, count in formula.items())
 
 

@@ -17,7 +17,7 @@ from crysjax.data.entry import (  # noqa: F401 (handed on: a data set and its en
     FORCES,
     STRESS,
     Entry,
-    Row,
+    SourceRow,
     checked,
     held,
     sound,

@@ -19,7 +19,7 @@ STRESS = tuple(f"stress_{ij}_ev_per_a3" for ij in ("xx", "yy", "zz", "yz", "xz",
 _FLOAT32 = float(np.finfo(np.float32).max)
 
 
-class Row(NamedTuple):
+class SourceRow(NamedTuple):
     """What stands beside a crystal in its file and is no property yet; `labels.settle` makes it one or says why not."""
 
     cells: dict[str, object]  # column -> number (NaN = missing), truth value or text
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
     lattice: np.ndarray  # (3, 3) rows a, b, c in Å
     properties: dict[str, float]  # missing = NaN or left out
     site_properties: dict[str, np.ndarray] = {}  # noqa: RUF012 (never changed)  # name -> (n, ...)
-    row: Row | None = None  # what a reader found beside the crystal and has not settled
+    row: SourceRow | None = None  # what a reader found beside the crystal and has not settled
     lost: Lost = {}  # noqa: RUF012 (never changed)  # what the file says of atoms and a crystal does not keep
 
 

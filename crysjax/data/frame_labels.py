@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crysjax.data.datasets import ENERGY, FORCES, STRESS, Row
+from crysjax.data.datasets import ENERGY, FORCES, STRESS, SourceRow
 from crysjax.data.labels import IDS, cells
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _STRUCTURE = {"occupancy", "spacegroup", "unit_cell"}  # of a CIF that ASE read
 _KNOWN_ARRAYS = {"numbers", "positions", "initial_magmoms", "initial_charges", "tags", "momenta", "masses"}
 
 
-def of_atoms(atoms: Atoms) -> tuple[dict[str, float], dict[str, np.ndarray], Row]:
+def of_atoms(atoms: Atoms) -> tuple[dict[str, float], dict[str, np.ndarray], SourceRow]:
     """Properties (energy per atom, stress in Voigt order), forces (n, 3) by name, and all other labels as a row."""
     results = {} if atoms.calc is None else atoms.calc.results
     values = dict(atoms.info) | {k: v for k, v in atoms.arrays.items() if k not in _KNOWN_ARRAYS} | dict(results)
@@ -40,7 +40,7 @@ def of_atoms(atoms: Atoms) -> tuple[dict[str, float], dict[str, np.ndarray], Row
     rest = {k: v for k, v in values.items() if k not in {*taken.values(), *passed, *IDS, *_STRUCTURE}}
     whole = {k: v for k, v in rest.items() if not isinstance(v, np.ndarray | list | tuple | dict)}
     passed |= {k: _kind(v) for k, v in rest.items() if k not in whole}
-    row = Row(cells(whole.items()), taken, passed)
+    row = SourceRow(cells(whole.items()), taken, passed)
     return *_read(taken, values, len(atoms), abs(np.linalg.det(np.asarray(atoms.cell)))), row
 
 

@@ -15,7 +15,7 @@ from crysjax.data.datasets import Dataset
 PREFIX = "asked_"
 
 
-class Request(NamedTuple):
+class AskedProperty(NamedTuple):
     """One property that was asked for, crystal by crystal; NaN where nothing was asked or predicted."""
 
     name: str
@@ -43,7 +43,9 @@ def names(samples: Dataset) -> list[str]:
     return [name.removeprefix(PREFIX) for name in found]
 
 
-def request(samples: Dataset, name: str, value: np.ndarray, std: np.ndarray, within: float | None = None) -> Request:
+def request(
+    samples: Dataset, name: str, value: np.ndarray, std: np.ndarray, within: float | None = None
+) -> AskedProperty:
     """A property as it was asked and is predicted, (m,) each.
 
     The window is the range of the values asked; where one value was asked, that value plus and minus `within`, or,
@@ -53,14 +55,16 @@ def request(samples: Dataset, name: str, value: np.ndarray, std: np.ndarray, wit
     value, std = np.asarray(value, float), np.asarray(std, float)
     low, high = float(np.nanmin(asked)), float(np.nanmax(asked))
     if within is not None:
-        return Request(name, asked, value, std, (low - within, high + within), f"what was asked, ± {within:g}")
+        return AskedProperty(name, asked, value, std, (low - within, high + within), f"what was asked, ± {within:g}")
     if high > low:
-        return Request(name, asked, value, std, (low, high), "the range of what was asked")
+        return AskedProperty(name, asked, value, std, (low, high), "the range of what was asked")
     spread = float(np.nanmean(std)) if np.isfinite(std).any() else math.nan
-    return Request(name, asked, value, std, (low - spread, high + spread), "what was asked, ± the heads' mean std")
+    return AskedProperty(
+        name, asked, value, std, (low - spread, high + spread), "what was asked, ± the heads' mean std"
+    )
 
 
-def got(said: Request) -> Got:
+def got(said: AskedProperty) -> Got:
     """Errors and shares; NaN where no crystal has both numbers."""
     from scipy.special import ndtr
     from scipy.stats import rankdata
@@ -79,7 +83,7 @@ def got(said: Request) -> Got:
                float(chance.mean()), rank)  # fmt: skip
 
 
-def told(said: Request) -> str:
+def told(said: AskedProperty) -> str:
     """What came of a request, in a line."""
     found, (low, high) = got(said), said.window
     if not found.crystals:

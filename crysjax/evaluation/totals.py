@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crysjax.base import Estimate
-from crysjax.crystallography import contacts, families
+from crysjax.crystallography import contacts, known_relations
 from crysjax.data.datasets import Dataset
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.data.reasons import code
 from crysjax.evaluation import stability, stages
-from crysjax.evaluation.metrics import continuous, distributions, symmetry
+from crysjax.evaluation.metrics import continuous, distributions
 from crysjax.evaluation.metrics.coverage import Coverage
 from crysjax.evaluation.metrics.distributions import Interval, interval
+from crysjax.evaluation.metrics.symmetry import no_group_share, p1_share
 from crysjax.evaluation.stages import Verdict
 
 MARGINS_EV_PER_ATOM = {"S.U.N.": 0.0, "MSUN": 0.1}
@@ -159,8 +160,8 @@ def metrics(judged: JudgedSet) -> dict[str, Interval]:
         found["synthesizability"] = interval(np.asarray(judged.synthesizability.value, np.float64).reshape(-1))
     if judged.coverage is not None:
         found |= {"COV-R (CDVAE)": judged.coverage.recall, "COV-P (CDVAE)": judged.coverage.precision}
-    found["P1 share"] = symmetry.p1_share(judged.space_group)
-    found["no space group found"] = symmetry.no_group_share(judged.space_group)
+    found["P1 share"] = p1_share(judged.space_group)
+    found["no space group found"] = no_group_share(judged.space_group)
     if len(judged.samples) > 1:
         found["diversity"] = _one(distributions.diversity(judged.features), len(judged.samples))
     found["Vendi score"] = _one(vendi(judged.features), min(len(judged.samples), MOST_OF_VENDI))
@@ -188,7 +189,9 @@ def flagged(judged: JudgedSet, most: int = 6) -> dict[str, dict[str, int]]:
 def _families(said: Verdict) -> dict[str, Interval]:
     """What the crystals that count as new are to known ones, of those that were looked at."""
     kinds = said.columns["family"][said.asked]
-    named = {kind: f"new, but {kind} of a known one" for kind in families.KINDS[1:-1]} | {"new": "new, and no relative"}
+    named = {kind: f"new, but {kind} of a known one" for kind in known_relations.KINDS[1:-1]} | {
+        "new": "new, and no relative"
+    }
     return {title: interval(kinds == kind) for kind, title in named.items()} if len(kinds) else {}
 
 

@@ -16,6 +16,7 @@ from crysjax.base import Condition, Pack, PyTree
 from crysjax.campaign import goals as targets
 from crysjax.campaign import outputs, propose, round
 from crysjax.campaign.assemble import assemble
+from crysjax.campaign.density_target import DENSITY, with_density
 from crysjax.campaign.plan import Plan, plan_of, read_plan
 from crysjax.campaign.polymorphs import Polymorphs, PolymorphSearch, find
 from crysjax.config import read_yaml
@@ -27,7 +28,7 @@ from crysjax.models.answers import Answers
 from crysjax.models.registry import Model
 from crysjax.sampling import draws
 from crysjax.sampling import sample as sampling
-from crysjax.sampling.options import Options, formula_counts
+from crysjax.sampling.options import Options, Symbols, as_keys, formula_counts
 from crysjax.training import train as training
 
 Windows = Mapping[str, Any]
@@ -46,9 +47,11 @@ def load(name: str, **settings: Any) -> Model:
 
 def sample(
     model: str, key: int | Array = 0, n: int = 100, *, like: Any = None, templates: Any = None,
-    formula: str = "", elements: str | Sequence[str] = "", forbid: str | Sequence[str] = "", num_elements: str = "",
-    neutral: bool = False, fix: str = "", fix_cell: bool = False, min_distance: float = 0.0, space_group: int = 0,
-    max_atoms: int | None = None, properties: Mapping[str, float | tuple[float, float]] | None = None,
+    formula: str = "", elements: Symbols = (), forbid: Symbols = (), require: Symbols = (),
+    num_elements: int | str | tuple[int, int] = 0, neutral: bool = False, fix: str = "", fix_cell: bool = False,
+    min_distance: float = 0.0, space_group: int = 0, crystal_system: str = "",
+    density_g_cm3: str | tuple[float | None, ...] = (), min_atoms: int = 1, max_atoms: int | None = None,
+    properties: Mapping[str, float | tuple[float, float]] | None = None,
     guidance: float | Mapping[str, float] | None = None, steps: int | None = None, temperature: float | None = None,
 ) -> Dataset:  # fmt: skip
     """Crystals from a trained generator; the constraints hold in every one that is returned.
@@ -59,28 +62,27 @@ def sample(
         n: free samples, without `like`.
         like: crystals (as `read` takes them) whose compositions are asked for, one sample for each.
         templates: crystals that a retrieval-based model looks up from.
-        formula, elements, forbid, num_elements, neutral, min_distance, space_group, fix, fix_cell: the composition, the
-            elements allowed and forbidden, "LOW:HIGH" of their number, charges that add up to zero, the least distance
-            in Å, the space group, and a file of atoms that every sample has; see `crysjax sample --help`.
-        max_atoms: of the largest cell.
+        formula, elements, forbid, require, num_elements, neutral, fix, fix_cell, min_distance, space_group,
+            crystal_system, density_g_cm3: what every sample has to be, as in a plan of `design`: the composition,
+            elements that may, may not and have to occur (symbols, or names of lists), a number or range of different
+            ones, charges that add up to zero, a file of atoms that every sample has, the least distance in Å, the
+            group or the crystal system, and a window of density.
+        min_atoms, max_atoms: of the smallest and the largest cell.
         properties: conditions of the model, name -> value or (low, high).
         guidance: weight of the conditions, or one for each name.
         steps, temperature: of the sampler.
 
     Samples that break a constraint are left out, and how many were is said; so fewer than `n` may come.
     """
-    wanted = Options(formula, _listed(elements), _listed(forbid), num_elements, neutral, fix, fix_cell, min_distance,
-                     space_group)  # fmt: skip
+    wanted = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group,
+                     require, crystal_system, density_g_cm3)  # fmt: skip
     request = sampling.Request(
         n, None if like is None else read(like), None if templates is None else read(templates), max_atoms, wanted,
-        properties or {}, guidance, steps, temperature,
+        properties or {}, guidance, steps, temperature, min_atoms,
     )  # fmt: skip
     seed = key if isinstance(key, int) else int(jax.random.bits(key, dtype=jnp.uint32))
-    return sampling.sample(model, request, seed=seed)
-
-
-def _listed(symbols: str | Sequence[str]) -> str:
-    return symbols if isinstance(symbols, str) else ",".join(symbols)
+    with as_keys():
+        return sampling.sample(model, request, seed=seed)
 
 
 def predict(crystals: Any, model: str = "mp_20_heads", *, out: str | PathLike | None = None) -> Answers:
@@ -177,12 +179,13 @@ def objective(
         target: property -> window or direction.
         formula: composition of the cell, such as "SrTiO3".
         n: crystals.
-        heads: what predicts the properties.
+        heads: what predicts the properties; `density_g_cm3` needs none.
         key: seed of the noise and of what is drawn inside the sampler.
         steps: of the sampler.
     """
     loaded = registry.load_model(model, "generator", {"generator.steps": steps})
     predictor, _ = registry.load_predictor(heads)
+    predictor = with_density(predictor) if DENSITY in target else predictor
     goals = targets.goals(Plan(target=dict(target), elements=("O",)).target, predictor.names, predictor.scale)
     counts = formula_counts(formula, loaded.config["elements"])
     numbers = np.tile(np.repeat(list(counts), list(counts.values())), n)

@@ -1,6 +1,6 @@
 """What oracles of several fidelities cost, what was spent on each, and which of their energies compare.
 
-A campaign keeps one `Ledger` in its state and summary: plain numbers, never changed in place, to and from JSON.
+A campaign keeps one `SpentByRole` in its state and summary: plain numbers, never changed in place, to and from JSON.
 `FIDELITIES` says by order of magnitude what one crystal costs.
 """
 
@@ -26,7 +26,7 @@ class Spent(NamedTuple):
     cost: float  # calls times the price at the time, in seconds: what a budget is counted in
 
 
-Ledger = tuple[tuple[str, Spent], ...]
+SpentByRole = tuple[tuple[str, Spent], ...]
 """Name of an oracle -> what was spent on it, in the order of first use; `()` before the first call."""
 
 
@@ -52,30 +52,30 @@ FIDELITIES = (
 """From cheap to dear, by order of magnitude, measured on crystals of MP-20 with 8 to 12 atoms: `experiments/dft`."""
 
 
-def spend(ledger: Ledger, oracle: Oracle, *, calls: int, seconds: float) -> Ledger:
-    """The ledger after `calls` crystals that took `seconds` of wall time."""
+def spend(ledger: SpentByRole, oracle: Oracle, *, calls: int, seconds: float) -> SpentByRole:
+    """What was spent, after `calls` crystals that took `seconds` of wall time."""
     if calls < 0 or not (seconds >= 0 and math.isfinite(seconds)):
-        raise ValueError(f"ledger: {calls} calls in {seconds} s of {oracle.name}; expected neither below 0")
+        raise ValueError(f"spent: {calls} calls in {seconds} s of {oracle.name}; expected neither below 0")
     known = dict(ledger)
     before = known.get(oracle.name, Spent(oracle.unit, 0, 0.0, 0.0))
     if before.unit != oracle.unit:
-        raise ValueError(f"ledger: {oracle.name} answered in {before.unit!r} before, now in {oracle.unit!r}")
+        raise ValueError(f"spent: {oracle.name} answered in {before.unit!r} before, now in {oracle.unit!r}")
     known[oracle.name] = Spent(
         oracle.unit, before.calls + calls, before.seconds + seconds, before.cost + calls * oracle.cost
     )
     return tuple(known.items())
 
 
-def as_dict(ledger: Ledger) -> dict[str, dict]:
-    """The ledger as plain values: what `to_json` writes."""
+def as_dict(ledger: SpentByRole) -> dict[str, dict]:
+    """What was spent, as plain values: what `to_json` writes."""
     return {name: spent._asdict() for name, spent in ledger}
 
 
-def to_json(ledger: Ledger) -> str:
+def to_json(ledger: SpentByRole) -> str:
     return json.dumps(as_dict(ledger), allow_nan=False)
 
 
-def from_json(text: str) -> Ledger:
+def from_json(text: str) -> SpentByRole:
     """What `to_json` wrote; anything else is a ValueError."""
     try:
         rows = reading.parse_json(text)
@@ -86,4 +86,4 @@ def from_json(text: str) -> Ledger:
             raise ValueError("unknown fields")
         return tuple((name, s._replace(seconds=float(s.seconds), cost=float(s.cost))) for name, s in found)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"this is no ledger of oracles ({type(error).__name__}: {error})") from None
+        raise ValueError(f"this is no account of what oracles cost ({type(error).__name__}: {error})") from None

@@ -62,6 +62,7 @@ class Answer(NamedTuple):
     steps: int  # evaluations of the calculator that led to it
     tries: int  # times that the worker was asked; 0: the crystal is none
     seconds: float  # wall time, starts of workers included
+    died: bool = False  # the worker ended instead of answering, by the calculator or by a kill
 
 
 class Host(NamedTuple):
@@ -122,7 +123,8 @@ def host(
             close()
             if not was_made:
                 raise ValueError(f"the calculator {_name(make)} cannot be made: {error}") from None
-            return {"reason": str(error), "final": isinstance(error, worker_process.OutOfLimits)}
+            final = isinstance(error, worker_process.OutOfLimits)
+            return {"reason": str(error), "final": final, "died": not final}
         except BaseException:  # Ctrl-C: the worker is busy with what nobody waits for
             close()
             raise
@@ -152,7 +154,8 @@ def _answer(once: Callable[[dict], dict], crystal: Crystal | Entry, how: dict, r
             break
     single = Single(said["energy"], said.get("forces"), said.get("stress")) if "energy" in said else None
     about = None if single is None else Entry(entry.id, entry.numbers, said["frac"], said["lattice"], {})
-    return Answer(single, about, said["reason"], said.get("steps", 0), tries, time.monotonic() - began)
+    took, died = time.monotonic() - began, bool(said.get("died"))
+    return Answer(single, about, said["reason"], said.get("steps", 0), tries, took, died)
 
 
 def _believed(said: Any, entry: Entry) -> dict:

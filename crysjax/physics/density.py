@@ -12,11 +12,9 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import NUM_SPECIES, Crystal, Estimate, Pack, sum_by_crystal
+from crysjax.chemistry.element_properties import G_CM3_PER_AMU_ANGSTROM3
 from crysjax.geometry import lattice as lattices
 from crysjax.physics import sound
-
-G_CM3_PER_AMU_ANGSTROM3 = 1.66053906660
-"""1 amu/Å³ in g/cm³ (CODATA 2018)."""
 
 Head = Callable[[Crystal], Estimate]
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crysjax.evaluation.requests import Request, told
+from crysjax.evaluation.requests import AskedProperty, told
 from crysjax.reports.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Scale, axis, svg
 from crysjax.reports.energy_volume import plain_page
 
 MOST_MARKS = 500
 
 
-def chart(said: Request, ids: Sequence[str]) -> str:
+def chart(said: AskedProperty, ids: Sequence[str]) -> str:
     """Crystals in the order of what was asked: asked values hollow, predictions full with their std, the window shaded.
 
     Of more than `MOST_MARKS` crystals every k-th is drawn.
@@ -45,7 +45,7 @@ def chart(said: Request, ids: Sequence[str]) -> str:
     return f"<figure><figcaption>{html.escape(said.name)}</figcaption>{picture}</figure>"
 
 
-def page(name: str, requests: Sequence[Request], ids: Sequence[str], heads: str) -> str:
+def page(name: str, requests: Sequence[AskedProperty], ids: Sequence[str], heads: str) -> str:
     """The page of one set of samples."""
     words = [f"Predicted by the heads {heads}, with their own uncertainty; nothing was measured or computed by DFT."]
     body = "".join(f"<p>{html.escape(told(said))}</p>{chart(said, ids)}" for said in requests)

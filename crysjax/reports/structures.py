@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crysjax.chemistry.element_properties import cell_masses_amu
+from crysjax.chemistry.element_properties import G_CM3_PER_AMU_ANGSTROM3, cell_masses_amu
 from crysjax.chemistry.elements import SYMBOLS
 from crysjax.crystallography import bonds as bonding
 from crysjax.crystallography import structure_types, symmetry_finder
@@ -22,7 +22,6 @@ from crysjax.crystallography.standard_cells import Conventional, conventional
 from crysjax.data.datasets import Entry
 from crysjax.data.readers.cif import parameters
 from crysjax.geometry.torus import AROUND
-from crysjax.physics.density import G_CM3_PER_AMU_ANGSTROM3
 
 EDGE_ANGSTROM = 0.1  # an atom this close to a face of the cell is drawn on all images of that face
 BALL = 0.42  # of the covalent radius

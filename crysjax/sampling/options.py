@@ -1,265 +1,195 @@
-"""Constraints of `crysjax sample`: options in, what the sampler needs out, and a last look at what came of it."""
+"""What every crystal has to be, as users say it: options of `crysjax sample`, arguments of `cx.sample`, keys of a plan.
+
+One type and one check for all of them. Messages name options, such as --num-elements; `as_keys` makes keys of them.
+"""
 
 from __future__ import annotations
 
-import inspect
+import difflib
+import math
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from crysjax.data.readers.part import read_part
-from crysjax.models import families
-from crysjax.sampling import space_groups
-from crysjax.terminal import say
+from crysjax.chemistry import elements as periodic
+from crysjax.chemistry.element_lists import LISTS, expanded
+from crysjax.data.readers import limits
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from crysjax.constraints.constraints import Constraints
-    from crysjax.data.datasets import Dataset
+Symbols = str | Sequence[str]  # "Li,Fe" or ["Li", "Fe"]
+MOST_ELEMENTS, MOST_ANGSTROM = 20, 10.0
 
 
 class Options(NamedTuple):
-    """What was said on the command line; the defaults ask for nothing."""
+    """The defaults ask for nothing. A range is text, `LOW:HIGH`, or a pair."""
 
     formula: str = ""
-    elements: str = ""
-    forbid: str = ""
-    num_elements: str = ""
+    elements: Symbols = ()  # symbols and names of lists (`chemistry/element_lists`)
+    forbid: Symbols = ()  # the same
+    num_elements: int | str | tuple[int, ...] = 0
     neutral: bool = False
     fix: str = ""
     fix_cell: bool = False
     min_distance: float = 0.0
     space_group: int = 0
-    require: str = ""
+    require: Symbols = ()
+    crystal_system: str = ""
+    density_g_cm3: str | tuple[float | None, ...] = ()
 
     def asked(self) -> list[str]:
         """The options that were given, as they are written."""
         return [f"--{k.replace('_', '-')}" for k, v in self._asdict().items() if v]
 
 
-def wanted(options: Options, known: list[int]) -> Constraints:
-    """The constraints that the options mean; elements have to be among those that the model knows."""
-    from crysjax.chemistry.oxidation import common_states
-    from crysjax.constraints.constraints import Constraints
+def unified(asked: Options) -> Options:
+    """The options in one spelling, each checked alone and beside the others, whatever the model.
 
-    check(options)
-    return Constraints(
-        formula=formula_counts(options.formula, known),
-        allowed=symbols("--elements", options.elements, known),
-        forbidden=symbols("--forbid", options.forbid, None),
-        num_elements=_range(options.num_elements),
-        states=common_states() if options.neutral else None,
-        fixed=_fixed(options.fix, options.fix_cell),
-        min_distance_angstrom=options.min_distance,
-        required=symbols("--require", options.require, known),
-        space_group=options.space_group,
-    )
+    Symbols in the order of the periodic table, ranges as pairs.
 
-
-def check(options: Options) -> None:
-    """An error for options that cannot hold together, whatever the model."""
-    if options.fix_cell and not options.fix:
-        raise ValueError("--fix-cell: expected --fix FILE beside it")
-    if options.space_group:
-        _beside_group(options)
-
-
-def _beside_group(options: Options) -> None:
-    """An error for what cannot be kept together with a space group."""
-    if options.fix:
-        raise ValueError(
-            "--space-group: expected no --fix beside it, for the operations would move the fixed atoms; leave out "
-            "--fix, or draw with --fix alone and keep those of the group (`crysjax data space-groups`)"
-        )
-    if options.require and not options.formula:
-        raise ValueError("--space-group: expected no --require beside it, unless a --formula says the composition")
-
-
-def by_rejection(limits: Constraints) -> Constraints:
-    """What is kept of a space group's samples by drawing those again that break it: nothing else is built in.
-
-    Distances would be kept by moving atoms, which breaks the group; the number of elements and neutrality belong to
-    compositions, which orbits decide where no formula does.
+    Raises:
+        ValueError: one line with the option, its value and what was expected.
     """
-    from crysjax.constraints.constraints import Constraints
-
-    if not limits.space_group:
-        return Constraints()
-    composition = {} if limits.formula else {"num_elements": limits.num_elements, "states": limits.states}
-    return Constraints(min_distance_angstrom=limits.min_distance_angstrom, **composition)
-
-
-def drawn_by(limits: Constraints) -> Constraints:
-    """The constraints without those that are kept by rejection."""
-    rejected = by_rejection(limits)
-    gone = {name: getattr(type(limits)(), name) for name in ("min_distance_angstrom", "num_elements", "states")
-            if getattr(rejected, name)}  # fmt: skip
-    return limits._replace(**gone)
-
-
-def beside_like(options: Options) -> None:
-    """An error for what would contradict `--like`."""
-    others = [name for name in options.asked() if name != "--min-distance"]
-    if others:
-        raise ValueError(f"--like: gives the composition; expected no {', '.join(others)} beside it")
-
-
-def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> dict[int, int]:
-    """The sizes that the model knows and the constraints leave: whole units of a formula, room for what is asked.
-
-    Where none can meet the constraints all are left, so that their refusal says why.
-    """
-    from crysjax.constraints.constraints import possible_sizes
-
-    unit = sum(limits.formula.values()) or 1
-    if limits.space_group:
-        return _sizes_of_group(limits, of_model)
-    fixed = 0 if limits.fixed is None else len(limits.fixed.numbers)
-    elements = max((limits.num_elements or (0,))[0], len(limits.required))
-    fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= max(fixed, elements)}
-    if not fit:
-        what = f"units of {unit} atoms" if limits.formula else f"at least {max(fixed, elements)} atoms"
-        raise ValueError(f"expected {what}; the model knows {min(of_model)} to {max(of_model)} atoms per crystal")
-    if limits.formula or (limits.num_elements is None and limits.states is None and not limits.required):
-        return fit
-    possible = possible_sizes(limits, list(fit), known=known)
-    return {n: fit[n] for n in possible} or fit
-
-
-def _sizes_of_group(limits: Constraints, of_model: dict[int, int]) -> dict[int, int]:
-    """The sizes that positions of the group add up to; the refusal of the smallest if none does."""
-    from crysjax.constraints import space_group
-
-    fit = {n: space_group.composition(limits.formula, n) for n in sorted(of_model)}
-    fit = {n: made for n, made in fit.items() if made}
-    if not fit:
-        unit = sum(limits.formula.values())
-        raise ValueError(
-            f"expected units of {unit} atoms; the model knows {min(of_model)} to {max(of_model)} atoms per crystal"
-        )
-    found = {n: of_model[n] for n, made in fit.items() if space_group.possible(limits.space_group, made)}
-    if not found:
-        space_group.draw_orbits(limits.space_group, list(fit.values()))
+    found = asked._replace(
+        elements=_symbols("--elements", asked.elements, LISTS), forbid=_symbols("--forbid", asked.forbid, LISTS),
+        require=_symbols("--require", asked.require, {}), num_elements=_count(asked.num_elements),
+        density_g_cm3=_window(asked.density_g_cm3),
+    )  # fmt: skip
+    _check_values(found)
+    _check_elements(found)
+    if found.space_group or found.crystal_system:
+        _check_beside_group(found)
     return found
 
 
-class Ready(NamedTuple):
-    """What samples are drawn with."""
-
-    generator: Any
-    params: Any
-    start: Callable[[np.ndarray, int], tuple[Dataset, Any]]  # (rows, how often before) -> their templates and view
-    elements: tuple[int, ...] | None = None  # that free sites may take, where the generator does not know it
+def beside_like(asked: Options) -> None:
+    """An error for what would contradict `--like`."""
+    if others := [name for name in asked.asked() if name != "--min-distance"]:
+        raise ValueError(f"--like: gives the composition; expected no {', '.join(others)} beside it")
 
 
-def ready(model: str, changed: dict[str, Any], limits: Constraints, templates: Dataset, *, seed: int = 0) -> Ready:
-    """The generator that keeps the constraints in crystals of the templates' sizes.
-
-    Families that have a `constraint` of their own are built with it; a group that is not theirs by construction is
-    kept by orbits that are drawn for every template.
-    """
-    from crysjax.constraints.constraints import Constraints, compiled, constrain
-    from crysjax.data import datasets
-    from crysjax.models import registry
-
-    config = registry.read_config(registry.model_path(model), "generator")
-    of_family = families.named(config["settings"])
-    constraint, native = None, False
-    if limits._replace(min_distance_angstrom=0.0) != Constraints():
-        constraint = compiled(limits, templates.num_atoms.tolist(), known=config["elements"])
-        native = "constraint" in inspect.signature(families.factory(of_family)).parameters
-    if limits.space_group and not space_groups.by_construction(config):
-        return Ready(
-            *space_groups.kept_by_orbits(
-                registry.load_model(model, "generator", changed), native, limits, templates, seed
-            )
-        )
-    changed = changed | ({"generator.constraint": constraint} if native else {})
-    loaded, build = registry.load_model(model, "generator", changed), None
-    if constraint is not None or limits.min_distance_angstrom > 0:
-        distance = limits.min_distance_angstrom
-        build = constrain(loaded.build, constraint, min_distance_angstrom=distance, native=native)
-    return Ready(build or loaded.build, loaded.params, lambda rows, again: (datasets.take(templates, rows), None))
+def atomic_number(option: str, symbol: str, known: Sequence[int] | None) -> int:
+    """The number of an element that the model has to know (`None`: need not)."""
+    number = periodic.NUMBERS.get(symbol)
+    if number is None:
+        raise ValueError(f"{option}: {limits.shown(symbol)}; expected a chemical element from H to Fm")
+    if known is not None and number not in known:
+        raise ValueError(f"{option}: {symbol}; the model was not trained on it")
+    return number
 
 
-def broken(limits: Constraints, drawn: Dataset) -> np.ndarray:
-    """Which samples break the constraints: (m,) bool."""
-    import numpy as np
-
-    from crysjax.constraints.constraints import Constraints, violations
-
-    return np.zeros(len(drawn), bool) if limits == Constraints() else np.any([*violations(limits, drawn).values()], 0)
-
-
-def kept(limits: Constraints, drawn: Dataset) -> Dataset:
-    """The samples that keep the constraints; how many did not, and why, is said on standard error."""
-    import numpy as np
-
-    from crysjax.constraints.constraints import violations
-    from crysjax.data import datasets
-
-    broken = violations(limits, drawn)
-    bad = np.any(list(broken.values()), 0)
-    if not bad.any():
-        return drawn
-    why = ", ".join(f"{name} {rows.sum()}" for name, rows in broken.items() if rows.any())
-    say(f"crysjax: {bad.sum()} of {len(drawn)} samples are left out, they break: {why}", err=True)
-    if bad.all():
-        raise ValueError("no sample keeps the constraints")
-    return datasets.take(drawn, ~bad)
-
-
-def symbols(option: str, text: str, known: list[int] | None) -> tuple[int, ...]:
-    """Atomic numbers of a list of symbols, all of which the model has to know (`None`: need not)."""
-    from crysjax.chemistry import elements
-
-    found = []
-    for symbol in (part.strip() for part in text.split(",") if text):
-        number = elements.NUMBERS.get(symbol)
-        if number is None:
-            raise ValueError(f"{option} {text}: {symbol!r} is not a chemical element from H to Fm")
-        if known is not None and number not in known:
-            raise ValueError(f"{option} {text}: the model was not trained on {symbol}")
-        found.append(number)
-    return tuple(sorted(set(found)))
-
-
-def formula_counts(text: str, known: list[int] | None) -> dict[int, int]:
+def formula_counts(text: str, known: Sequence[int] | None) -> dict[int, int]:
     """Atomic number -> how many, of a formula such as LiFePO4; elements have to be among those that are known."""
     if not re.fullmatch(r"([A-Z][a-z]?[0-9]*)*", text):
-        raise ValueError(f"--formula {text}: expected symbols and whole numbers, such as LiFePO4")
+        raise ValueError(f"--formula: {limits.shown(text)}; expected symbols and whole numbers, such as LiFePO4")
     counts: dict[int, int] = {}
     for symbol, count in re.findall(r"([A-Z][a-z]?)([0-9]*)", text):
-        (number,) = symbols("--formula", symbol, known)
+        number = atomic_number("--formula", symbol, known)
         counts[number] = counts.get(number, 0) + int(count or 1)
     if 0 in counts.values():
-        raise ValueError(f"--formula {text}: expected numbers from 1")
+        raise ValueError(f"--formula: {text}; expected numbers from 1")
     return counts
 
 
-def _range(text: str) -> tuple[int, int] | None:
-    if not text:
+@contextmanager
+def as_keys() -> Iterator[None]:
+    """Errors name keys of a plan, or arguments of a function, where `crysjax sample` names its options."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(re.sub(r"--([a-z][a-z0-9-]+)", lambda m: m[1].replace("-", "_"), str(error))) from None
+
+
+def _symbols(option: str, given: Symbols, lists: Mapping[str, Any]) -> tuple[str, ...]:
+    symbols = [part.strip() for part in given.split(",")] if isinstance(given, str) and given else list(given)
+    known = (*periodic.SYMBOLS, *lists)
+    for symbol in symbols:
+        if symbol not in known:
+            near = difflib.get_close_matches(str(symbol)[:100], known, 1, 0.5)
+            more = f", or one of {', '.join(lists)}" * bool(lists) + (f" (did you mean {near[0]}?)" if near else "")
+            raise ValueError(f"{option}: {limits.shown(symbol)}; expected a chemical element from H to Fm{more}")
+        if symbols.count(symbol) > 1:
+            raise ValueError(f"{option}: {limits.shown(symbol)}; expected each element once")
+    return tuple(sorted(symbols, key=lambda s: (periodic.NUMBERS.get(s, 0), s)))
+
+
+def _ends(text: str, kind: Callable[[str], Any]) -> tuple[Any, ...] | None:
+    """`LOW:HIGH`, or one number as both; an empty side is open (None). None for any other text."""
+    low, colon, high = text.partition(":")
+    try:
+        return tuple(kind(side) if side.strip() else None for side in (low, high if colon else low))
+    except ValueError:
         return None
-    low, _, high = text.partition(":")
-    if not (low.isdecimal() and (high or low).isdecimal()) or text.endswith(":"):
-        raise ValueError(f"--num-elements {text}: expected NUMBER or LOW:HIGH")
-    return int(low), int(high or low)
 
 
-def _fixed(path: str, cell: bool) -> Any:
-    from crysjax.constraints.constraint import Fixed
-    from crysjax.crystallography import standard_cells
-    from crysjax.data import datasets
+def _count(given: int | str | Sequence[int]) -> int | tuple[int, ...]:
+    value = _ends(given, int) if isinstance(given, str) and given else given or 0
+    low, high = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+    whole = isinstance(low, int) and isinstance(high, int)
+    if not whole or not (1 <= low <= high <= MOST_ELEMENTS or value == 0):
+        shape = "LOW:HIGH" if isinstance(given, str) else "[low, high]"
+        hint = "; YAML reads 2:4 as 124" if value == 124 else ""
+        shown = limits.shown(list(given) if isinstance(given, tuple) else given)
+        raise ValueError(f"--num-elements: {shown}; expected a number from 1 to {MOST_ELEMENTS}, or {shape}{hint}")
+    return tuple(value) if isinstance(value, list) else value
 
-    if not path:
-        return None
-    found = read_part(path)
-    if len(found) != 1:
-        raise ValueError(f"--fix {path}: {len(found)} crystals; expected one")
-    (given,) = datasets.entries(found)
-    entry = standard_cells.reduced(given)
-    if entry is not given:
-        say(f"crysjax: --fix {path}: its cell is not reduced; its atoms are given in the reduced cell of the same "
-            "lattice, the kind that generators know", err=True)  # fmt: skip
-    return Fixed(entry.numbers.astype(int), entry.frac, entry.lattice if cell else None)
+
+def _window(given: str | Sequence[float | None]) -> tuple[float | None, ...]:
+    value = _ends(given, float) if isinstance(given, str) and given else tuple(given)
+    sides = [side for side in value or () if side is not None]
+    ordered = sides == sorted(set(sides)) and all(0 <= side < math.inf for side in sides)
+    if given and (value is None or len(value) != 2 or not sides or not ordered):
+        shape = "LOW:HIGH in g/cm³; an empty side is open"
+        if not isinstance(given, str):
+            shape = "[low, high] in g/cm³; null leaves a side open"
+        shown = limits.shown(given if isinstance(given, str) else list(given))
+        raise ValueError(f"--density-g-cm3: {shown}; expected {shape}")
+    return value
+
+
+def _check_values(asked: Options) -> None:
+    from crysjax.evaluation.metrics.symmetry import CRYSTAL_SYSTEMS
+
+    if asked.fix_cell and not asked.fix:
+        raise ValueError("--fix-cell: expected --fix FILE beside it")
+    if asked.crystal_system and asked.crystal_system not in CRYSTAL_SYSTEMS:
+        known = ", ".join(CRYSTAL_SYSTEMS)
+        raise ValueError(f"--crystal-system: {limits.shown(asked.crystal_system)}; expected one of {known}")
+    if asked.crystal_system and asked.space_group:
+        raise ValueError(f"--crystal-system: {asked.crystal_system}; expected it or --space-group, not both")
+    if not 0 <= asked.space_group <= 230:
+        raise ValueError(f"--space-group: {asked.space_group}; expected 1 to 230, or 0 for any")
+    if not 0 <= asked.min_distance < MOST_ANGSTROM:
+        raise ValueError(f"--min-distance: {asked.min_distance:g}; expected 0 to {MOST_ANGSTROM:g} Å")
+
+
+def _check_elements(asked: Options) -> None:
+    """An error where formula, elements, forbidden and required ones contradict one another."""
+    formula = [periodic.SYMBOLS[z - 1] for z in formula_counts(asked.formula, None)]
+    gone = expanded(asked.forbid)
+    for symbol in asked.forbid:
+        if symbol in asked.elements or symbol in formula:
+            where = "the formula" if symbol in formula else "--elements"
+            raise ValueError(f"--forbid: {symbol} is in {where} too; expected it in one of them")
+    left = [s for s in expanded(asked.elements or formula or LISTS["all"]) if s not in gone]
+    for option, symbols in {"--require": () if formula else asked.require, "--formula": formula}.items():
+        for symbol in symbols:
+            if symbol not in left:
+                instead = "it in --elements" if asked.elements else "fewer in --forbid"
+                raise ValueError(f"{option}: {symbol} is not among the elements that may occur; expected {instead}")
+    for symbol in asked.require:
+        if formula and symbol not in formula:
+            raise ValueError(f"--require: {symbol} is not in the formula; expected one of {', '.join(formula)}")
+    if not left:
+        raise ValueError("--forbid: leaves none of the elements; expected fewer, or more elements")
+
+
+def _check_beside_group(asked: Options) -> None:
+    """An error for what cannot be kept together with a space group."""
+    key = "--space-group" if asked.space_group else "--crystal-system"
+    if asked.fix:
+        raise ValueError(
+            f"{key}: expected no --fix beside it, for the operations would move the fixed atoms; leave out --fix, or "
+            "draw with --fix alone and keep those of the group (`crysjax data space-groups`)"
+        )
+    if asked.require and not asked.formula:
+        raise ValueError(f"{key}: expected no --require beside it, unless a --formula says the composition")

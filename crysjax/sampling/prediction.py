@@ -15,7 +15,7 @@ from crysjax.data.datasets import Dataset
 from crysjax.evaluation.metrics.distributions import Interval, interval
 from crysjax.retrieval import templates
 from crysjax.retrieval.start_view import start_view
-from crysjax.sampling import draws as sampling
+from crysjax.sampling import draws
 
 
 class Tried(NamedTuple):
@@ -35,21 +35,21 @@ def candidates(
         properties: number of conditions of the model, none of which is given.
         views: what the family is given beside the composition, one per try or one for all (see `retrieved`).
     """
-    blank = sampling.blank(asked.num_atoms, asked.numbers)
+    blank = draws.blank(asked.num_atoms, asked.numbers)
     nothing = np.full((len(asked), properties), np.nan)
     begun, drawn = time.perf_counter(), []
     for k, key in enumerate(jax.random.split(jax.random.key(seed), tries)):
         view = views[min(k, len(views) - 1)]
-        drawn.append(sampling.sample(generator, params, key, blank, nothing, view=view, pairs=pairs))
+        drawn.append(draws.sample(generator, params, key, blank, nothing, view=view, pairs=pairs))
     return Tried(drawn, time.perf_counter() - begun)
 
 
 def free(generator: Generator, params: Any, config: dict, count: int, *, seed: int = 0, pairs: int = 2048) -> Dataset:
     """`count` samples of which nothing is asked, of sizes as in the model's training data."""
-    blank = sampling.blank(sampling.draw_sizes(seed, config["sizes"], count))
+    blank = draws.blank(draws.draw_sizes(seed, config["sizes"], count))
     nothing = np.full((count, len(config["properties"])), np.nan)
     known = tuple(config["elements"])
-    return sampling.sample(generator, params, jax.random.key(seed), blank, nothing, elements=known, pairs=pairs)
+    return draws.sample(generator, params, jax.random.key(seed), blank, nothing, elements=known, pairs=pairs)
 
 
 def retrieved(

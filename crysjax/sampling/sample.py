@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from crysjax.config import choice
+from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
 from crysjax.models import cells, registry
 from crysjax.models.answers import warn_of_strangers
-from crysjax.sampling import defaults, draws, options, prediction, space_groups
+from crysjax.sampling import defaults, draws, keeping, options, prediction, space_groups
 from crysjax.terminal import say
 
 Progress = Callable[[int, int], None]  # (done, total) of the packs of one draw
@@ -27,7 +29,7 @@ class Request(NamedTuple):
         count: free samples, where `like` is not given.
         like: crystals whose compositions are asked for, one sample for each (structure prediction).
         templates: what a retrieval-based model looks up from.
-        max_atoms: of the largest cell.
+        min_atoms, max_atoms: of the smallest and the largest cell.
         constraints: what every sample keeps.
         properties: name -> value or (low, high), for conditions that the model was trained with; a range is one value
             per crystal, uniform within it.
@@ -45,6 +47,7 @@ class Request(NamedTuple):
     guidance: float | Mapping[str, float] | None = None
     steps: int | None = None
     temperature: float | None = None
+    min_atoms: int = 1
 
 
 def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = lambda done, total: None) -> Dataset:
@@ -52,8 +55,8 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
     path = registry.model_path(model)
     config = registry.read_config(path, "generator")
     names, known = [*config["properties"], SPACE_GROUP], config["elements"]
-    limits = options.wanted(request.constraints, known)
-    built, rejected = options.drawn_by(limits), options.by_rejection(limits)
+    limits = keeping.wanted(request.constraints, known)
+    built, rejected = keeping.drawn_by(limits), keeping.by_rejection(limits)
     _check_templates(model, config, request)
     sizes = None
     if request.like is not None:
@@ -61,11 +64,11 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
         warn_of_strangers("--like", request.like, known, "samples")
         blank = replace(draws.blank(request.like.num_atoms, request.like.numbers), ids=request.like.ids)
     else:
-        sizes = options.sizes(built, {int(n): c for n, c in config["sizes"].items()}, known)
+        sizes = keeping.sizes(built, _sizes(config, request), known)
         blank = draws.blank(draws.draw_sizes(seed, sizes, request.count, request.max_atoms))
     changed = _changed(request, names)
     changed |= defaults.settings(path, config, model, request.temperature, request.like is not None)
-    ready = options.ready(model, changed, built, blank, seed=seed)
+    ready = keeping.ready(model, changed, built, blank.num_atoms.tolist())
     asked = wanted_properties(request.properties, names, len(blank), seed)
     group = request.constraints.space_group
     if group and space_groups.told_group(config):
@@ -76,29 +79,45 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
         view = prediction.retrieved(structures, blank, config)[0]
     key = jax.random.key(seed)
 
-    def draw(rows: np.ndarray, again: int, ready: options.Ready = ready, start: Any = None) -> Dataset:
-        template, own = ready.start(rows if start is None else start, again)
+    def draw(rows: np.ndarray, again: int, ready: keeping.Ready = ready, templates: Dataset = blank) -> Dataset:
+        template, told, own = datasets.take(templates, rows) if templates is blank else templates, asked[rows, -1], None
+        if ready.start is not None:
+            begun = ready.start(template.num_atoms, seed + 1000 * again)
+            template, own = draws.blank(template.num_atoms, begun.numbers), begun.view
+            told = np.where(begun.group > 0, begun.group, told)
         return draws.sample(
             ready.generator, ready.params, jax.random.fold_in(key, again) if again else key, template,
             asked[rows, :-1], elements=ready.elements, view=view or own, on_pack=progress,
-            space_group=np.nan_to_num(asked[rows, -1]).astype(np.int32),
+            space_group=np.nan_to_num(told).astype(np.int32),
         )  # fmt: skip
 
     def resize(rows: np.ndarray, again: int) -> Dataset:
         other = draws.blank(draws.draw_sizes(seed + 1000 * again, sizes, len(rows), request.max_atoms))
-        made = options.ready(model, changed, built, other, seed=seed + 1000 * again)
-        return draw(rows, again, made, np.arange(len(rows)))
+        return draw(rows, again, keeping.ready(model, changed, built, other.num_atoms.tolist()), other)
 
     everyone = np.arange(len(blank))
-    if group:
-        drawn = space_groups.in_exact_group(draw, resize, everyone, group, lambda d: options.broken(rejected, d))
+    if limits.space_groups or limits.density_g_cm3:
+        broken = partial(keeping.broken, rejected)
+        drawn = space_groups.drawn_again(draw, resize, everyone, limits.space_groups, broken)
     else:
         drawn = draw(everyone, 0)
     _tell_of_failures(drawn)
-    drawn = options.kept(limits, _with_request(drawn, asked, names, group))
+    drawn = keeping.kept(limits, _with_request(drawn, asked, names, group))
     if request.like is None:
         defaults.warn_of_crowds(drawn)
     return drawn
+
+
+def _sizes(config: Mapping[str, Any], request: Request) -> dict[int, int]:
+    """Those of the model's sizes that are neither too small nor too large: number of atoms -> crystals in its data."""
+    of_model = {int(n): count for n, count in config["sizes"].items()}
+    most = max(of_model) if request.max_atoms is None else request.max_atoms
+    if most < min(of_model):
+        raise ValueError(f"--max-atoms: {most}; the model knows sizes from {min(of_model)}")
+    found = {n: count for n, count in of_model.items() if request.min_atoms <= n <= most}
+    if not found:
+        raise ValueError(f"--min-atoms: {request.min_atoms}; expected a number up to {min(most, max(of_model))}")
+    return found
 
 
 def _tell_of_failures(drawn: Dataset) -> None:

@@ -14,13 +14,14 @@ from crysjax.data import datasets
 from crysjax.data.datasets import Entry
 from crysjax.models import registry
 from crysjax.sampling import draws
+from crysjax.sampling.space_groups import DrawStart
 
 ASKED = {"target": {"band_gap_ev": [1, 2]}, "elements": ["O", "Mg", "Ti", "Sr"], "max_atoms": 6}
 
 ALONE = {
     "symmetry of free species": (
         {"space_group": 221, "neutral": True}, r"space_group: expected no neutral beside it, unless a formula says"),
-    "symmetry and a part": ({"crystal_system": "cubic", "fix": "a.cif"}, r"space_group: expected no fix beside it"),
+    "symmetry and a part": ({"crystal_system": "cubic", "fix": "a.cif"}, r"crystal_system: expected no fix beside it"),
     "symmetry twice": ({"crystal_system": "cubic", "space_group": 221}, r"expected it or space_group, not both"),
     "a system unheard of": ({"crystal_system": "cubix"}, r"'cubix'; expected one of triclinic, .*cubic"),
     "a group unheard of": ({"space_group": 231}, r"space_group: 231; expected 1 to 230, or 0"),
@@ -93,7 +94,7 @@ def test_a_search_needs_a_noise_of_positions_and_lattice():
 def drawn(plan: Plan, count: int = 6) -> tuple[constrained.Constrained, datasets.Dataset]:
     path, made = registry.model_path(plan.generator), constrained.make(plan, plan.numbers)
     sizes = np.sort(draws.draw_sizes(0, made.sizes, count))
-    start = made.start(sizes, 3) if made.start else constrained.Start(None, None, np.zeros(count, int))
+    start = made.start(sizes, 3) if made.start else DrawStart(None, None, np.zeros(count, int))
     properties = np.full((count, len(registry.read_config(path, "generator")["properties"])), np.nan, np.float32)
     return made, draws.sample(
         made.generator, made.params, jax.random.key(0), draws.blank(sizes, start.numbers), properties,

@@ -11,7 +11,7 @@ from crysjax.base import Estimate, Surrogate
 from crysjax.campaign import goals as targets
 from crysjax.campaign import predictive
 from crysjax.campaign.plan import Goal
-from crysjax.surrogates import gp as processes
+from crysjax.surrogates import gp as gaussian_processes
 from crysjax.surrogates.gp import Hyper, gp
 
 GOALS = targets.goals({"energy": Goal("minimise"), "band_gap_ev": Goal("window", 1.0, 2.0)},
@@ -24,11 +24,11 @@ def fixed(length: float, noise: float) -> Surrogate:
     """The same process with hyper-parameters that are given and not learned."""
 
     def fit(key, x, y):
-        data = processes.observe(*processes.pad(x, y, 20), True, False)
+        data = gaussian_processes.observe(*gaussian_processes.pad(x, y, 20), True, False)
         hyper = Hyper(jnp.full((1, 1), length), jnp.ones(1), jnp.full(1, noise))
-        return processes.condition(processes.matern52, hyper, data, 0.0)
+        return gaussian_processes.condition(gaussian_processes.matern52, hyper, data, 0.0)
 
-    return Surrogate(fit, partial(processes.predict, processes.matern52, observed=True))
+    return Surrogate(fit, partial(gaussian_processes.predict, gaussian_processes.matern52, observed=True))
 
 
 def heads(rng, count: int, std: tuple[float, float] = (0.3, 0.8)) -> Estimate:

@@ -12,7 +12,8 @@ from crysjax.crystallography.standard_cells import standardized
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Entry
 from crysjax.models import cells, checkpoint
-from crysjax.sampling.options import Options, wanted
+from crysjax.sampling.keeping import wanted
+from crysjax.sampling.options import Options
 from crysjax.training import tasks
 from tests.support import EQUIVALENT, crystal
 

@@ -88,6 +88,10 @@ def box(name, edges, atoms):
     return Entry(name, np.array([11] + [17] * (atoms - 1)), frac, np.diag(np.array(edges, float)), {})
 
 
+def none(drawn):
+    return np.zeros(len(drawn), bool)
+
+
 def test_a_group_that_a_size_lacks_is_drawn_in_another_size(capsys):
     asked = []
 
@@ -98,7 +102,7 @@ def test_a_group_that_a_size_lacks_is_drawn_in_another_size(capsys):
     def resize(rows, again):
         return datasets.from_entries([box(f"r{k}", [4, 4, 7], 2) for k in rows])
 
-    found = space_groups.in_exact_group(draw, resize, np.arange(5), 123)
+    found = space_groups.drawn_again(draw, resize, np.arange(5), (123,), none)
     assert asked == [5, 3, 3, 3, 3]
     assert found.ids.tolist() == [f"s{k}" for k in range(5)] and found.num_atoms.tolist() == [2, 2, 2, 1, 1]
     said = capsys.readouterr().err
@@ -107,8 +111,8 @@ def test_a_group_that_a_size_lacks_is_drawn_in_another_size(capsys):
 
 def test_what_no_size_has_is_told(capsys):
     cubes = lambda rows, again: datasets.from_entries([box(f"s{k}", [4, 4, 4], 1) for k in rows])  # noqa: E731
-    space_groups.in_exact_group(cubes, cubes, np.arange(2), 123)
-    assert "2 of 2 samples have a larger group that contains 123" in capsys.readouterr().err
+    space_groups.drawn_again(cubes, cubes, np.arange(2), (123,), none)
+    assert "2 of 2 samples have a larger group than group 123" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])

@@ -9,6 +9,7 @@ from crysjax.crystallography.operations import has_group
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
 from crysjax.geometry.neighbors import crystal_edges
+from crysjax.splits import grouped
 
 CELL = np.array([[4.0, 0, 0], [0, 4.2, 0], [0, 0, 4.4]], np.float32)
 
@@ -74,17 +75,24 @@ def test_a_space_group_with_what_is_kept_by_drawing_again(crysjax, world, tmp_pa
 
 
 REFUSED = {
-    "--space-group 227 --formula TiO2": r"space group 227: no positions add up to 2 O \+ 1 Ti",
+    "--space-group 227 --formula TiO2": r"--space-group: 227; no positions add up to TiO2 in 3 to 3 atoms; groups that",
+    "--crystal-system cubix": r"--crystal-system: 'cubix'; expected one of triclinic, .*cubic",
+    "--crystal-system cubic --require Ti": r"--crystal-system: expected no --require beside it, unless a --formula",
     "--space-group 221 --fix data.npz": r"--space-group: expected no --fix beside it, .*; leave out --fix, or draw",
-    "--formula Ti2x": r"--formula Ti2x: expected symbols and whole numbers",
-    "--formula FeO": r"--formula Fe: the model was not trained on Fe",
+    "--formula Ti2x": r"--formula: 'Ti2x'; expected symbols and whole numbers",
+    "--formula FeO": r"--formula: Fe; the model was not trained on it",
     "--formula TiO4": r"expected units of 5 atoms; the model knows 2 to 4 atoms",
-    "--formula TiO --forbid O": r"formula OTi|formula TiO: O is not among the elements that may appear",
+    "--formula TiO --forbid O": r"--forbid: O is in the formula too; expected it in one of them",
     "--formula MgO2 --neutral --max-atoms 3": r"no choice of the declared oxidation states is neutral",
-    "--forbid Xx": r"--forbid Xx: 'Xx' is not a chemical element",
-    "--elements O --forbid O": r"allowed and forbidden elements leave no element",
+    "--forbid Xx": r"--forbid: 'Xx'; expected a chemical element from H to Fm, or one of all, earth-abundant",
+    "--require Na": r"--require: Na; the model was not trained on it",
+    "--require O --elements Ti,Mg": r"--require: O is not among the elements that may occur; expected it in --elements",
+    "--require O,Mg,Ca,Ti,Sr": r"expected at least 5 atoms; the model knows 2 to 4 atoms",
+    "--density-g-cm3 5:3": r"--density-g-cm3: '5:3'; expected LOW:HIGH in g/cm³; an empty side is open",
+    "--min-atoms 9": r"--min-atoms: 9; expected a number up to 4",
+    "--elements O --forbid O": r"--forbid: O is in --elements too; expected it in one of them",
     "--elements Mg,Ca --neutral": r"neutrality: no composition of \d atoms meets it; of Mg, Ca",
-    "--num-elements three": r"--num-elements three: expected NUMBER or LOW:HIGH",
+    "--num-elements three": r"--num-elements: 'three'; expected a number from 1 to 20, or LOW:HIGH",
     "--num-elements 5": r"expected at least 5 atoms; the model knows 2 to 4 atoms",
     "--num-elements 3 --elements O,Ti": r"number of elements: 3, but only 2 may appear",
     "--fix-cell": r"--fix-cell: expected --fix FILE beside it",
@@ -96,6 +104,28 @@ REFUSED = {
 def test_a_contradiction_is_one_line(one_line, crysjax, world, options, tmp_path):
     one_line(crysjax("sample", world.generator, "--out", tmp_path / "s.npz", *options.split()), REFUSED[options])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_required_elements_of_a_list(crysjax, world, tmp_path):
+    """Of a list, what the model does not know is left out and said; the others may occur, the required ones have to."""
+    out = tmp_path / "s.npz"
+    options = ["--elements", "earth-abundant", "--require", "Ti,O", "--min-atoms", 3, "-n", 8]
+    answer = crysjax("sample", world.generator, "--out", out, "--steps", 2, *options)
+    assert answer.code == 0 and "--elements: 22 of the 27 elements of earth-abundant are left out" in answer.err
+    found = datasets.entries(datasets.load(out))
+    assert len(found) == 8 and all({8, 22} <= set(row.numbers.tolist()) and len(row.numbers) >= 3 for row in found)
+
+
+def test_a_system_and_a_density(crysjax, world, tmp_path):
+    """Densities outside are drawn again; what is left has both, by spglib and by the masses of two elements."""
+    out = tmp_path / "s.npz"
+    options = ["--crystal-system", "cubic", "--formula", "MgO", "--density-g-cm3", ":6", "-n", 6]
+    answer = crysjax("sample", world.generator, "--out", out, "--steps", 2, *options)
+    assert answer.code == 0, answer.err
+    found = datasets.load(out)
+    assert 1 <= len(found) <= 6 and (grouped.space_groups(found) >= 195).all()
+    mass = (24.305 + 15.999) / 2 * found.num_atoms
+    assert (1.66054 * mass / abs(np.linalg.det(found.lattice.astype(float))) <= 6.0).all()
 
 
 def test_a_seed_that_does_not_fit(one_line, crysjax, world, seed, tmp_path):

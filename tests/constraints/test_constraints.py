@@ -12,9 +12,10 @@ import pytest
 from crysjax.base import UNKNOWN, Condition, Generator, Pack, numbers, one_hot
 from crysjax.constraints import constraint as given
 from crysjax.constraints.constraint import Fixed
-from crysjax.constraints.constraints import Constraints, compiled, constrain, violations
+from crysjax.constraints.constraints import Constraints, compiled, constrain
 from crysjax.constraints.feasible import feasible, neutral
 from crysjax.constraints.projection import least_distance, separate
+from crysjax.constraints.violations import violations
 from crysjax.data import batching, datasets
 from crysjax.generators import processes
 from crysjax.generators.iterative import iterative

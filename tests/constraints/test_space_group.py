@@ -11,7 +11,8 @@ import spglib
 
 from crysjax.base import Condition
 from crysjax.constraints import space_group, symmetric_sites
-from crysjax.constraints.constraints import Constraints, violations
+from crysjax.constraints.constraints import Constraints
+from crysjax.constraints.violations import violations
 from crysjax.data import batching, datasets
 from crysjax.generators import processes
 from crysjax.generators.iterative import iterative
@@ -111,7 +112,7 @@ def test_every_sample_has_its_group(family, native):
     exact = 0
     for k, entry in enumerate(datasets.entries(drawn)):
         row = datasets.take(drawn, np.array([k]))
-        assert not violations(Constraints(space_group=orbits[k].group), row)["space_group"].any(), orbits[k]
+        assert not violations(Constraints(space_groups=(orbits[k].group,)), row)["space_group"].any(), orbits[k]
         sites = np.split(entry.numbers, np.cumsum(table().sites[orbits[k].group, list(orbits[k].letters)])[:-1])
         assert all(len(set(orbit.tolist())) == 1 for orbit in sites)
         found = spglib.get_symmetry((entry.lattice, entry.frac, entry.numbers), symprec=0.01)

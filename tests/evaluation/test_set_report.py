@@ -7,7 +7,7 @@ import pytest
 
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.evaluation import judge, totals
+from crysjax.evaluation import all_stages, totals
 from crysjax.evaluation.failures import detectors
 from crysjax.reports import set_charts, set_report
 
@@ -26,9 +26,9 @@ def crystals(count, seed, first=11):
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    ask = judge.Questions(tmp_path_factory.mktemp("kept"), {"train": crystals(6, 9)}, processes=1)
+    ask = all_stages.Questions(tmp_path_factory.mktemp("kept"), {"train": crystals(6, 9)}, processes=1)
     skipped = [{"file": "x.cif", "entry": "", "reason": "cut <short>"}]
-    return [judge.judge(f"set{k}", crystals(20, k), skipped[:k], ask) for k in range(2)]
+    return [all_stages.judge(f"set{k}", crystals(20, k), skipped[:k], ask) for k in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def page(sets):
     real = crystals(30, 5)
     found = {s.name: totals.totals(s, real) for s in sets}
     finding = detectors.Finding("clash", True, 0.25, 0.1, "share", "a quarter <of> it", np.array([0]))
-    reference = judge.blank("reference", real, processes=1)
+    reference = all_stages.blank("reference", real, processes=1)
     text = set_report.render(
         sets, found, {"set0": [finding]}, title="two sets", command="crysjax evaluate a b", reference=reference
     )

@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.evaluation import judge, stability, stages, totals
+from crysjax.evaluation import all_stages, stability, stages, totals
 from crysjax.physics.hull import hull
 
 LEVEL = hull.Level("x", "none")
@@ -71,7 +71,9 @@ def test_totals_are_expected_shares_with_an_interval(tmp_path):
         return judged(salts, energy, 0.16), 4
 
     train = datasets.from_entries([salt("x", 3, 9)])
-    found = judge.judge("set", samples, [], judge.Questions(tmp_path, {"train": train}, stable=ask, processes=1))
+    found = all_stages.judge(
+        "set", samples, [], all_stages.Questions(tmp_path, {"train": train}, stable=ask, processes=1)
+    )
     metrics = totals.metrics(found)
     chance = norm.cdf((0.1 - (energy + 2)) / 0.16)
     assert metrics["stability, expected"].value == pytest.approx(chance.mean(), abs=1e-4)

@@ -6,7 +6,7 @@ import pytest
 from crysjax.base import Estimate
 from crysjax.data import datasets
 from crysjax.data.datasets import Entry
-from crysjax.evaluation import judge, kept, stages, totals
+from crysjax.evaluation import all_stages, kept, stages, totals
 from crysjax.evaluation.failures import findings
 from crysjax.physics.hull import hull
 from crysjax.reports import set_report
@@ -94,11 +94,13 @@ def test_windows_decide_the_target_and_an_invalid_answer_never_passes():
 
 
 def questions(folder):
-    return judge.Questions(folder, {"train": datasets.from_entries([salt("x", 12, 8, 4.3)])}, processes=1)
+    return all_stages.Questions(folder, {"train": datasets.from_entries([salt("x", 12, 8, 4.3)])}, processes=1)
 
 
 def test_the_ledger_falls_and_totals_are_shares_with_intervals(tmp_path):
-    judged = judge.judge("set", faulty(), [{"file": "f", "entry": "e", "reason": "cut short"}], questions(tmp_path))
+    judged = all_stages.judge(
+        "set", faulty(), [{"file": "f", "entry": "e", "reason": "cut short"}], questions(tmp_path)
+    )
     rows = totals.ledger(judged)
     assert [(r["stage"], r["entered"], r["passed"]) for r in rows] == [
         ("parsed", 8, 7), ("valid", 7, 3), ("unique", 3, 2), ("novel", 2, 1)
@@ -130,7 +132,7 @@ def test_insane_cells_are_counted_and_never_compared(tmp_path):
     rows = datasets.from_entries([salt("a"), needle, salt("b"), crowd])
     score = lambda sane: Estimate(*np.tile([[0.5], [0.1], [1.0]], (1, len(sane)))[:, :, None])  # noqa: E731
     ask = questions(tmp_path)._replace(reference=faulty(), synthesizability=score)
-    judged = judge.judge("set", rows, [], ask)
+    judged = all_stages.judge("set", rows, [], ask)
     np.testing.assert_array_equal(judged.synthesizability.value, [0.5, np.nan, 0.5, np.nan])
     assert judged.verdicts["valid"].reason[[1, 3]].tolist() == ["needle of a cell", "more than 500 sites"]
     for name in ("unique", "novel", "continuous"):
@@ -143,7 +145,7 @@ def test_insane_cells_are_counted_and_never_compared(tmp_path):
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_same_answers(tmp_path, monkeypatch):
-    whole = judge.judge("set", faulty(), [], questions(tmp_path / "whole"))
+    whole = all_stages.judge("set", faulty(), [], questions(tmp_path / "whole"))
     real = stages.novel
 
     def interrupted(*_, **__):
@@ -151,14 +153,14 @@ def test_an_interrupted_evaluation_goes_on_with_the_same_answers(tmp_path, monke
 
     monkeypatch.setattr(stages, "novel", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        judge.judge("set", faulty(), [], questions(tmp_path / "cut"))
+        all_stages.judge("set", faulty(), [], questions(tmp_path / "cut"))
     monkeypatch.setattr(stages, "novel", real)
 
     def never(*_, **__):
         raise AssertionError("a finished stage was made again")
 
     monkeypatch.setattr(stages, "unique", never)
-    resumed = judge.judge("set", faulty(), [], questions(tmp_path / "cut"))
+    resumed = all_stages.judge("set", faulty(), [], questions(tmp_path / "cut"))
     for name, said in whole.verdicts.items():
         again = resumed.verdicts[name]
         assert said.passed.tolist() == again.passed.tolist() and said.reason.tolist() == again.reason.tolist()
@@ -172,8 +174,8 @@ def test_an_interrupted_evaluation_goes_on_with_the_same_answers(tmp_path, monke
 def test_sets_too_small_for_statistics_are_judged_all_the_same(tmp_path, count):
     needle = Entry("n", np.array([11, 17]), np.array([[0, 0, 0], [0, 0, 0.5]]), np.diag([0.8, 0.8, 400.0]), {})
     rows = [salt(name, edge=5.5 + i) for i, name in enumerate("ab"[:count])] or [needle]  # 0: none with a sane cell
-    judged = judge.judge("few", datasets.from_entries(rows), [], questions(tmp_path)._replace(reference=faulty()))
-    real = judge.blank("reference", datasets.take(faulty(), [0, 2, 6]), processes=1)
+    judged = all_stages.judge("few", datasets.from_entries(rows), [], questions(tmp_path)._replace(reference=faulty()))
+    real = all_stages.blank("reference", datasets.take(faulty(), [0, 2, 6]), processes=1)
     warned = findings.findings(judged, real, datasets.take(faulty(), [0, 1]))
     assert {f.name for f in warned} == {"clash", "chemical implausibility", "crowded composition", "leakage"} | (
         {"symmetry breaking"} if count else set()

@@ -14,7 +14,7 @@ from crysjax.physics.hull import hull
 CHEAP, DEAR = (Oracle(name, "eV/atom", cost, lambda crystals: None) for name, cost in (("heads", 0.25), ("dft", 64.0)))
 
 
-def example() -> costs.Ledger:
+def example() -> costs.SpentByRole:
     ledger = spend((), CHEAP, calls=100, seconds=20.0)
     ledger = spend(ledger, DEAR, calls=2, seconds=150.0)
     return spend(ledger, CHEAP._replace(cost=0.5), calls=10, seconds=4.0)
@@ -39,9 +39,9 @@ def test_a_ledger_never_changes_in_place():
         (lambda: spend((), CHEAP, calls=-1, seconds=0.0), "-1 calls in 0.0 s of heads"),
         (lambda: spend((), CHEAP, calls=1, seconds=float("nan")), "1 calls in nan s"),
         (lambda: spend(example(), CHEAP._replace(unit="GPa"), calls=1, seconds=1.0), "'eV/atom' before, now in 'GPa'"),
-        (lambda: from_json("[1, 2]"), "this is no ledger"),
-        (lambda: from_json('{"heads": {"unit": "eV", "calls": 1}}'), "this is no ledger"),
-        (lambda: from_json(to_json(example()).replace('"calls"', '"cools"')), "this is no ledger"),
+        (lambda: from_json("[1, 2]"), "this is no account"),
+        (lambda: from_json('{"heads": {"unit": "eV", "calls": 1}}'), "this is no account"),
+        (lambda: from_json(to_json(example()).replace('"calls"', '"cools"')), "this is no account"),
     ],
 )
 def test_what_is_no_ledger_is_said(wrong, said):

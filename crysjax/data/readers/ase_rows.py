@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from crysjax.data import lost
-from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, Row
+from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, SourceRow
 from crysjax.data.labels import IDS, cells
 from crysjax.data.readers import limits
 from crysjax.data.readers.lazy import Lazy
@@ -59,7 +59,7 @@ def _energy(row: Mapping[str, Any]) -> str:
     return next((name for name in ("energy", "free_energy") if row.get(name) is not None), "")
 
 
-def _labels(row: Mapping[str, Any]) -> Row:
+def _labels(row: Mapping[str, Any]) -> SourceRow:
     """Key-value pairs and the total magnetic moment; what else a row has is named."""
     there = {name for name, value in row.items() if value is not None}
     found = {**row["key_value_pairs"], **({"magmom": row["magmom"]} if "magmom" in there else {})}
@@ -67,7 +67,7 @@ def _labels(row: Mapping[str, Any]) -> Row:
     passed = {"free_energy": "'energy' is read", "dipole": "an array of shape (3,)", "data": "what ASE keeps as data"}
     there -= {"data"} if not row.get("data") else set()
     there -= {"free_energy"} if _energy(row) == "free_energy" else set()
-    return Row(
+    return SourceRow(
         cells(found.items()),
         {what: name for what, name in taken.items() if name in there},
         {name: why for name, why in passed.items() if name in there},

@@ -9,7 +9,7 @@ import numpy as np
 from crysjax.base import NUM_SPECIES, Crystal
 from crysjax.chemistry.elements import isotope_number
 from crysjax.data import frame_labels, lost
-from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, Row, checked
+from crysjax.data.datasets import ENERGY, FORCES, STRESS, Entry, SourceRow, checked
 from crysjax.data.labels import IDS, cells
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def entry_of_structure(structure: Structure, name: str, properties: dict[str, fl
     oxidation, spins = ([getattr(one, which, None) for one in species] for which in ("oxi_state", "spin"))
     unkept |= lost.of_species(oxidation, spins, structure.charge, len(species))
     unkept |= lost.of_site_properties(structure.site_properties)
-    row = Row(cells(structure.properties.items())) if getattr(structure, "properties", None) else None
+    row = SourceRow(cells(structure.properties.items())) if getattr(structure, "properties", None) else None
     return Entry(name, numbers, structure.frac_coords, structure.lattice.matrix, properties, row=row, lost=unkept)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from crysjax.chemistry.elements import isotope_number
 from crysjax.data import lost
-from crysjax.data.datasets import Entry, Row
+from crysjax.data.datasets import Entry, SourceRow
 from crysjax.data.labels import IDS, cells
 from crysjax.data.readers import ase_rows, limits, reading
 from crysjax.data.readers.lazy import Lazy
@@ -134,7 +134,7 @@ def of_record(name: str, record: object, parse_cif: ParseCif) -> Entry:
     name = str(next((record[k] for k in IDS if isinstance(record.get(k), str | int)), name))
     key = next((k for k in _HOLDS if k in record), "structure")
     found = record.get(key)
-    row = Row(cells((k, v) for k, v in record.items() if isinstance(k, str) and k != key), {"structure": key})
+    row = SourceRow(cells((k, v) for k, v in record.items() if isinstance(k, str) and k != key), {"structure": key})
     entry = of_text(name, found, {}, parse_cif) if isinstance(found, str) else of_structure(name, found, {})
     own = entry.row.cells if entry.row else {}
     return entry._replace(row=row._replace(cells=own | row.cells))
@@ -176,7 +176,7 @@ def of_structure(name: str, structure: object, properties: dict[str, float]) -> 
             unkept = lost.isotopes(structure["elements"]) | lost.of_site_properties(_props(structure))
             return Entry(name, *_of_jarvis(structure), properties, lost=unkept)
         labels = structure.get("properties")
-        row = Row(cells(labels.items())) if isinstance(labels, dict) and labels else None
+        row = SourceRow(cells(labels.items())) if isinstance(labels, dict) and labels else None
         return Entry(name, *_of_pymatgen(structure), properties, row=row, lost=_lost(structure))
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"no structure of pymatgen or JARVIS ({type(error).__name__}: {error})") from None

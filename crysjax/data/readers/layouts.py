@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crysjax.data.datasets import Entry, Row
+from crysjax.data.datasets import Entry, SourceRow
 from crysjax.data.labels import IDS, cells
 from crysjax.data.readers import archives, limits, reading, tables
 from crysjax.data.readers.cif import lattice_from_parameters
@@ -32,11 +32,11 @@ def read_csv(name: str, data: bytes, parse: Callable[[str, str], Entry]) -> Iter
     for i, row in enumerate(tables.rows(text, commas)):
         structure, more = row.pop(column), row.pop(None, [])
         name = str(next((row[k] for k in IDS if row.get(k)), row.get("") or i))
-        labels = Row(cells(row.items()), {"structure": column}, notes=notes)
+        labels = SourceRow(cells(row.items()), {"structure": column}, notes=notes)
         yield name, "", partial(_of_row, name, structure, labels, more, parse)
 
 
-def _of_row(name: str, text: str, row: Row, more: list[str], parse: Callable[[str, str], Entry]) -> Entry:
+def _of_row(name: str, text: str, row: SourceRow, more: list[str], parse: Callable[[str, str], Entry]) -> Entry:
     """The crystal of a row of a table. Cells beyond the header would put labels under the names of others."""
     if any(cell.strip() for cell in more):
         raise ValueError(
@@ -97,7 +97,7 @@ def read_arrays(arrays: dict[str, np.ndarray], split: str) -> Iterator[Lazy]:
     start = np.concatenate([[0], np.cumsum(count)]).astype(int)
     for i in range(len(count)):
         part = slice(start[i], start[i + 1])
-        row = Row(cells((k, v[i]) for k, v in columns.items()), {}, passed)
+        row = SourceRow(cells((k, v[i]) for k, v in columns.items()), {}, passed)
         yield str(ids[i]), split, partial(Entry, str(ids[i]), sites[part], frac[part], cell[i], {}, row=row)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from crysjax.chemistry.elements import atomic_number
-from crysjax.data.datasets import ENERGY, FORCES, Entry, Row
+from crysjax.data.datasets import ENERGY, FORCES, Entry, SourceRow
 from crysjax.data.labels import IDS, cells
 from crysjax.data.readers import json_files, limits, tables
 from crysjax.data.readers.lazy import Lazy
@@ -131,7 +131,7 @@ def _of_optimade(name: str, record: dict, passed: dict[str, str]) -> Entry:
     rest = {k: v for k, v in record.items() if k not in (*OPTIMADE, "energy", "forces")}
     return Entry(
         name, np.array(numbers), frac, cell, {} if energy is None else {ENERGY: energy / len(symbols)},
-        {} if forces is None else {FORCES: np.array(forces, float)}, Row(cells(rest.items()), taken, passed),
+        {} if forces is None else {FORCES: np.array(forces, float)}, SourceRow(cells(rest.items()), taken, passed),
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from crysjax.chemistry.scattering import Scattering, of_species
 from crysjax.geometry import lattice as lattices
 from crysjax.geometry import torus
 from crysjax.physics.diffraction import background
-from crysjax.physics.diffraction import pattern as diffraction
+from crysjax.physics.diffraction import pattern as powder_pattern
 from crysjax.physics.diffraction.pattern import Indices, Shape, profile, reflections
 
 FLOOR = 0.01  # of the strongest point: below it the weight does not grow any more
@@ -95,8 +95,8 @@ def problem(
     angle = {"wavelength_angstrom": float(table.wavelength), "two_theta_max_degree": reach}
     cells = np.asarray(cells, float)
     reached = cells[:1] if fixed else _GROWTH * cells
-    box = diffraction.indices(diffraction.reflections_needed(reached, **angle).max(0))
-    hkl = diffraction.within(box, reached, **angle).hkl
+    box = powder_pattern.indices(powder_pattern.reflections_needed(reached, **angle).max(0))
+    hkl = powder_pattern.within(box, reached, **angle).hkl
     given = box._replace(hkl=np.pad(hkl, ((0, -len(hkl) % _ROWS), (0, 0))))
     every = given if fixed else box
     if len(every.hkl) * atoms > MOST_TERMS:
@@ -204,7 +204,7 @@ def _overlaps(
     flat = np.zeros((len(angles), smooth.shape[1]))
     for k in range(0, len(grid), wide):
         part = slice(k, k + wide)
-        peaks = diffraction.peak_shapes(angles, grid[part], shape)
+        peaks = powder_pattern.peak_shapes(angles, grid[part], shape)
         pull += peaks @ (weight * seen)[part]
         gram += (peaks * weight[part]) @ peaks.T
         flat += (peaks * weight[part]) @ smooth[part]

@@ -17,13 +17,12 @@ import numpy as np
 from jax import Array
 
 from crysjax.base import Pack, Params, num_sites
-from crysjax.chemistry.element_properties import cell_masses_amu
+from crysjax.chemistry.element_properties import G_CM3_PER_AMU_ANGSTROM3, cell_masses_amu
 from crysjax.data import batching, datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.geometry import soundness
 from crysjax.geometry.neighbors import Graph, crystal_edges, needed_images, radius_graph_host
-from crysjax.physics.density import G_CM3_PER_AMU_ANGSTROM3
 from crysjax.physics.elasticity import frames
 from crysjax.physics.elasticity.equation_of_state import EquationOfState, birch_murnaghan
 from crysjax.physics.elasticity.mechanics import (

@@ -12,7 +12,8 @@ from crysjax.base import Params
 from crysjax.chemistry.elements import formula
 from crysjax.crystallography.band_paths import BandPath, band_path
 from crysjax.data.entry import Entry
-from crysjax.physics.phonons import driver, thermodynamics
+from crysjax.physics.phonons import driver as phonon_driver
+from crysjax.physics.phonons import thermodynamics
 from crysjax.physics.phonons.driver import STABLE_THZ, Phonons
 from crysjax.physics.phonons.thermodynamics import Dos, Thermal
 from crysjax.physics.phonons.vibrations import PER_CM
@@ -41,27 +42,32 @@ def analysis(
     width_thz: float = 0.1,
     **asked: float,
 ) -> Analysis:
-    """Phonons at temperatures (t,); `asked` goes to `driver.phonons`.
+    """Phonons at temperatures (t,); `asked` goes to `phonon_driver.phonons`.
 
     Raises:
         ValueError: a crystal that has no phonons: not relaxed, or not computed.
     """
     entry, reason = crystal, ""
     if relax:
-        entry, _, reason = driver.relaxed(potential, params, [crystal])[0]
-    found = None if reason else driver.phonons(potential, params, entry, **asked)
+        entry, _, reason = phonon_driver.relaxed(potential, params, [crystal])[0]
+    found = None if reason else phonon_driver.phonons(potential, params, entry, **asked)
     if found is None or not found.valid:
         raise ValueError(f"{crystal.id}: {reason if found is None else found.reason}")
     steps = []
     for _ in range(remedies):
-        step = driver.remedy(potential, params, found, **asked)
+        step = phonon_driver.remedy(potential, params, found, **asked)
         steps.append({"gain_ev_per_atom": step.gain_ev_per_atom, "q": step.q.tolist(), "reason": step.reason})
         if step.reason or not step.phonons.valid:
             break
         found = step.phonons
     path = band_path(found.crystal)
     return Analysis(
-        found, path, driver.frequencies_at(found, path.q), density(found, width_thz), thermal(found, kelvin), steps
+        found,
+        path,
+        phonon_driver.frequencies_at(found, path.q),
+        density(found, width_thz),
+        thermal(found, kelvin),
+        steps,
     )
 
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from crysjax import __version__
 from crysjax.base import Estimate
-from crysjax.crystallography import families, matching
+from crysjax.crystallography import known_relations, matching
 from crysjax.data.datasets import Dataset, concatenate, take
 from crysjax.evaluation import chemistry, kept, stages
-from crysjax.evaluation.metrics import continuous, coverage, symmetry
+from crysjax.evaluation.metrics import continuous, coverage
 from crysjax.evaluation.metrics.descriptors import SIZE, descriptors
+from crysjax.evaluation.metrics.symmetry import space_groups
 from crysjax.evaluation.stages import Verdict
 from crysjax.evaluation.totals import JudgedSet
 
@@ -100,7 +101,7 @@ def _timed(make: Callable[[], tuple[Verdict, int]]) -> Callable[[], tuple[Verdic
 
 def described(samples: Dataset, processes: int = 2) -> Verdict:
     """Space groups and descriptors: nothing that one could fail."""
-    groups = symmetry.space_groups(samples, processes=processes)
+    groups = space_groups(samples, processes=processes)
     columns = {"space_group": groups.number[:, 0], "features": descriptors(samples)}
     everyone = np.ones(len(samples), bool)
     return stages.verdict(everyone, [""] * len(samples), f"spglib at {groups.tolerance_angstrom[0]:g} Å", columns)
@@ -120,7 +121,7 @@ def families_of(samples: Dataset, verdicts: Mapping[str, Verdict], ask: Question
     kind, reason = np.full(len(samples), "", "<U24"), np.full(len(samples), "", "<U200")
     if len(index):
         known = concatenate(list(ask.known.values()))
-        found = families.relations(take(samples, index), known, processes=ask.processes)
+        found = known_relations.relations(take(samples, index), known, processes=ask.processes)
         kind[index], reason[index] = [r.kind for r in found], [r.reason for r in found]
     asked = np.isin(np.arange(len(samples)), index)
     return stages.verdict(kind == "new", reason, "crystallographic families", {"family": kind}, asked)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from crysjax.crystallography import families
-from crysjax.crystallography.families import relation, relations, tally
+from crysjax.crystallography import known_relations
+from crysjax.crystallography.known_relations import relation, relations, tally
 from crysjax.crystallography.parents import PARENT, contained, merge, similar
 from crysjax.data.datasets import Entry, from_entries
 
@@ -110,7 +110,7 @@ def test_polar_distortion_in_one_cell_is_a_distortion_where_equality_is_tight():
                   [3.99, 3.99, 4.03])  # fmt: skip  # BaTiO3, P4mm
     cubic = perovskite(56, 22, 8, 4.0)
     assert relation(polar, [cubic]).kind == "equal"  # to StructureMatcher
-    found = relation(polar, [cubic], tolerance=families.Tolerance(stol=0.005))
+    found = relation(polar, [cubic], tolerance=known_relations.Tolerance(stol=0.005))
     assert found.kind == "distortion" and "of group 221" in found.reason
 
 
@@ -156,7 +156,7 @@ def test_bulk_over_processes_equals_one_by_one(monkeypatch):
     rows = [NACL, MGO, L10, pnma(20, 22), repeated(CATIO3, (1, 1, 2)), entry([55, 17], CUBIC[:2], [4.12] * 3)]
     reference = from_entries(KNOWN)
     alone = [relation(row, KNOWN) for row in rows]
-    monkeypatch.setattr(families, "_INLINE", 1)
+    monkeypatch.setattr(known_relations, "_INLINE", 1)
     together = relations(from_entries(rows), reference, processes=2)
     assert [r[:2] for r in together] == [r[:2] for r in alone]
     np.testing.assert_allclose([r.value for r in together], [r.value for r in alone], atol=1e-5)  # float32 on the way
