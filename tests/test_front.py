@@ -185,14 +185,14 @@ def test_training_is_one_call(tmp_path, salt):
 
 def test_import_needs_nothing_until_a_verb_is_used():
     code = "import sys, crysjax; assert 'jax' not in sys.modules; crysjax.read; assert 'jax' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
     assert set(cx.__all__) <= set(dir(cx))
     with pytest.raises(AttributeError, match="no attribute 'sampel'"):
         cx.sampel  # noqa: B018
 
 
 def test_the_module_is_the_command():
-    run = subprocess.run([sys.executable, "-m", "crysjax", "--version"], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-m", "crysjax", "--version"], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0 and run.stdout.strip() == cx.__version__
 
 

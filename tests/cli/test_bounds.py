@@ -167,10 +167,10 @@ def test_models_are_found_without_a_home(place, tmp_path):
         "pathlib.Path.home = home\n"
         "from crysjax.cli.app import main\nmain(['models', 'list'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "student" in done.stdout, done.stderr
     code = code.replace("['models', 'list']", f"['models', 'pull', 'mine', '--from', {str(place / 'argon.npz')!r}]")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "set CRYSJAX_MODELS" in done.stderr
 
 

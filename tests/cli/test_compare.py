@@ -101,7 +101,7 @@ def test_killed_at_several_points_it_comes_to_the_same_table(compared, start, cr
                 time.sleep(0.3 * number)
                 process.kill()
                 break
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
         assert process.returncode == -signal.SIGKILL, place
     with jax.numpy_dtype_promotion("standard"):
         answer = crysjax("compare", *plans, "--out", tmp_path)
@@ -114,7 +114,7 @@ def test_two_at_once_in_one_folder_are_refused(compared, start, tmp_path):
     _, plans, _ = compared
     with files.alone(tmp_path):
         process = start("compare", *plans, "--out", tmp_path)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 2
     assert err.startswith(f"crysjax: {tmp_path}: another process is writing there") and err.count("\n") == 1
 

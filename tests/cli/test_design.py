@@ -223,7 +223,7 @@ def test_stopped_by_ctrl_c_it_goes_on_as_if_nothing_had_been(designed, start, cr
         if line.startswith("round 2/3 sample"):
             process.send_signal(signal.SIGINT)
             break
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, (out, err)
     done = store.load_state(tmp_path / "state.npz")[1]["rounds"]
     assert 1 <= done < 3 and not (tmp_path / "summary.json").exists()

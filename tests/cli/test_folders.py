@@ -169,7 +169,7 @@ def test_a_second_process_is_refused_and_sigterm_says_what_is_kept(designed, sta
     one_line(crysjax("design", plan, "--out", out), rf"{out}: another process is writing there; wait for it or name an")
     assert (out / "ledger.jsonl").read_bytes().startswith(before)
     process.send_signal(signal.SIGTERM)
-    said, err = process.communicate(timeout=300)
+    said, err = process.communicate(timeout=600)
     assert process.returncode == 143, (said, err)
     assert re.fullmatch(rf"crysjax: stopped by SIGTERM; [12] of 3 rounds in {out} are kept; the same .*\n", err), err
     assert crysjax("design", plan, "--out", out).code == 0
@@ -272,7 +272,7 @@ def test_really_killed_there_the_folder_is_free_again(designed, start, crysjax, 
     out = tmp_path / "out"
     shutil.copytree(designed[0], out)
     process = start("design", plan, "--out", out, code=KILLED)
-    process.communicate(timeout=300)
+    process.communicate(timeout=600)
     assert process.returncode == -9 and list(out.glob(".*.partial")) and (out / ".lock").exists()
     assert crysjax("design", plan, "--out", out).code == 0
     assert contents(out) == contents(designed[0]) and not list(out.glob(".*"))

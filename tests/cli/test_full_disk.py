@@ -60,7 +60,7 @@ def test_prepare_meets_the_largest_file_allowed(start, world, tmp_path):
     out = tmp_path / "d.npz"
     out.write_bytes(b"before")
     process = start("data", "prepare", world.data, "--out", out, code=code)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert err == f"crysjax: {out}: File too large\n"
     assert out.read_bytes() == b"before" and no_leftovers(tmp_path)
@@ -92,7 +92,7 @@ def test_design(crysjax, one_line, plan, designed, disk):
 def test_train(start, train, one_line, world, disk):
     config, out = world.folder / "generator.yaml", disk(450) / "run"
     process = start("train", config, "--out", out)  # what threads print is seen only from outside
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     kept = checkpoint.newest(out)
     assert kept in (10, 20)
     assert process.returncode == 1 and err == f"crysjax: {out}/checkpoints/{kept + 10}: {FULL}\n"

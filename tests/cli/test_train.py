@@ -43,7 +43,7 @@ def test_stopped_by_ctrl_c_it_goes_on_to_the_same_bits(start, train, world, conf
     while process.poll() is None and not (out / "checkpoints" / "3").exists():
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    said, err = process.communicate(timeout=120)
+    said, err = process.communicate(timeout=600)
     assert process.returncode == 130, (said, err)
     step = checkpoint.newest(out)
     assert 3 <= step < 30 and not (out / "model.npz").exists()

@@ -41,7 +41,7 @@ def browse(tmp_path):
                 [*command, *what, file.as_uri()],
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=600,
                 env=os.environ | {"TZ": "UTC"},
             )
             assert "CONSOLE" not in run.stderr, run.stderr  # no script error, no warning

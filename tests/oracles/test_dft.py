@@ -34,7 +34,7 @@ def start():
             known = named(name, settings)
         except ValueError as missing:
             pytest.skip(str(missing))
-        working.append(host(known.make, settings=known.settings, timeout_seconds=120, memory_gb=4, **limits))
+        working.append(host(known.make, settings=known.settings, timeout_seconds=600, memory_gb=4, **limits))
         return working[-1]
 
     yield made

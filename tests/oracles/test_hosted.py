@@ -57,7 +57,7 @@ def by_hand(crystals, calculator):
 
 @pytest.fixture(scope="module")
 def emt():
-    made = host(EMT_NAME, timeout_seconds=30)
+    made = host(EMT_NAME, timeout_seconds=300)
     yield made
     made.close()
 
