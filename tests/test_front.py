@@ -47,6 +47,8 @@ def test_samples_keep_their_constraints_and_follow_the_key():
     np.testing.assert_array_equal(first.lattice, again.lattice)
     assert len(first) == 3 and not np.array_equal(first.lattice, other.lattice)
     assert all(sorted(entry.numbers.tolist()) == [8, 8, 8, 22, 38] for entry in datasets.entries(first))
+    with pytest.raises(ValueError, match=r"^require: Na is not in the formula; expected one of Sr, Ti, O$"):
+        cx.sample("mp_20_wyckoff", require=["Na"], **asked)
 
 
 def test_crystals_are_relaxed_and_predicted(salt):

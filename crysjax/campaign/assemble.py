@@ -239,7 +239,7 @@ def opinions(plan: Plan, names: tuple[str, ...], by_potential: bool) -> dict[str
     judge = f"{whose}, which did not steer" if by_potential else heads
     said = {n: f"{heads}. No other judge but DFT" for n in names}
     said |= {n: f"{judge}. Another: {more}" for n in names if n in (FORMATION_ENERGY, ABOVE_HULL)}
-    return said | ({DENSITY: f"exact, of the crystal as {whose} relaxed it"} if DENSITY in names else {})
+    return said | ({DENSITY: "exact, of the relaxed crystal"} if DENSITY in names else {})
 
 
 def read_table(plan: Plan, numbers: tuple[int, ...]) -> Any:

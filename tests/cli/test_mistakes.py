@@ -118,7 +118,7 @@ def test_a_mistake_on_the_command_line(one_line, crysjax, command, tmp_path, mon
 SAMPLES = {
     "--elements Xx": r"--elements: 'Xx'; expected a chemical element",
     "--elements O,Fe": r"--elements: Fe; the model was not trained on it",
-    "--max-atoms 1": r"max_atoms: 1; the model knows sizes from 2",
+    "--max-atoms 1": r"--max-atoms: 1; the model knows sizes from 2",
     "--property mass=3": r"--property mass=3: expected one of formation_energy_ev_per_atom, band_gap_ev",
     "--property band_gap_ev=wide": r"--property band_gap_ev=wide: expected NAME=NUMBER",
 }
