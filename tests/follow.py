@@ -12,16 +12,12 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+from structure import LEVEL
+
 import crysjax
 from crysjax.cli.app import main
 
 HOME = str(Path(crysjax.__file__).parent)
-LEVELS = (
-    ("base",), ("geometry", "search"), ("chemistry", "nets"), ("data",), ("config", "terminal", "surrogates", "crystallography"),
-    ("constraints", "retrieval", "splits"), ("generators", "potentials", "predictors"), ("physics", "guidance"),
-    ("models", "oracles", "evaluation"), ("training", "sampling", "reports"), ("campaign",), ("front",), ("cli",),
-)  # fmt: skip
-LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 
 def file_of(code) -> str:
