@@ -12,10 +12,13 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from structure import LEVEL
-
 import crysjax
 from crysjax.cli.app import main
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.structure import LEVEL
 
 HOME = str(Path(crysjax.__file__).parent)
 
