@@ -54,7 +54,7 @@ def sample(
     guidance: str = typer.Option(
         "", help="Weight of classifier-free guidance; or NAME=WEIGHT,..., one per --property."
     ),
-    temperature: float | None = typer.Option(None, help="Below 1, likely choices become likelier."),
+    temperature: float | None = typer.Option(None, help="A factor: below 1, likely choices become likelier."),
     seed: int = typer.Option(0, help="Random seed."),
     novelty: str = typer.Option(
         "", help="Heads, such as mp_20_heads: how far each sample is from their training data."

@@ -182,7 +182,7 @@ def test_an_error_is_one_printable_line_of_bounded_length():
     assert code == 2 and printable(line).startswith("a \\x1b[31mred\\x1b[0m xxx") and len(line) <= LONGEST_LINE + 3
 
 
-UNITS = re.compile(r"Å|eV|GPa|degrees|\bK\b|GB|THz|[Ss]econds|share|%|factor|descriptor space")
+UNITS = re.compile(r"Å|eV|GPa|degrees|\bK\b|GB|THz|[Ss]econds|share|%|factor|fraction|property.s unit|descriptor space")
 
 
 def test_every_number_has_its_unit_in_the_help():
