@@ -62,12 +62,21 @@ def sample(
         n: free samples, without `like`.
         like: crystals (as `read` takes them) whose compositions are asked for, one sample for each.
         templates: crystals that a retrieval-based model looks up from.
-        formula, elements, forbid, require, num_elements, neutral, fix, fix_cell, min_distance, space_group,
-            crystal_system, density_g_cm3: what every sample has to be, as in a plan of `design`: the composition,
-            elements that may, may not and have to occur (symbols, or names of lists), a number or range of different
-            ones, charges that add up to zero, a file of atoms that every sample has, the least distance in Å, the
-            group or the crystal system, and a window of density.
-        min_atoms, max_atoms: of the smallest and the largest cell.
+        formula: composition of every sample, in whole formula units, such as "SrTiO3". This and the constraints below
+            mean what they mean in a plan of `design`.
+        elements: elements that may occur, by symbols or by names of lists such as "earth-abundant".
+        forbid: elements that may not occur, by symbols or by names of lists.
+        require: elements that every sample contains.
+        num_elements: number of different elements, or its range.
+        neutral: whether common oxidation states have to add up to zero.
+        fix: file of one crystal whose atoms every sample has.
+        fix_cell: whether the cell of `fix` is kept too.
+        min_distance: smallest distance between atoms, periodic images included, Å.
+        space_group: number of the space group of every sample; 0 = any.
+        crystal_system: crystal system of every sample, such as "cubic".
+        density_g_cm3: window (low, high) of the density, g/cm³, None where a side is open.
+        min_atoms: fewest atoms in the cell.
+        max_atoms: most atoms in the cell.
         properties: conditions of the model, name -> value or (low, high).
         guidance: weight of the conditions, or one for each name.
         steps, temperature: of the sampler.
