@@ -41,6 +41,11 @@ def test_every_kind_of_model_is_loaded():
         cx.load("nothing")
 
 
+def test_what_is_loaded_is_no_name(salt):
+    with pytest.raises(TypeError, match=r"a Model in the place of a model's name or path.*model\.build"):
+        cx.predict(salt, cx.load("mp_20_heads"))
+
+
 def test_samples_keep_their_constraints_and_follow_the_key():
     asked = {"n": 3, "formula": "SrTiO3", "space_group": 221, "max_atoms": 5}
     first, again, other = (cx.sample("mp_20_wyckoff", key, **asked) for key in (1, 1, jax.random.key(2)))

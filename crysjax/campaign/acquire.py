@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Estimate
-from crysjax.campaign.goals import Goals, lower_ends
+from crysjax.campaign.goals import Goals, in_range, lower_ends
 from crysjax.surrogates import acquisition
 
 Acquisition = Callable[[Goals, Estimate, Array], Array]
@@ -110,7 +110,8 @@ def _bound(bound: Callable[[Array, Array, float], Array], beta: float) -> Acquis
     def worth(goals: Goals, estimate: Estimate, best: Array) -> Array:
         std = _spread(goals, estimate, 1.0)
         value, reach = estimate.value, beta * std
-        miss = jnp.maximum(lower_ends(goals)[None] - (value + reach), (value - reach) - goals.high[None])
+        most, least = in_range(goals, value + reach), in_range(goals, value - reach)
+        miss = jnp.maximum(lower_ends(goals)[None] - most, least - goals.high[None])
         missed = jnp.where(goals.sign[None] == 0, jnp.maximum(miss, 0) / goals.unit[None], 0.0).sum(-1)
         return bound(*_sum(goals, value, std), beta) - missed
 
@@ -125,4 +126,4 @@ def _spread(goals: Goals, estimate: Estimate, exploration: float) -> Array:
 def _sum(goals: Goals, value: Array, std: Array) -> tuple[Array, Array]:
     """Mean and standard deviation (b,) of the sum of what is minimized or maximized, in units of the scale."""
     slope = jnp.asarray(goals.sign / goals.unit)[None]
-    return (slope * value).sum(-1), jnp.sqrt(jnp.square(slope * std).sum(-1))
+    return (slope * in_range(goals, value)).sum(-1), jnp.sqrt(jnp.square(slope * std).sum(-1))

@@ -94,18 +94,18 @@ def meets(goals: Goals, values: np.ndarray) -> np.ndarray:
 def hit_probability(goals: Goals, values: np.ndarray, std: np.ndarray) -> np.ndarray:
     """Probability (...) that uncertain values (..., k) lie inside every window; NaN where the target has no window.
 
-    Properties are independent Gaussians, censored at the least value that each can take. A std that is 0 or unknown
-    makes a certain value.
+    Properties are independent Gaussians, censored at the least value that each can take: `values` are their means
+    before that and may lie below it. A std that is 0 or unknown makes a certain value.
     """
     from scipy.special import ndtr
 
     window = goals.sign == 0
     if not window.any():
         return np.full(values.shape[:-1], np.nan)
-    value, certain = np.asarray(in_range(goals, values), np.float64), ~(np.asarray(std) > 0)
+    value, certain = np.asarray(values, np.float64), ~(np.asarray(std) > 0)
     spread = np.where(certain, 1.0, std)
     inside = ndtr((goals.high - value) / spread) - ndtr((lower_ends(goals) - value) / spread)
-    exact = (value >= goals.low) & (value <= goals.high)
+    exact = misses(goals, in_range(goals, value)) == 0
     inside = np.where(goals.high < goals.least, 0.0, np.where(certain, exact, inside))
     return np.where(window, inside, 1.0).prod(-1)
 

@@ -13,7 +13,8 @@ outcomes together. With K the kernel matrix of the outcomes and k* the kernel be
 
 and nothing is added to it. Near outcomes that agree with one another, Var v falls to about s² n², far below s²; far
 from all outcomes it is s² (1 + n²), that of the heads as long as outcomes scatter less than s. Where they scatter more
-than the heads said, n grows, and so does the variance of every candidate.
+than the heads said, n grows, and so does the variance of every candidate. A property with a least value, such as a band
+gap, is validated as that value where v lies below it: a Gaussian that is censored there (`goals.hit_probability`).
 
 Where a property is validated by something other than the heads, s² is their variance plus the known error of that
 judge (squared): both stand between m and v.
@@ -49,12 +50,12 @@ def prior(goals: Goals, said: Estimate, judge_error: Array) -> Estimate:
     return Estimate(value, jnp.maximum(std, 1e-3 * goals.scale[None]), said.valid.all(-1))
 
 
-def law(surrogate: Surrogate, learned: Learned, prior: Estimate, features: Array, goals: Goals) -> Estimate:
-    """Mean and standard deviation (b, k) of what validation will say, within the physical range."""
+def law(surrogate: Surrogate, learned: Learned, prior: Estimate, features: Array) -> Estimate:
+    """Mean and standard deviation (b, k) of the Gaussian of v, before it is censored at the least value."""
     z = jax.vmap(surrogate.predict, (0, None), 1)(learned.posterior, features)
     use = (learned.trust > 0) & z.valid
     value = prior.value + prior.std * jnp.where(use, z.value, 0.0)
-    return Estimate(in_range(goals, value), prior.std * jnp.where(use, z.std, 1.0), prior.valid)
+    return Estimate(value, prior.std * jnp.where(use, z.std, 1.0), prior.valid)
 
 
 def learn(surrogate: Surrogate, key: Array, features: Array, z: Array, trust: float, best: float) -> Learned:

@@ -91,7 +91,7 @@ def proposer(
         gated = gate(pack)
         raw = prior(goals, predictor.predict(heads, pack), error)
         features = predictor.features(heads, pack)
-        estimate = law(surrogate, learned, raw, features, goals)
+        estimate = law(surrogate, learned, raw, features)
         worth = acquire(goals, estimate, learned.best)
         novelty = None if predictor.novelty is None else predictor.novelty(heads, pack)
         if novelty_penalty:

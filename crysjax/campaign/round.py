@@ -23,7 +23,7 @@ from crysjax.base import Condition, Oracle, Params, Surrogate, Views
 from crysjax.campaign import goals as targets
 from crysjax.campaign import interrupted, outside, predictive, store
 from crysjax.campaign import outcomes as memory
-from crysjax.campaign.goals import Goals, hit_probability
+from crysjax.campaign.goals import Goals, hit_probability, in_range
 from crysjax.campaign.inspect import Inspected
 from crysjax.campaign.judges import Judge
 from crysjax.campaign.outcomes import Outcomes
@@ -165,7 +165,8 @@ def design_round(
     source, good = source[true], good[true]
     outcomes = memory.extend(
         outcomes, datasets.take(kept, true), features=said.features[source], raw=said.raw.value[source],
-        raw_std=said.raw.std[source], predicted=said.estimate.value[source], predicted_std=said.estimate.std[source],
+        raw_std=said.raw.std[source], predicted=in_range(goals, said.estimate.value[source]),
+        predicted_std=said.estimate.std[source],
         validated=judged.value[true], validated_std=judged.std[true], energy=relaxed.energy[good],
         max_force=relaxed.max_force[good],
     )  # fmt: skip

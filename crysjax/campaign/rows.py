@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from crysjax.campaign.goals import Goals, hit_probability, objective
+from crysjax.campaign.goals import Goals, hit_probability, in_range, objective
 from crysjax.data.reasons import code
 from crysjax.evaluation.ledger import Row
 
@@ -59,7 +59,8 @@ def _note(values: np.ndarray, i: int) -> float | bool | str | None:
 def of_goals(goals: Goals, value: np.ndarray, std: np.ndarray) -> dict[str, Any]:
     """The objective with its standard deviation, every target property, and the probability of a hit: (m, k) twice."""
     spread = np.sqrt(np.square(std / goals.unit).sum(-1))
-    properties = {name: (value[:, k], std[:, k]) for k, name in enumerate(goals.names)}
-    found = {"value": objective(goals, value), "std": spread, "properties": properties}
+    shown = in_range(goals, value)
+    properties = {name: (shown[:, k], std[:, k]) for k, name in enumerate(goals.names)}
+    found = {"value": objective(goals, shown), "std": spread, "properties": properties}
     found["p_hit"] = hit_probability(goals, value, std)
     return {"quantity": "objective", "unit": "spreads of the training data"} | found

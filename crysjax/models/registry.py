@@ -141,6 +141,12 @@ def build_synthesizability(settings: Mapping[str, Any]) -> Any:
 
 def model_path(name: str) -> Path:
     """The file of a shipped or pulled model, or of a path; an error lists the models there are."""
+    if not isinstance(name, str | Path):
+        raise TypeError(
+            f"a {type(name).__name__} in the place of a model's name or path; what `crysjax.load` gives is called itself: "
+            "model.build.sample(model.params, ...)"
+        )
+    name = str(name)
     pulled = pulled_folder()
     for path in (MODELS / name / f"{name}.npz", *([pulled / f"{name}{end}" for end in PULLED] if pulled else [])):
         if name and path.is_file():

@@ -42,13 +42,19 @@ def test_a_hit_is_the_probability_of_every_window_by_monte_carlo():
     """Values below the least one count as the least one: a metal's gap is 0, and a window from 0 on holds it."""
     goals = targets.goals({"band_gap_ev": Goal("window", 0.0, 1.0), "bulk_modulus_gpa": Goal("window", 50.0, 120.0)},
                           ("band_gap_ev", "bulk_modulus_gpa"), (2.0, 50.0))  # fmt: skip
-    value = np.array([[0.2, 100.0], [0.0, 60.0], [1.4, 90.0]])
-    std = np.array([[0.5, 30.0], [0.4, 20.0], [0.3, 0.0]])
-    draws = np.maximum(np.random.default_rng(0).normal(value, std, (200_000, 3, 2)), 0)
+    value = np.array([[0.2, 100.0], [0.0, 60.0], [1.4, 90.0], [-0.6, 90.0]])
+    std = np.array([[0.5, 30.0], [0.4, 20.0], [0.3, 0.0], [0.4, 30.0]])
+    draws = np.maximum(np.random.default_rng(0).normal(value, std, (200_000, 4, 2)), 0)
     inside = ((draws >= [0, 50]) & (draws <= [1, 120])).all(-1).mean(0)
     found = targets.hit_probability(goals, value, std)
     np.testing.assert_allclose(found, inside, atol=4 * np.sqrt(0.25 / 200_000))
     assert found[1] > 0.6, "half of the gap's Gaussian lies below 0 and is a gap of 0"
+
+
+def test_a_mean_below_the_least_value_is_no_likely_hit_just_above_it():
+    goals = targets.goals({"band_gap_ev": Goal("window", 0.1, 1.0)}, ("band_gap_ev",), (2.0,))
+    found = targets.hit_probability(goals, np.array([[-0.37], [-1.0]]), np.array([[0.3], [0.5]]))
+    np.testing.assert_allclose(found, [0.0586, 0.0139], atol=1e-4)  # ndtr(1.37 / 0.3) - ndtr(0.47 / 0.3), ...
 
 
 def test_a_wide_bar_is_no_certain_hit_and_no_bar_is():
