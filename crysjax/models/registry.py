@@ -143,8 +143,8 @@ def model_path(name: str) -> Path:
     """The file of a shipped or pulled model, or of a path; an error lists the models there are."""
     if not isinstance(name, str | Path):
         raise TypeError(
-            f"a {type(name).__name__} in the place of a model's name or path; what `crysjax.load` gives is called itself: "
-            "model.build.sample(model.params, ...)"
+            f"a {type(name).__name__} in the place of a model's name or path; what `crysjax.load` gives is called "
+            "itself: model.build.sample(model.params, ...)"
         )
     name = str(name)
     pulled = pulled_folder()
