@@ -196,6 +196,8 @@ def figures(report: dict, potential: str) -> str:
 def summarize(path: Path) -> None:
     """Write the figures of a report between the marks in the README, in place of this potential's earlier ones."""
     report = record.read(path)
+    if "table" not in report:
+        raise SystemExit(f"{path}: {len(report['rows'])} rows of a run that was not finished; the same command goes on")
     name = Path(report["settings"]["potential"]).stem
     text = README.read_text()
     before, _, rest = text.partition(BEGIN)
@@ -264,7 +266,7 @@ def main() -> None:
     parser.add_argument("--potential", type=Path, help="file of a potential")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--count", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--seconds", type=float, default=1e6, help="begin no crystal later")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--atoms", type=int, default=6, help="most atoms of a primitive cell")
     parser.add_argument("--supercell", type=int, default=128, help="most atoms of a supercell")
