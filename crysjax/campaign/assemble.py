@@ -178,6 +178,8 @@ def digests_of(plan: Plan) -> dict[str, str]:
         path = registry.model_path(judging.name)
         beside = None if judging.references else references.beside(path)
         found |= {f"{file.name} of the judge": reading.digest(file) for file in (path, beside) if file}
+    elif judging.name and (path := judges.source_file(judging.name)):
+        found[f"{path.name} of the judge"] = reading.digest(path)
     named = {key: [one for one in texts if one] for key, texts in
              {"novel_to": [plan.novel_to], "hull": plan.hull, "fix": [plan.fix],
               "judge.references": [judging.references]}.items()}  # fmt: skip

@@ -88,7 +88,7 @@ def objective(goals: Goals, values: Array) -> Array:
 
 def meets(goals: Goals, values: np.ndarray) -> np.ndarray:
     """Whether values (..., k) lie inside every window."""
-    return (misses(goals, values) == 0).all(-1)
+    return ((values >= goals.low) & (values <= goals.high)).all(-1)
 
 
 def hit_probability(goals: Goals, values: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -105,7 +105,8 @@ def hit_probability(goals: Goals, values: np.ndarray, std: np.ndarray) -> np.nda
     value, certain = np.asarray(values, np.float64), ~(np.asarray(std) > 0)
     spread = np.where(certain, 1.0, std)
     inside = ndtr((goals.high - value) / spread) - ndtr((lower_ends(goals) - value) / spread)
-    exact = misses(goals, in_range(goals, value)) == 0
+    shown = in_range(goals, value)
+    exact = (shown >= goals.low) & (shown <= goals.high)
     inside = np.where(goals.high < goals.least, 0.0, np.where(certain, exact, inside))
     return np.where(window, inside, 1.0).prod(-1)
 

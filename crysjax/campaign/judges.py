@@ -124,6 +124,7 @@ def price(name: str) -> float:
 
 def _calculator(asked: Judging, reference: Reference | None) -> Judge:
     known = calculators.named(asked.name, asked.options)
+    hosted.absolute(known.make)  # a file that is not there is said before anything is sampled
     how = hosted.HostedRelax(asked.fmax, asked.steps) if asked.relax else None
 
     def workplace() -> hosted.Host:
@@ -153,8 +154,14 @@ def _calculator(asked: Judging, reference: Reference | None) -> Judge:
 
 def _question(known: calculators.Known) -> list[Any]:
     """What a calculator is, as its answers depend on it: of a file, what it holds."""
-    place = known.make.rpartition(":")[0]
-    return [known.make, known.settings, reading.digest(Path(place)) if place.endswith(".py") else ""]
+    place = source_file(known.make)
+    return [known.make, known.settings, reading.digest(place) if place else ""]
+
+
+def source_file(name: str) -> Path | None:
+    """The file of Python that a calculator `file.py:name` comes from."""
+    place = name.rpartition(":")[0]
+    return Path(place) if place.endswith(".py") else None
 
 
 def _as_relaxed(crystals: Dataset, answers: list[hosted.Answer]) -> Relaxed:

@@ -76,8 +76,12 @@ def _kept(path: Path, row: Entry) -> Answer | None:
     try:
         with files.npz(path, "an answer of a judge") as file:
             arrays = {name: file[name] for name in file.files}
-    except files.Damaged:
+        return _answer(arrays, row)
+    except (files.Damaged, OSError, KeyError, ValueError):
         return None
+
+
+def _answer(arrays: dict[str, np.ndarray], row: Entry) -> Answer:
     single = crystal = None
     if "energy" in arrays:
         single = Single(float(arrays["energy"]), arrays.get("forces"), arrays.get("stress"))

@@ -21,9 +21,12 @@ from crysjax.chemistry.element_lists import expanded
 from crysjax.config import checked, choice, read_yaml
 from crysjax.data.readers import limits
 from crysjax.evaluation.gates import REASONS
+from crysjax.predictors import ranges
 from crysjax.terminal import say
 
 MOST = 1_000_000
+MOST_WEIGHT = 1e6  # of a goal; single precision holds its products
+MOST_VALUE = 1e6  # of a side of a window, in the unit of its property
 """Of whatever a plan counts."""
 
 RENAMED = {
@@ -172,15 +175,18 @@ def _goals(target: Mapping[str, Any]) -> dict[str, Goal]:
 def _goal(name: str, value: Any) -> Goal:
     key, weight = f"target.{name}", 1.0
     if isinstance(value, Goal):
-        return value
+        value = {"goal": [value.low, value.high] if value.kind == "window" else value.kind, "weight": value.weight}
     if isinstance(value, dict):
         strange = [inner for inner in value if inner not in ("goal", "weight")]
         _require(not strange, f"{key}.{strange[0] if strange else ''}", "unknown key", "goal or weight")
         weight = value.get("weight", 1.0)
         _require("goal" in value, key, "missing", '[low, high], "minimize" or "maximize"')
-        _require(_number(weight) and weight > 0, f"{key}.weight", weight, "a finite number above 0")
+        bounded = _number(weight) and 1 / MOST_WEIGHT <= weight <= MOST_WEIGHT
+        _require(bounded, f"{key}.weight", weight, f"a number from {1 / MOST_WEIGHT:g} to {MOST_WEIGHT:g}")
         value = value["goal"]
-    return _of_value(key, value)._replace(weight=float(weight))
+    goal, least = _of_value(key, value), ranges.least(name)
+    _require(goal.high >= least, key, value, f"a window that reaches {least:g}, the least value there is, or more")
+    return goal._replace(weight=float(weight))
 
 
 def _of_value(key: str, value: Any) -> Goal:
@@ -190,9 +196,10 @@ def _of_value(key: str, value: Any) -> Goal:
         _require(kind in ("minimise", "maximise"), key, value, expected)
         return Goal(kind)
     _require(isinstance(value, list | tuple) and len(value) == 2, key, value, expected)
-    for side in value:
-        _require(side is None or _number(side), key, value, "two numbers (null leaves a side open)")
     low, high = (-math.inf if value[0] is None else value[0]), (math.inf if value[1] is None else value[1])
+    for side, open_side in ((low, -math.inf), (high, math.inf)):
+        told = _number(side) and abs(side) <= MOST_VALUE
+        _require(told or side == open_side, key, value, f"two numbers up to {MOST_VALUE:g} (null leaves a side open)")
     _require(low < high, key, value, "a window whose low side is below its high side")
     _require(low > -math.inf or high < math.inf, key, value, "a window that is bounded on one side at least")
     return Goal("window", float(low), float(high))
@@ -242,12 +249,17 @@ def plan_of(settings: Mapping[str, Any], tell: bool = True) -> Plan:
 
 def _joined(target: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
     """Goals, with what `target.NAME` and `target.NAME.weight` say of them."""
-    joined = dict(target) | {key: value for key, value in flat.items() if "." not in key}
+    joined = dict(target)
     for key, value in flat.items():
-        name, dot, inner = key.partition(".")
-        if dot:
-            before = joined.get(name, {})
-            joined[name] = (before if isinstance(before, dict) else {"goal": before}) | {inner: value}
+        name, _, inner = key.partition(".")
+        before = joined.get(name, {})
+        said = before if isinstance(before, dict) else {"goal": before}
+        more = value if isinstance(value, dict) and not inner else {inner or "goal": value}
+        twice = sorted(said.keys() & more.keys())
+        _require(
+            not twice, f"target.{key}", value, f"one value; the plan says {said.get(twice[0]) if twice else ''} too"
+        )
+        joined[name] = said | more
     return joined
 
 

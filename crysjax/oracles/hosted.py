@@ -97,7 +97,7 @@ def host(
         ValueError: a limit that is none; or, when first asked, a calculator that cannot be made.
     """
     limits = _checked_limits(_Limits(timeout_seconds, start_seconds, memory_gb, disk_gb, retries))
-    first = pickle.dumps((_absolute(make), dict(settings or {})))
+    first = pickle.dumps((absolute(make), dict(settings or {})))
     how = {"derivatives": derivatives, "relax": relax and dict(zip(("fmax", "steps", "move_cell"), relax))}
     working: list[worker_process.Worker] = []
     was_made: list[bool] = []
@@ -209,7 +209,7 @@ def _checked_limits(limits: _Limits) -> _Limits:
     return limits
 
 
-def _absolute(make: str | Callable[..., Any]) -> str | Callable[..., Any]:
+def absolute(make: str | Callable[..., Any]) -> str | Callable[..., Any]:
     """`file.py:name` with the file's full path: the worker works in another folder."""
     if not isinstance(make, str):
         return make

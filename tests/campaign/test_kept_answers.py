@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from crysjax.campaign import interrupted, judges, kept_answers
+from crysjax.campaign import assemble, interrupted, judges, kept_answers
+from crysjax.campaign.plan import Plan
 from crysjax.data import datasets
+from crysjax.oracles import calculators
 from crysjax.oracles.hosted import Answer, Single
 from tests.support import beside
 
@@ -100,3 +103,40 @@ def test_answers_come_back_as_they_were_and_a_death_is_no_answer(tmp_path):
     (damaged,) = [p for p in (tmp_path / kept_answers.ANSWERS).iterdir() if p.stat().st_size][:1]
     damaged.write_bytes(damaged.read_bytes()[:-9])
     assert asked[5:] == ["c0"]
+
+
+def test_what_is_no_answer_is_asked_again(tmp_path):
+    answer, asked = Answer(Single(-1.0, None, None), rows(1)[0], "", 1, 1, 0.1), []
+
+    def ask(some, done):
+        asked.extend(row.id for row in some)
+        done(0, answer)
+        return [answer]
+
+    nothing = lambda index, answer: None  # noqa: E731
+    keep = kept_answers.keeping(ask, tmp_path, "q")
+    keep(rows(1), nothing)
+    (place,) = (tmp_path / kept_answers.ANSWERS).iterdir()
+    np.savez(place, energy=-1.0)  # another program's file
+    keep(rows(1), nothing)
+    keep(rows(1), nothing)
+    assert asked == ["c0", "c0"]
+
+
+def test_a_calculator_in_a_file_is_another_question_once_the_file_changes(tmp_path):
+    place = tmp_path / "mine.py"
+    place.write_text("from ase.calculators.emt import EMT\n")
+    first = judges._question(calculators.named(f"{place}:EMT"))
+    assert judges._question(calculators.named(f"{place}:EMT")) == first
+    plan = Plan(target={"band_gap_ev": [1, 2]}, elements=("O",), judge=f"{place}:EMT")
+    before = assemble.digests_of(plan)["mine.py of the judge"]
+    place.write_text("from ase.calculators.lj import LennardJones as EMT\n")
+    assert judges._question(calculators.named(f"{place}:EMT")) != first
+    assert assemble.digests_of(plan)["mine.py of the judge"] != before  # what a state is compared with
+
+
+def test_a_calculator_that_is_not_there_is_said_at_the_start(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        judges.made(judges.judging(f"{tmp_path / 'nope.py'}:Foo"), 4)
+    with pytest.raises(ValueError, match=r"expected module:name or file\.py:name"):
+        judges.made(judges.judging("nope.py:"), 4)

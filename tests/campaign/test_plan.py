@@ -82,6 +82,16 @@ REPLACED = {
     ("[1, 2.5]", "[null, null]"): r"target\.band_gap_ev: .*bounded on one side",
     ("[1, 2.5]", "[1, wide]"): r"target\.band_gap_ev: .*two numbers",
     ("[1, 2.5]", "lowest"): r"target\.band_gap_ev: 'lowest'; expected \[low, high\], \"minimize\" or \"maximize\"",
+    ("[1, 2.5]", "[null, 1.0e+39]"): r"target\.band_gap_ev: .*two numbers up to 1e\+06",
+    ("[1, 2.5]", "[-5, -1]"): r"target\.band_gap_ev: .*a window that reaches 0, the least value",
+    (
+        "[1, 2.5]",
+        "{goal: [1, 2.5], weight: 1.0e-40}",
+    ): r"target\.band_gap_ev\.weight: 1e-40; expected a number from 1e-06",
+    (
+        "[1, 2.5]",
+        "[1, 2.5]\ntarget.band_gap_ev.goal: [2, 3]",
+    ): r"target\.band_gap_ev\.goal: .*the plan says \[1, 2\.5\] too",
     ("[1, 2.5]", "1.5"): r"target\.band_gap_ev: 1\.5; expected \[low, high\]",
     (
         "[O, Ti, Sr]",
@@ -174,7 +184,7 @@ CHOSEN = {
     "guidance.steps: 0": r"guidance\.steps: 0; expected a whole number from 1",
     "guidance.stebs: 3": r"guidance\.stebs: unknown key; .*did you mean guidance\.steps\?",
     "novelty_penalty: -1": r"novelty_penalty: -1\.0; expected a finite number from 0",
-    "target.band_gap_ev.weight: 0": r"target\.band_gap_ev\.weight: 0; expected a finite number above 0",
+    "target.band_gap_ev.weight: 0": r"target\.band_gap_ev\.weight: 0; expected a number from 1e-06",
     "target.gap.weight: 1": r"target\.gap: 'missing'; expected \[low, high\]",
     "target.band_gap_ev.wieght: 1": r"target\.band_gap_ev\.wieght: 'unknown key'; expected goal or weight",
 }
@@ -192,6 +202,14 @@ def test_windows_alone_need_a_window(tmp_path):
     with pytest.raises(ValueError, match=r"the target has no window; expected one of expected_improvement, .*upper_"):
         read(tmp_path, text)
     read(tmp_path, text.replace("minimize", "[1, 2]"))
+
+
+@pytest.mark.parametrize(
+    "goal", [Goal("window", 5, 1), Goal("window", math.nan, 1), Goal("best"), Goal("minimise", weight=-1)]
+)
+def test_a_goal_from_python_is_checked_as_one_of_yaml(goal):
+    with pytest.raises(ValueError, match=r"target\.band_gap_ev"):
+        plans.Plan(target={"band_gap_ev": goal}, elements=("O",))
 
 
 def test_a_plan_is_frozen_and_checked_from_python_too():
