@@ -12,13 +12,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 SLOW = Path(__file__).with_name("slow.txt")
-"""Tests that take 8 s of a core or more, parameters together: `make test` leaves them to `make test-all`."""
+"""Tests that take 8 s of a core or more, parameters together, or whole files: `make test` leaves them to `make test-all`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = set(SLOW.read_text().split())
     for item in items:
-        if item.nodeid.partition("[")[0] in slow:
+        if item.nodeid.partition("[")[0] in slow or item.nodeid.partition("::")[0] in slow:
             item.add_marker(pytest.mark.slow)
 
 

@@ -122,7 +122,7 @@ def test_rock_salt_from_its_own_peaks(tmp_path):
     ("arguments", "message"),
     [
         (["--formula", "salt"], "--formula salt: expected symbols"),
-        (["--formula", "Xy2"], "'Xy' is not a chemical element"),
+        (["--formula", "Xy2"], "'Xy'; expected a chemical element"),
         (["--formula", "NaCl", "--fwhm", 0], "--fwhm 0.0"),
         (["--formula", "NaCl", "--radiation", "light"], "radiation: 'light'"),
         (["--formula", "NaCl", "--cell", "CRYSTALS"], "2 crystals; expected one"),
