@@ -9,12 +9,13 @@ for, and answers what samplers need. `constrain` wraps any generator. How each i
   each of its steps, if the generator was built with the constraint (`native`: `iterative(constraint=...)`); for any
   other family by draft and repair: a free draft is drawn, its species are replaced by feasible ones near them (a
   joint draw with odds of e^-20 against a change of a site), and the crystal is drawn again for these species;
-* elements that must be there take the first free sites, which are exchangeable: a crystal counts the more often, the
-  more of its atoms are of these elements;
+* elements that must be there take the first free sites, which are exchangeable: within a size a crystal counts
+  n_A times (n_A n_B with two elements), n_A its atoms of the element, and sizes keep their unconditional law;
 * fixed atoms, and a fixed cell, follow the noise inside of a native sampler and are put back bit for bit at the end;
 * distances are projected (`constraints/projection`), fixed atoms standing still, with the cell as the last resort;
 * a space group is a choice of orbits, made before anything is drawn (`constraints/space_group`);
-* a density is not built in: samples outside the window are drawn again or left out (`sampling/keeping`).
+* a density is not built in: samples outside the window are drawn again or left out (`sampling/keeping`), which
+  changes the law of sizes (docs/howto/exact-counts.md).
 
 `violations.violations` counts on the host, by other means, what is broken: with a fixed cell distances can be, and
 crystals that are not finite break them too. All else cannot be.

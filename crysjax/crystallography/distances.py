@@ -44,7 +44,7 @@ class PDD(NamedTuple):
 
 
 def amd(dataset: Dataset, *, k: int = NEIGHBORS) -> np.ndarray:
-    """Average minimum distances of every crystal: (m, k) Å, ascending in each row (Widdowson et al. 2022, def. 3.1)."""
+    """Average minimum distances of every crystal: (m, k) Å, ascending in each row (Widdowson et al. 2022)."""
     rows = np.empty((len(dataset), k))
 
     def write(index: np.ndarray, distances: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Distances of every site to its nearest neighbors, exactly and in bulk, and a cheap fingerprint made of them.
 
-The fingerprint is the average minimum distances of Widdowson et al. (2022, eq. 3), taken over the sites of each element
+The fingerprint is the average minimum distances (Widdowson et al., MATCH 87, 529, 2022), over the sites of each element
 and each neighbor element's identity ignored. It does not depend on the choice of cell, the order of sites or the
 orientation, and moves by at most twice the largest displacement of a site, so that equal crystals are always close.
 """

@@ -75,8 +75,8 @@ def chemical_system(numbers: np.ndarray) -> str:
 def mean_distances(rows: Sequence[Entry]) -> np.ndarray:
     """Average k-th neighbor distance over all sites, in units of the free length: (m, k), elements forgotten.
 
-    Average minimum distances of Widdowson et al. (2022, eq. 3): equal for crystals that differ by their elements and
-    by a common scale alone.
+    Average minimum distances (Widdowson et al., MATCH 87, 529, 2022): equal for crystals that differ by their elements
+    and by a common scale alone.
     """
     dataset = from_entries(rows)
     free_length = np.cbrt(np.abs(np.linalg.det(dataset.lattice.astype(float))) / dataset.num_atoms)

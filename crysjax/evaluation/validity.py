@@ -1,4 +1,4 @@
-"""Validity as CDVAE counts it (Xie et al. 2022, section 5.2): geometry that is possible, composition that balances.
+"""Validity as CDVAE counts it (Xie et al. 2022): geometry that is possible, composition that balances.
 
 Structural: no two sites closer than 0.5 Å and a volume of at least 0.1 Å^3. Compositional: SMACT's test (Davies et al.
 2019) with the oxidation states of 2014: some choice of one oxidation state per element is neutral and gives no cation

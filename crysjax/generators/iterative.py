@@ -112,7 +112,8 @@ def iterative(
         species_weight: weight of the error of the species in the loss, in nats per site (about 4 for a model that has
             learned nothing).
         constraint: kept exactly by every sample: species are drawn under its rules at every step, and its fixed part
-            follows the path of its own noise (replacement: Song et al. 2021, section 5; RePaint, Lugmayr et al. 2022).
+            follows the path of its own noise (replacement: Song et al., Score-Based Generative Modeling
+            through Stochastic Differential Equations, 2021, section 5; RePaint, Lugmayr et al. 2022).
     """
     check_weights(guidance, len(property_center))
     processes = Fields(frac, lattice, species)

@@ -177,7 +177,7 @@ def vae(
         kl_weight: weight of the KL, in nats per crystal, against the three weighted errors (CDVAE: 0.01).
         free_bits: nats of KL per dimension that cost nothing (Kingma et al. 2016, eq. 15), here of a pack's mean KL.
         property_weight: weight of the squared error, in standard deviations, of the properties that a perceptron
-            reads off z; it makes properties searchable in the latent (CDVAE, section 5.3).
+            reads off z; it makes properties searchable in the latent (CDVAE, Xie et al. 2022).
 
     Metrics: the decoder's errors, `kl` (nats per crystal), `active_units` (dimensions whose KL, to the prior in use,
     is above 0.01 nats; with `free_bits` a dimension may idle at that value), `property` (squared error).

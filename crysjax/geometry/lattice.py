@@ -106,7 +106,7 @@ def inverse(lattice: Array) -> Array:
 def polar(lattice: Array, iterations: int = 12) -> tuple[Array, Array]:
     """`L = S Q`: the symmetric positive factor in Å and the rotation (with a reflection if L is left-handed).
 
-    (..., 3, 3) -> (..., 3, 3) twice. Newton's iteration `Q <- (Q + Q^-T) / 2` (Higham 1986, eq. 3.4) from the cell of
+    (..., 3, 3) -> (..., 3, 3) twice. Newton's iteration `Q <- (Q + Q^-T) / 2` (Higham 1986) from the cell of
     unit volume: it needs no eigenvectors, so the derivative is smooth for cubic cells too. The error is float32
     rounding while the longest and the shortest principal axis are within a factor 500.
     """

@@ -1,4 +1,4 @@
-"""A fully connected periodic network (the CSPNet kind, Jiao et al., DiffCSP, NeurIPS 2023, section 4.2), made fast.
+"""A fully connected periodic network (the CSPNet kind, Jiao et al., DiffCSP, NeurIPS 2023), made fast.
 
 Every pair of sites of a crystal exchanges messages that depend on the two sites, on the fractional difference through
 sines and cosines (so on the torus, whatever the image), and on the inner products of the lattice vectors. The outputs

@@ -41,7 +41,10 @@ def paths(inputs: dict[int, int], lmax: int, outputs: dict[int, int]) -> list[tu
 
 
 def bessel(r: Array, count: int, cutoff: float, p: float) -> Array:
-    """Bessel functions times the envelope of order p (Gasteiger et al. 2020, eq. 7 and 8): (e,) -> (e, count)."""
+    """Bessel functions times the envelope of order p (Gasteiger et al. 2020, eq. 7 and 8): (e,) -> (e, count).
+
+    The prefactor is 2 / cutoff, as in NequIP's code, on which published weights rest; eq. 7 has sqrt(2 / cutoff).
+    """
     wave = jnp.arange(1, count + 1, dtype=r.dtype)[None] * (np.pi / cutoff)
     x = jnp.minimum(r / cutoff, 1)[:, None]
     envelope = 1 - x**p * ((p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x**2)

@@ -100,7 +100,9 @@ def drawn_again(
 ) -> Dataset:
     """Samples `draw(rows, again)`; those of none of the groups (larger ones) are drawn again, at last in other sizes.
 
-    So are those that are `broken` otherwise, which whoever called has to count. () are all groups.
+    So are those that are `broken` otherwise, which whoever called has to count. () are all groups. Each size has
+    `ROUNDS` draws and the rest `SIZE_ROUNDS` at sizes drawn anew: within a size the accepted follow the law of `draw`,
+    but sizes of small acceptance get a smaller share than they were drawn with, and a larger one than under rejection.
 
     How many have another size than was drawn first, and how many remain in a larger group, is said.
     """

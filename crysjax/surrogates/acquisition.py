@@ -64,9 +64,11 @@ def select_batch(log_scores: Array, features: Array, budget: int, length: float)
     """Greedily pick `budget` of m candidates, high in score and unlike each other: indices (budget,), best first.
 
     `log_scores` (m,) is an acquisition on a log scale. After each pick every other candidate's acquisition is
-    multiplied by 1 - exp(-d² / 2 length²), d its distance to the pick in `features` (m, d): the chance, under an RBF
-    kernel, that it tells something new (local penalization in the spirit of González et al. 2016, with a length-scale
-    for their Lipschitz cone). `length` → 0 gives the plain top scores. Scores that are NaN or -inf come last.
+    multiplied by 1 - exp(-d² / 2 length²), d its distance to the pick in `features` (m, d). That is 1 - k with
+    an RBF kernel k of this length, a penalty and no probability (the share of a Gaussian process's variance that is
+    left after observing the pick is 1 - k²). It is local penalization in the spirit of González et al. 2016, with a
+    length-scale for their Lipschitz cone. `length` → 0 gives the plain top scores. Scores that are NaN or -inf come
+    last.
     """
     if not 0 < budget <= log_scores.shape[0]:
         raise ValueError(f"select_batch: budget is {budget}; expected 1 to {log_scores.shape[0]}, the candidates")

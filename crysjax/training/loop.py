@@ -1,4 +1,4 @@
-"""The one training loop: any pure loss over packs, with EMA, exact resume and data-parallel devices.
+"""The one training loop: any pure loss over packs, with EMA, data-parallel devices and resuming bit for bit.
 
 A batch is a few packs. The gradient is accumulated pack by pack (a `scan`), which keeps memory at one pack and the
 working set in cache; across devices the packs of a batch are shared out and the gradients summed.

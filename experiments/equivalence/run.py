@@ -11,10 +11,12 @@ keep their verdict "inside the window" under all namings.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -25,16 +27,27 @@ from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.readers.part import read_part
 from crysjax.models import registry
 from crysjax.reports import record
-from tests.support import EQUIVALENT, basis, crystal
 
 WINDOW_EV = (1.0, 2.0)
+
+
+def _support() -> ModuleType:
+    """`tests/support.py` of this clone, by its path: an installed package may have the name `tests` too."""
+    file = Path(__file__).parents[2] / "tests" / "support.py"
+    spec = importlib.util.spec_from_file_location("equivalent_descriptions", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+support = _support()
 
 
 def described(rows: list[Entry], change: Callable[[Crystal], Crystal]) -> Dataset:
     """The same crystals in other words."""
     found = []
     for row in rows:
-        new = change(crystal(row.numbers, row.frac, row.lattice))
+        new = change(support.crystal(row.numbers, row.frac, row.lattice))
         found.append(Entry(row.id, new.occupancy.argmax(-1) + 1, new.frac, new.lattice, {}))
     return datasets.from_entries(found)
 
@@ -46,7 +59,7 @@ def namings() -> list[Callable[[Crystal], Crystal]]:
         for signs in itertools.product((1, -1), repeat=2):
             matrix = np.zeros((3, 3))
             matrix[range(3), order] = (*signs, 1)
-            out.append(basis(matrix.tolist()))
+            out.append(support.basis(matrix.tolist()))
     return out
 
 
@@ -63,7 +76,7 @@ def changes(model: registry.Model, rows: list[Entry]) -> dict[str, float]:
     compiled: dict = {}
     value, std = asked(model, described(rows, lambda c: c), compiled)
     found = {"refused": int(np.isnan(value).any(-1).sum())}
-    for name, change in EQUIVALENT.items():
+    for name, change in support.EQUIVALENT.items():
         other, _ = asked(model, described(rows, change), compiled)
         assert (np.isnan(other) == np.isnan(value)).all(), name
         found[name] = float(np.nanmax(np.abs(other - value) / std))

@@ -55,6 +55,13 @@ from crysjax.predictors.predictor import estimate
 from crysjax.reports import record
 
 ARMS = ("guided, chosen", "unguided, chosen", "unguided, as many samples", "guided, at random", "unguided, at random")
+CONTRASTS = (
+    ("guided, chosen", "unguided, at random"), ("guided, chosen", "unguided, chosen"),
+    ("guided, chosen", "unguided, as many samples"), ("guided, at random", "unguided, at random"),
+    ("guided, chosen", "guided, at random"), ("unguided, chosen", "unguided, at random"),
+)  # fmt: skip
+"""Pairs of arms that differ in both guidance and choice (the first), in guidance (three), in choice (the last two)."""
+CONTRASTED = ("formation_ev_per_atom", "expected_hits")
 COLUMNS = {
     "expected_hits": "hits expected", "means_inside": "values inside", "refused": "impossible after relaxation",
     "base_rate": "base rate of screened", "formation_ev_per_atom": "formation energy, eV/atom",
@@ -186,7 +193,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def markdown(rows: list[dict]) -> str:
-    """A row an arm, and the guided arm less each other one, seed by seed."""
+    """A row an arm, and the contrasts of two arms, seed by seed."""
     known = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
     lines = [["mean over seeds ± 95 %", *(COLUMNS[name] for name in known)]]
     lines.append(["---"] * len(lines[0]))
@@ -195,12 +202,22 @@ def markdown(rows: list[dict]) -> str:
         cells = [[row[name] for row in own if row.get(name) is not None] for name in known]
         lines += [[arm, *("{:.2f} ± {:.2f}".format(*interval(cell)) if cell else "" for cell in cells)]] if own else []
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    by = {(row["arm"], row["seed"]): row["expected_hits"] for row in rows}
-    for arm in ARMS[1:]:
-        pairs = [by[ARMS[0], seed] - by[arm, seed] for name, seed in by if name == arm and (ARMS[0], seed) in by]
+    return "\n\n".join([text, *contrasts(rows)])
+
+
+def contrasts(rows: list[dict]) -> list[str]:
+    """Differences of two arms in energy and hits over the seeds that both have, as a Markdown table; [] without any."""
+    by = {(row["arm"], row["seed"]): row for row in rows}
+    lines = []
+    for one, other in CONTRASTS:
+        seeds = sorted(seed for arm, seed in by if arm == one and (other, seed) in by)
+        pairs = [(by[one, seed], by[other, seed]) for seed in seeds]
+        cells = [[a[name] - b[name] for a, b in pairs if name in a and name in b] for name in CONTRASTED]
         if pairs:
-            text += "\n\nguided, chosen, less {}: {:+.2f} ± {:.2f} hits".format(arm, *interval(pairs))
-    return text
+            said = ("{:+.2f} ± {:.2f}".format(*interval(cell)) if cell else "" for cell in cells)
+            lines += [f"| {one} − {other} | {len(seeds)} | " + " | ".join(said) + " |"]
+    head = "| seed by seed | seeds | " + " | ".join(COLUMNS[name] for name in CONTRASTED) + " |"
+    return ["\n".join([head, "| --- " * (2 + len(CONTRASTED)) + "|", *lines])] if lines else []
 
 
 def main() -> None:

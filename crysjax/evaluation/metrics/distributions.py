@@ -1,6 +1,6 @@
 """How far a set of generated crystals is from a reference set, how diverse it is, and how sure each number is.
 
-Property distances are the 1-D Wasserstein distances of CDVAE (Xie et al. 2022, section 5.3), diversity is the mean
+Property distances are the 1-D Wasserstein distances of CDVAE (Xie et al. 2022), diversity is the mean
 pairwise distance or the Vendi score (Friedman and Dieng 2023), and the RMSD to the relaxed structure is that of
 MatterGen (Zeni et al. 2025) for sites that keep their order. Every total comes as an `Interval`.
 """

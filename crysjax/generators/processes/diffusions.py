@@ -22,8 +22,9 @@ def torus_diffusion(*, sigma_min: float = 0.005, sigma_max: float = 0.5, churn: 
 
     `sigma(t) = sigma_min^(1-t) sigma_max^t`. The network predicts the score over its root mean square at that sigma. In
     the limit of small steps sampling follows the reverse equation `dx = -(1 + c^2) / 2 score d(sigma^2) + c dW` with c
-    = `churn`; a step is the one that is exact, at any length and any c, where the data is a point (Song et al. 2021,
-    eq. 12), so the last one, on to sigma = 0, ends at the denoised point.
+    = `churn`; a step is the one that is exact, at any length and any c, where the data is a point (Song, Meng and
+    Ermon, Denoising Diffusion Implicit Models, 2021, eq. 12), so the last one, on to sigma = 0, ends at the
+    denoised point.
 
     Args:
         sigma_min: standard deviation of the noise at t = 0, in fractions of the cell.
@@ -111,8 +112,8 @@ def euclidean_diffusion(*, churn: float = 1.0) -> Process:
 
     Args:
         churn: amplitude of the noise that a sampling step draws, in units of the ancestral sampler's: 1 is that sampler
-            (Ho et al. 2020), 0 the deterministic one of Song et al. 2021, and every value between has the same marginal
-            distributions.
+            (Ho et al. 2020), 0 the deterministic one of Song, Meng and Ermon (Denoising Diffusion Implicit Models,
+            2021), and every value between has the same marginal distributions.
     """
 
     def corrupt(key: Array, x0: Array, t: Array, pack: Pack) -> tuple[Array, Array]:
@@ -191,7 +192,10 @@ def euclidean_edm(
 
 
 def _split(now: Array, then: Array, churn: float) -> tuple[Array, Array]:
-    """The noise of size `then` as what is kept of the present one and what is drawn anew (Song et al. 2021, eq. 12)."""
+    """The noise of size `then` as what is kept of the present one and what is drawn anew.
+
+    Song, Meng and Ermon, Denoising Diffusion Implicit Models, 2021, eq. 12.
+    """
     drop = jnp.maximum(1 - jnp.square(then / now), 0)
     fresh = churn * then * jnp.sqrt(drop)
     return jnp.sqrt(jnp.maximum(jnp.square(then) - jnp.square(fresh), 0)), fresh

@@ -60,7 +60,7 @@ def torus_flow(*, anneal: float = 0.0, coupling: str = "none") -> Process:
 
     Args:
         anneal: while sampling, velocities are multiplied by `1 + anneal (1 - t)`, which speeds the flow up towards the
-            data (FlowMM, section 4; OMatG, 2025): it trades diversity for accuracy. 0 leaves them as learned.
+            data (FlowMM, 2024; OMatG, 2025): it trades diversity for accuracy. 0 leaves them as learned.
         coupling: "none", or "permutation": in training, noise is assigned to sites of the same species by optimal
             transport, which makes paths shorter and straighter; sampling does not change.
     """

@@ -9,8 +9,10 @@ last step, on to t = 0, is `Process.step` too, because the dynamics may be singu
 | euler | 1 | 1 | |
 | heun | 2 | 2, of the ODE | Karras et al. 2022, algorithm 1 |
 | multistep | 1 | 2, of the ODE | Adams-Bashforth; DPM-Solver++(2M) of Lu et al. 2022 in the clock of each process |
-| predictor_corrector | 1 + corrector_steps | 1 | Langevin steps, then `euler` (Song et al. 2021; DiffCSP) |
+| predictor_corrector | 1 + corrector_steps | 1 | Langevin steps, then `euler` (score SDE; DiffCSP) |
 | sde | 1 | 1, weak | Euler-Maruyama of the reverse SDE |
+
+Score SDE: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, 2021.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def sampler(
             Every eta has the laws of the ODE (eta = 0); 1 is the usual reverse SDE of a variance-exploding diffusion.
         corrector_steps: Langevin steps before each step of `predictor_corrector`.
         corrector_size: their size in units of spread^2, `x += size score + sqrt(2 size) z`. DiffCSP's is 0.4; a
-            signal-to-noise ratio r of Song et al. is 2 r^2.
+            signal-to-noise ratio r of the score SDE paper is 2 r^2.
 
     Raises:
         ValueError: the name is unknown, or it needs a score where a field with dynamics has none.
