@@ -29,7 +29,8 @@ def choice(value: str, known: Iterable[str]) -> str:
 def checked(factory: Callable, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """`settings` as keyword arguments of `factory`, checked against its keyword-only signature and annotations.
 
-    Whole numbers are taken for floats. `where` (a file name) starts the message.
+    Whole numbers are taken for floats, NumPy's scalars and arrays for numbers and lists. `where` (a file name) starts
+    the message.
     """
     parameters = inspect.signature(factory).parameters
     hints = typing.get_type_hints(factory)
@@ -42,16 +43,28 @@ def checked(factory: Callable, settings: Mapping[str, Any], where: str = "") -> 
         if name not in settings and parameters[name].default is inspect.Parameter.empty:
             raise ValueError(f"{where}{name}: missing; expected {type_name(hints.get(name))}")
     try:
-        return {key: _typed(key, value, hints.get(key, Any)) for key, value in settings.items()}
+        return {key: typed(key, as_python(value), hints.get(key, Any)) for key, value in settings.items()}
     except ValueError as error:
         raise ValueError(f"{where}{error}") from None
 
 
-def _typed(key: str, value: Any, hint: Any) -> Any:
+def as_python(value: Any) -> Any:
+    """The value with NumPy's scalars as plain ones and its arrays as lists, within lists, tuples and mappings too."""
+    import numpy as np  # `crysjax --help` needs none
+
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(as_python(one) for one in value)
+    return {key: as_python(one) for key, one in value.items()} if type(value) is dict else value
+
+
+def typed(key: str, value: Any, hint: Any) -> Any:
+    """The value as the annotation has it; a wrong one is an error of one line that names the key."""
     if hint is float and isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)  # YAML 1.1 reads 1e-3 as text
-    if _is(value, hint):
+    if fits(value, hint):
         return float(value) if hint is float else value
     if typing.get_origin(hint) is typing.Literal:
         raise ValueError(f"{key}: {limits.shown(value)}; expected {choice(value, typing.get_args(hint))}")
@@ -60,17 +73,17 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     raise ValueError(f"{key}: {limits.shown(value)}; expected {expected}")
 
 
-def _is(value: Any, hint: Any) -> bool:
-    """Whether a value read from YAML fits an annotation."""
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value fits an annotation."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_is(value, one) for one in inner)
+        return any(fits(value, one) for one in inner)
     if origin is typing.Literal:
         return isinstance(value, str) and value in inner
     if hint is type(None):
         return value is None
     if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(_is(v, inner[0]) for v in value if inner)
+        return isinstance(value, list | tuple) and all(fits(v, inner[0]) for v in value if inner)
     if origin is dict or hint is dict:
         return isinstance(value, dict) and all(isinstance(k, str) for k in value)
     if hint is float:

@@ -48,7 +48,9 @@ def test_what_is_loaded_is_no_name(salt):
 
 def test_samples_keep_their_constraints_and_follow_the_key():
     asked = {"n": 3, "formula": "SrTiO3", "space_group": 221, "max_atoms": 5}
-    first, again, other = (cx.sample("mp_20_wyckoff", key, **asked) for key in (1, 1, jax.random.key(2)))
+    of_numpy = asked | {"n": np.int32(3), "space_group": np.uint8(221), "max_atoms": np.int64(5)}
+    first, other = (cx.sample("mp_20_wyckoff", key, **asked) for key in (1, jax.random.key(2)))
+    again = cx.sample("mp_20_wyckoff", np.int64(1), **of_numpy)
     np.testing.assert_array_equal(first.lattice, again.lattice)
     assert len(first) == 3 and not np.array_equal(first.lattice, other.lattice)
     assert all(sorted(entry.numbers.tolist()) == [8, 8, 8, 22, 38] for entry in datasets.entries(first))
@@ -161,6 +163,41 @@ def test_a_target_is_differentiable_back_to_the_noise():
     assert value.shape == (2,) and jnp.isfinite(value).all()
     assert jax.eval_shape(found.crystals, found.noise).lattice.shape == (2, 3, 3)
     assert jnp.abs(slope.frac).max() > 0 and jnp.abs(slope.lattice).max() > 0
+
+
+TARGET = {"band_gap_ev": [1, 2]}
+MISTAKES = {
+    "no sample": (lambda: cx.sample("mp_20_wyckoff", n=0), r"^n: 0; expected a whole number from 1 to 1000000$"),
+    "less than none": (lambda: cx.sample("mp_20_wyckoff", n=-1), r"^n: -1; expected a whole number"),
+    "half a sample": (lambda: cx.sample("mp_20_wyckoff", n=np.float64(2.5)), r"^n: 2\.5; expected a whole number"),
+    "a seed": (lambda: cx.sample("mp_20_wyckoff", key=-1), r"^key: -1; expected a whole number from 0 to 4294967295$"),
+    "no step": (lambda: cx.sample("mp_20_generator", steps=0), r"^steps: 0; expected a whole number"),
+    "a density": (lambda: cx.sample("mp_20_wyckoff", n=1, density_g_cm3=5.0), r"^density_g_cm3: 5\.0; expected \[low"),
+    "no crystal": (lambda: cx.objective("mp_20_generator", TARGET, formula="SrTiO3", n=0), r"^n: 0; expected a whole"),
+    "a sampler": (lambda: cx.objective("mp_20_generator", TARGET, formula="MgO", steps=0), r"^steps: 0; expected a wh"),
+    "many atoms": (
+        lambda: cx.objective("mp_20_generator", TARGET, formula="Li1999"),
+        r"^formula: 'Li1999'; expected one of 1 to 20 atoms, which mp_20_generator knows$"),
+    "no atom": (lambda: cx.objective("mp_20_generator", TARGET, formula=""), r"^formula: ''; expected one of 1 to 20"),
+    "an element": (lambda: cx.objective("mp_20_generator", TARGET, formula="FmO"), r"^formula: Fm; the model was not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_argument(case):
+    ask, message = MISTAKES[case]
+    with pytest.raises(ValueError, match=message) as caught:
+        ask()
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_those_of_python(tmp_path):
+    asked = {"formula": "SrTiO3", "space_group": np.uint8(227), "max_atoms": np.int64(5)}
+    with pytest.raises(ValueError, match=r"^space_group: 227; no positions add up to SrTiO3 in 5 to 5 atoms"):
+        cx.sample("mp_20_wyckoff", np.int64(1), np.int32(3), **asked)
+    with pytest.raises(ValueError, match=r"^count: 0; expected 1 to"):  # bounds are looked at, which need a number
+        cx.polymorphs("MgO", tmp_path / "out", n=np.int64(0))
+    assert cx.load("mp_20_generator", generator_steps=np.int64(2)).kind == "generator"
 
 
 def test_a_campaign_is_one_call_and_resumes(tmp_path):

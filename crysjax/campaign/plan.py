@@ -18,7 +18,7 @@ from crysjax.campaign import choices, constraint_keys, measures
 from crysjax.campaign.goals import Goal
 from crysjax.chemistry import elements as periodic
 from crysjax.chemistry.element_lists import expanded
-from crysjax.config import checked, choice, read_yaml
+from crysjax.config import as_python, checked, choice, read_yaml
 from crysjax.data.readers import limits
 from crysjax.evaluation.gates import REASONS
 from crysjax.predictors import ranges
@@ -118,7 +118,9 @@ class Plan:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        given = {one.name: as_python(getattr(self, one.name)) for one in fields(self)}
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
         found = {k: tuple(v) if isinstance(v, list) else v for k, v in checked(Plan, given).items()}
         _check_numbers(self)
         found["target"] = _goals(self.target)
@@ -169,7 +171,8 @@ def _require(holds: bool, key: str, value: Any, expected: str) -> None:
 
 def _goals(target: Mapping[str, Any]) -> dict[str, Goal]:
     _require(bool(target), "target", dict(target), "at least one property with its goal")
-    return {name: _goal(name, value) for name, value in target.items()}
+    plain = {name: Goal(*as_python(tuple(one))) if isinstance(one, Goal) else one for name, one in target.items()}
+    return {name: _goal(name, value) for name, value in plain.items()}
 
 
 def _goal(name: str, value: Any) -> Goal:
@@ -226,6 +229,8 @@ def plan_of(settings: Mapping[str, Any], tell: bool = True) -> Plan:
     """
     plain, target, chosen = {}, {}, {}
     for old, value in settings.items():
+        if not isinstance(old, str):
+            raise ValueError(f"{limits.shown(old)}: unknown key; expected text")
         key = RENAMED.get(old, old)
         _require(key == old or key not in settings, old, value, f"{key} alone, which is its name now")
         if key != old and tell:

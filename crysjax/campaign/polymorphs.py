@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crysjax.campaign.validate import element_energy
+from crysjax.config import typed
 from crysjax.crystallography import matching, symmetrized
 from crysjax.crystallography.equivalence import Tolerance
 from crysjax.data import datasets, digests, files, names
@@ -31,7 +32,7 @@ from crysjax.reports import energy_volume
 from crysjax.reports.page import usual_formula
 from crysjax.sampling import draws
 from crysjax.sampling import sample as sampling
-from crysjax.sampling.options import Options, formula_counts
+from crysjax.sampling.options import Options, as_keys, formula_counts
 
 SETTINGS, BATCHES = "search.json", "batches"
 MOST, MOST_UNITS = 100_000, 64
@@ -99,19 +100,20 @@ def find(asked: PolymorphSearch, out: Path, *, progress: Progress = lambda done,
 def checked(asked: PolymorphSearch) -> tuple[Any, dict[int, int]]:
     """The element references (None without a hull) and the atoms of one formula unit; errors name the setting."""
     config = registry.read_config(registry.model_path(asked.generator), "generator")
-    counts = formula_counts(asked.formula, config["elements"])
+    with as_keys():
+        counts = formula_counts(asked.formula, config["elements"])
     if not counts:
         raise ValueError("formula: empty; expected one such as SrTiO3")
     largest, unit = max(map(int, config["sizes"])), sum(counts.values())
     for name, most in (("count", MOST), ("batch", MOST), ("steps", MOST), ("units", MOST_UNITS)):
-        if not 1 <= getattr(asked, name) <= most:
+        if not 1 <= typed(name, getattr(asked, name), int) <= most:
             raise ValueError(f"{name}: {getattr(asked, name)}; expected 1 to {most}")
     if asked.units * unit > largest:
         fit = largest // unit
         hint = f"expected at most {fit}" if fit else "one unit is too large, take another generator"
         raise ValueError(f"units: {asked.units} of {unit} atoms; {asked.generator} knows up to {largest} atoms, {hint}")
     for group in asked.space_groups:
-        if group not in range(1, 231):
+        if typed("space groups", group, int) not in range(1, 231):
             raise ValueError(f"space groups: {group}; expected numbers from 1 to 230")
     if not asked.hull:
         return None, counts

@@ -17,11 +17,12 @@ from crysjax.campaign import goals as targets
 from crysjax.campaign import outputs, propose, round
 from crysjax.campaign.assemble import assemble
 from crysjax.campaign.density_target import DENSITY, with_density
-from crysjax.campaign.plan import Plan, plan_of, read_plan
+from crysjax.campaign.plan import MOST, Plan, plan_of, read_plan
 from crysjax.campaign.polymorphs import Polymorphs, PolymorphSearch, find
-from crysjax.config import read_yaml
+from crysjax.config import as_python, fits, read_yaml
 from crysjax.data import batching, files
 from crysjax.data.datasets import Dataset
+from crysjax.data.readers import limits
 from crysjax.data.readers.source import read
 from crysjax.models import answers, registry
 from crysjax.models.answers import Answers
@@ -30,6 +31,9 @@ from crysjax.sampling import draws
 from crysjax.sampling import sample as sampling
 from crysjax.sampling.options import Options, Symbols, as_keys, formula_counts
 from crysjax.training import train as training
+
+MOST_CRYSTALS = 10_000
+"""Of an objective: all are in one pack."""
 
 Windows = Mapping[str, Any]
 """Property -> `[low, high]` (None leaves a side open), "minimize" or "maximize", as in a plan's `target`."""
@@ -83,13 +87,17 @@ def sample(
 
     Samples that break a constraint are left out, and how many were is said; so fewer than `n` may come.
     """
+    n, min_atoms = _whole("n", n), _whole("min_atoms", min_atoms)
+    max_atoms = None if max_atoms is None else _whole("max_atoms", max_atoms)
+    steps = None if steps is None else _whole("steps", steps)
     wanted = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group,
                      require, crystal_system, density_g_cm3)  # fmt: skip
     request = sampling.Request(
         n, None if like is None else read(like), None if templates is None else read(templates), max_atoms, wanted,
         properties or {}, guidance, steps, temperature, min_atoms,
     )  # fmt: skip
-    seed = key if isinstance(key, int) else int(jax.random.bits(key, dtype=jnp.uint32))
+    drawn = isinstance(key, jax.Array | np.ndarray)
+    seed = int(jax.random.bits(key, dtype=jnp.uint32)) if drawn else _whole("key", key, 0, 2**32 - 1)
     with as_keys():
         return sampling.sample(model, request, seed=seed)
 
@@ -120,7 +128,7 @@ def train(settings: str | PathLike | Mapping[str, Any], out: str | PathLike) -> 
         settings: a config such as `configs/mp_20_generator.yaml`, or the same as a mapping.
         out: folder of the run; one that was interrupted goes on bit for bit.
     """
-    given = dict(settings) if isinstance(settings, Mapping) else read_yaml(Path(settings))
+    given = as_python(dict(settings)) if isinstance(settings, Mapping) else read_yaml(Path(settings))
     return training.train(*training.parse(given), Path(out))
 
 
@@ -167,7 +175,15 @@ def polymorphs(
     """
     asked = PolymorphSearch(formula, generator, potential, n, units, tuple(space_groups), templates, tuple(hull), steps,
                             batch, seed)  # fmt: skip
-    return find(asked, Path(out), progress=progress)
+    return find(PolymorphSearch(*map(as_python, asked)), Path(out), progress=progress)
+
+
+def _whole(name: str, given: Any, least: int = 1, most: int = MOST) -> int:
+    """The argument as a whole number; what is none, or out of bounds, is an error that names it."""
+    value = as_python(given)
+    if not fits(value, int) or not least <= value <= most:
+        raise ValueError(f"{name}: {limits.shown(value)}; expected a whole number from {least} to {most}")
+    return value
 
 
 class Objective(NamedTuple):
@@ -192,11 +208,16 @@ def objective(
         key: seed of the noise and of what is drawn inside the sampler.
         steps: of the sampler.
     """
+    n, key, steps = _whole("n", n, 1, MOST_CRYSTALS), _whole("key", key, 0, 2**32 - 1), _whole("steps", steps)
     loaded = registry.load_model(model, "generator", {"generator.steps": steps})
     predictor, _ = registry.load_predictor(heads)
     predictor = with_density(predictor) if DENSITY in target else predictor
     goals = targets.goals(Plan(target=dict(target), elements=("O",)).target, predictor.names, predictor.scale)
-    counts = formula_counts(formula, loaded.config["elements"])
+    with as_keys():
+        counts = formula_counts(as_python(formula), loaded.config["elements"])
+    most = max(map(int, loaded.config["sizes"]))
+    if not 1 <= sum(counts.values()) <= most:
+        raise ValueError(f"formula: {limits.shown(formula)}; expected one of 1 to {most} atoms, which {model} knows")
     numbers = np.tile(np.repeat(list(counts), list(counts.values())), n)
     atoms = len(numbers) // n
     blank = draws.blank(np.full(n, atoms), numbers)

@@ -83,14 +83,16 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
 
     Where none can meet the constraints all are left, so that their refusal says why.
     """
-    from crysjax.constraints.constraints import possible_sizes
+    from crysjax.constraints.constraints import counts, possible_sizes
 
     unit = sum(limits.formula.values()) or 1
-    fixed = 0 if limits.fixed is None else len(limits.fixed.numbers)
-    elements = max((limits.num_elements or (0,))[0], len(limits.required))
-    fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= max(fixed, elements)}
+    fixed = {} if limits.fixed is None else counts(limits.fixed.numbers)
+    units = max((-(-fixed.get(z, 0) // count) for z, count in limits.formula.items()), default=0)
+    least = max(sum(fixed.values()), (limits.num_elements or (0,))[0], len(limits.required), units * unit)
+    fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= least}
     if not fit:
-        what = f"units of {unit} atoms" if limits.formula else f"at least {max(fixed, elements)} atoms"
+        whole = f"units of {unit} atoms" + f" and {least} atoms at least" * (least > unit)
+        what = whole if limits.formula else f"at least {least} atoms"
         raise ValueError(f"expected {what}; the model knows {min(of_model)} to {max(of_model)} atoms per crystal")
     if not (limits.formula or (limits.num_elements is None and limits.states is None and not limits.required)):
         fit = {n: fit[n] for n in possible_sizes(limits, list(fit), known=known)} or fit

@@ -6,7 +6,6 @@ One type and one check for all of them. Messages name options, such as --num-ele
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,13 @@ from typing import Any, NamedTuple
 
 from crysjax.chemistry import elements as periodic
 from crysjax.chemistry.element_lists import LISTS, expanded
+from crysjax.config import as_python, fits, typed
 from crysjax.data.readers import limits
 
 Symbols = str | Sequence[str]  # "Li,Fe" or ["Li", "Fe"]
 MOST_ELEMENTS, MOST_ANGSTROM = 20, 10.0
+_PLAIN = {"formula": str, "neutral": bool, "fix": str, "fix_cell": bool, "min_distance": float, "space_group": int,
+          "crystal_system": str}  # fmt: skip
 
 
 class Options(NamedTuple):
@@ -49,7 +51,9 @@ def unified(asked: Options) -> Options:
     Raises:
         ValueError: one line with the option, its value and what was expected.
     """
-    found = asked._replace(
+    asked = Options(*map(as_python, asked))
+    plain = {key: typed(f"--{key.replace('_', '-')}", getattr(asked, key), hint) for key, hint in _PLAIN.items()}
+    found = asked._replace(**plain)._replace(
         elements=_symbols("--elements", asked.elements, LISTS), forbid=_symbols("--forbid", asked.forbid, LISTS),
         require=_symbols("--require", asked.require, {}), num_elements=_count(asked.num_elements),
         density_g_cm3=_window(asked.density_g_cm3),
@@ -79,12 +83,15 @@ def atomic_number(option: str, symbol: str, known: Sequence[int] | None) -> int:
 
 def formula_counts(text: str, known: Sequence[int] | None) -> dict[int, int]:
     """Atomic number -> how many, of a formula such as LiFePO4; elements have to be among those that are known."""
-    if not re.fullmatch(r"([A-Z][a-z]?[0-9]*)*", text):
+    if not isinstance(text, str) or not re.fullmatch(r"([A-Z][a-z]?[0-9]*)*", text):
         raise ValueError(f"--formula: {limits.shown(text)}; expected symbols and whole numbers, such as LiFePO4")
     counts: dict[int, int] = {}
     for symbol, count in re.findall(r"([A-Z][a-z]?)([0-9]*)", text):
         number = atomic_number("--formula", symbol, known)
-        counts[number] = counts.get(number, 0) + int(count or 1)
+        many = len(count) > limits.DIGITS  # Python reads no number of 5,000 digits
+        counts[number] = counts.get(number, 0) + (limits.SITES + 1 if many else int(count or 1))
+    if sum(counts.values()) > limits.SITES:
+        raise ValueError(f"--formula: {limits.shown(text)}; expected at most {limits.SITES} atoms in a unit")
     if 0 in counts.values():
         raise ValueError(f"--formula: {text}; expected numbers from 1")
     return counts
@@ -100,6 +107,8 @@ def as_keys() -> Iterator[None]:
 
 
 def _symbols(option: str, given: Symbols, lists: Mapping[str, Any]) -> tuple[str, ...]:
+    if not isinstance(given, str | list | tuple | set | frozenset):
+        raise ValueError(f"{option}: {limits.shown(given)}; expected symbols such as Li,Fe, or a list of them")
     symbols = [part.strip() for part in given.split(",")] if isinstance(given, str) and given else list(given)
     known = (*periodic.SYMBOLS, *lists)
     for symbol in symbols:
@@ -124,7 +133,7 @@ def _ends(text: str, kind: Callable[[str], Any]) -> tuple[Any, ...] | None:
 def _count(given: int | str | Sequence[int]) -> int | tuple[int, ...]:
     value = _ends(given, int) if isinstance(given, str) and given else given or 0
     low, high = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
-    whole = isinstance(low, int) and isinstance(high, int)
+    whole = fits(low, int) and fits(high, int)
     if not whole or not (1 <= low <= high <= MOST_ELEMENTS or value == 0):
         shape = "LOW:HIGH" if isinstance(given, str) else "[low, high]"
         hint = "; YAML reads 2:4 as 124" if value == 124 else ""
@@ -134,14 +143,16 @@ def _count(given: int | str | Sequence[int]) -> int | tuple[int, ...]:
 
 
 def _window(given: str | Sequence[float | None]) -> tuple[float | None, ...]:
-    value = _ends(given, float) if isinstance(given, str) and given else tuple(given)
+    if isinstance(given, str | list | tuple) and not given:
+        return ()
+    value = tuple(given) if isinstance(given, list | tuple) else _ends(given, float) if isinstance(given, str) else None
     sides = [side for side in value or () if side is not None]
-    ordered = sides == sorted(set(sides)) and all(0 <= side < math.inf for side in sides)
-    if given and (value is None or len(value) != 2 or not sides or not ordered):
+    ordered = all(fits(side, float) and side >= 0 for side in sides) and sides == sorted(set(sides))
+    if value is None or len(value) != 2 or not sides or not ordered:
         shape = "LOW:HIGH in g/cm³; an empty side is open"
         if not isinstance(given, str):
             shape = "[low, high] in g/cm³; null leaves a side open"
-        shown = limits.shown(given if isinstance(given, str) else list(given))
+        shown = limits.shown(list(given) if isinstance(given, tuple) else given)
         raise ValueError(f"--density-g-cm3: {shown}; expected {shape}")
     return value
 
@@ -174,7 +185,8 @@ def _check_elements(asked: Options) -> None:
     for option, symbols in {"--require": () if formula else asked.require, "--formula": formula}.items():
         for symbol in symbols:
             if symbol not in left:
-                instead = "it in --elements" if asked.elements else "fewer in --forbid"
+                absent = asked.elements and symbol not in expanded(asked.elements)
+                instead = " and ".join(["it in --elements"] * bool(absent) + ["fewer in --forbid"] * (symbol in gone))
                 raise ValueError(f"{option}: {symbol} is not among the elements that may occur; expected {instead}")
     for symbol in asked.require:
         if formula and symbol not in formula:

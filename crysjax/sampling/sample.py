@@ -55,6 +55,7 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
     path = registry.model_path(model)
     config = registry.read_config(path, "generator")
     names, known = [*config["properties"], SPACE_GROUP], config["elements"]
+    request = request._replace(constraints=options.unified(request.constraints))
     limits = keeping.wanted(request.constraints, known)
     built, rejected = keeping.drawn_by(limits), keeping.by_rejection(limits)
     _check_templates(model, config, request)

@@ -1,9 +1,11 @@
 """Every mistake in a plan is one line that names the key, the value and what was expected."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import crysjax as cx
@@ -220,3 +222,30 @@ def test_a_plan_is_frozen_and_checked_from_python_too():
     with pytest.raises(ValueError, match=r"rounds: 0; expected a whole number from 1"):
         replace(plan, rounds=0)
     assert replace(plan, guidance="none").settings.keys() & {"guidance.steps"} == set()
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    """`np.int8`: 100 candidates in 2 rounds are 200, which it does not hold."""
+    given = {"target": {"band_gap_ev": {"goal": [np.float32(1), np.int64(2)], "weight": np.float32(2)}},
+             "elements": np.array(["O", "Ti"]), "candidates": np.int8(100), "rounds": np.int8(2), "neutral": np.False_,
+             "validations": np.int64(150), "density_g_cm3": np.array([3.0, 5.0]), "min_distance": np.float32(1.5),
+             "guidance.strength": np.float32(3)}  # fmt: skip
+    plain = {"target": {"band_gap_ev": {"goal": [1, 2], "weight": 2}}, "elements": ["O", "Ti"], "candidates": 100,
+             "rounds": 2, "neutral": False, "validations": 150, "density_g_cm3": [3, 5], "min_distance": 1.5,
+             "guidance.strength": 3}  # fmt: skip
+    found, expected = plans.plan_of(given), plans.plan_of(plain)
+    assert found == expected
+    said, as_expected = (json.dumps(plans.as_settings(one)) for one in (replace(found, density_g_cm3=(3, 5)), expected))
+    assert said == as_expected
+    dotted = plans.plan_of({"target.band_gap_ev": np.array([1.0, 2.0]), "elements": ["O"]})
+    assert dotted.target == {"band_gap_ev": Goal("window", 1.0, 2.0)}
+    goal = Goal("window", np.float32(1), np.int64(2), np.float32(3))
+    made = plans.Plan(target={"band_gap_ev": goal}, elements=("O",)).target["band_gap_ev"]
+    assert made == Goal("window", 1.0, 2.0, 3.0) and not any(isinstance(one, np.generic) for one in made)
+    with pytest.raises(ValueError, match=r"^neutral: 1; expected true or false$"):
+        plans.plan_of(plain | {"neutral": np.int64(1)})
+
+
+def test_a_key_that_is_no_text_is_named():
+    with pytest.raises(ValueError, match=r"^5: unknown key; expected text$"):
+        plans.plan_of({"target.band_gap_ev": [1, 2], "elements": ["O"], 5: 1})

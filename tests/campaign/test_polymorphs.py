@@ -26,6 +26,9 @@ def test_matches_of_one_energy_are_one_polymorph_and_others_are_not():
         ({"formula": "MgO", "count": 0}, "count: 0; expected 1 to"),
         ({"formula": "MgO", "space_groups": (231,)}, "space groups: 231"),
         ({"formula": "Mg0"}, "expected numbers from 1"),
+        ({"formula": "Xx"}, "^formula: 'Xx'; expected a chemical element"),
+        ({"formula": "MgO", "count": 2.5}, "^count: 2.5; expected a whole number$"),
+        ({"formula": "MgO", "space_groups": (225.0,)}, "^space groups: 225.0; expected a whole number$"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_searched_is_refused_before_anything_is_written(tmp_path, asked, said):

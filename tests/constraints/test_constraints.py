@@ -12,7 +12,7 @@ import pytest
 from crysjax.base import UNKNOWN, Condition, Generator, Pack, numbers, one_hot
 from crysjax.constraints import constraint as given
 from crysjax.constraints.constraint import Fixed
-from crysjax.constraints.constraints import Constraints, compiled, constrain
+from crysjax.constraints.constraints import Constraints, compiled, constrain, possible_sizes
 from crysjax.constraints.feasible import feasible, neutral
 from crysjax.constraints.projection import least_distance, separate
 from crysjax.constraints.violations import violations
@@ -365,3 +365,22 @@ def test_a_formula_fills_what_the_fixed_part_leaves():
     assert sorted(numbers(pack.occupancy)[:3].tolist()) == [8, 8, 22]
     assert numbers(pack.occupancy)[3:9].tolist() == [22, 8, 8, 8, 8, 22]
     assert numbers(pack.occupancy)[9:].tolist() == [0, 0]
+
+
+def test_each_required_element_has_a_site_of_its_own_behind_the_fixed_part():
+    pack = blank([4, 5])
+    free = given.prepare(compiled(Constraints(required=(8, 22, 12)), [4, 5]), pack).occupancy
+    beside = given.prepare(compiled(Constraints(required=(8, 26, 12), fixed=SEED), [4, 5]), pack).occupancy
+    for k in (0, 4):
+        assert numbers(free[k : k + 3]).tolist() == [8, 22, 12] and float(free[k + 3].max()) < 0.1
+        assert numbers(beside[k : k + 4]).tolist() == [22, 8, 26, 12]  # O is in the fixed part
+
+
+def test_sizes_count_the_required_elements():
+    """Mg(x)O(y)Cl(2z) is neutral for x = y + z, with all three there for y, z >= 1: 2y + 3z atoms, by hand."""
+    states = {12: (2,), 8: (-2,), 17: (-1,)}
+    wanted = Constraints(allowed=tuple(states), states=states, required=(12, 8, 17))
+    assert possible_sizes(wanted, list(range(1, 10))) == [5, 7, 8, 9]
+    assert possible_sizes(wanted._replace(required=()), [1, 2, 3, 4, 5, 6]) == [2, 3, 4, 5, 6]
+    with pytest.raises(ValueError, match=r"neutrality and required Mg, O, Cl: no composition of 6 atoms"):
+        compiled(wanted, [5, 6])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -112,7 +113,10 @@ def refuse_sites(count: int) -> None:
 
 def shown(value: Any, most: int = 100) -> str:
     """A value in an error message: its `repr`, cut off after `most` characters."""
-    said = repr(value)
+    try:
+        said = repr(value)
+    except ValueError:  # Python writes no whole number of more digits
+        return f"a value of more than {sys.get_int_max_str_digits()} digits"
     return said if len(said) <= most else f"{said[:most]}..."
 
 
