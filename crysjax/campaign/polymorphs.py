@@ -127,17 +127,32 @@ def checked(asked: PolymorphSearch) -> tuple[Any, dict[int, int]]:
 
 def _same_search(asked: PolymorphSearch, out: Path) -> None:
     """Write down what is searched, or an error if the folder holds another search."""
-    models = {role: reading.digest(registry.model_path(getattr(asked, role))) for role in ("generator", "potential")}
-    now = json.loads(json.dumps(asked._asdict() | {"digests": models}))
+    now = json.loads(json.dumps(asked._asdict() | {"digests": _contents(asked)}))
     path = out / SETTINGS
     if path.exists():
         before = digests.read_json(path)
-        for key in now:
+        known = before.get("digests") or {}  # an older version wrote fewer
+        for role in known:
+            if known[role] != now["digests"].get(role):
+                raise ValueError(f"{out}: holds a search with another content of {role}; choose another --out")
+        for key in asked._fields:
             if key != "hull" and before.get(key) != now[key]:  # the hull is asked after the search
                 raise ValueError(
                     f"{out}: holds a search with another {key} ({before.get(key)!r}); choose another --out"
                 )
     files.write(path, digests.sealed_json(json.dumps(now, indent=1)))
+
+
+def _contents(asked: PolymorphSearch) -> dict[str, str]:
+    """The digests of all files that decide what is found; "" for one that there is not."""
+    generator, potential = (registry.model_path(name) for name in (asked.generator, asked.potential))
+    defaults = generator.with_name("sampling.json")
+    return {
+        "generator": reading.digest(generator),
+        "potential": reading.digest(potential),
+        "sampling.json": reading.digest(defaults) if defaults.exists() else "",
+        "templates": digests.of_dataset(read_part(asked.templates)) if asked.templates else "",
+    }
 
 
 def _batch(

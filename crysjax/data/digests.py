@@ -9,6 +9,7 @@ is read as it is.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -30,6 +31,8 @@ _BLOCK = 1 << 20
 JSON_KEY = "crysjax_sha256"
 _BEFORE, _AFTER = f',\n "{JSON_KEY}": "'.encode(), b'"\n}'
 _DAMAGED = "the file is damaged: its contents are not those that were written"
+_CHANGED = f"{_DAMAGED}; get it again, or remove its key {JSON_KEY!r} if it was edited or reformatted on purpose"
+_NEARLY = 0.7  # of `difflib`: a key that has lost up to five of its characters is still known
 
 
 def sealed(zipped: bytes) -> bytes:
@@ -75,11 +78,19 @@ def parse_json(data: str | bytes) -> Any:
     said = seal[: len(_BEFORE)] + seal[-len(_AFTER) :]
     carries = len(said) == len(_BEFORE + _AFTER) and sum(a != b for a, b in zip(said, _BEFORE + _AFTER)) <= 3
     if carries and seal != _BEFORE + hashlib.sha256(body).hexdigest().encode() + _AFTER:
-        raise ValueError(_DAMAGED)
+        raise ValueError(_CHANGED)
     found = reading.parse_json(data)
-    if isinstance(found, dict) and found.pop(JSON_KEY, None) is not None and not carries:
-        raise ValueError(_DAMAGED)  # something was written behind the digest
+    if carries:
+        del found[JSON_KEY]
+    if isinstance(found, dict) and any(map(_nearly_key, found)):
+        raise ValueError(_CHANGED)  # the digest is not at the end, not in its form, or its key has lost a piece
     return found
+
+
+def _nearly_key(key: str) -> bool:
+    """Whether a key is that of the digest, or what damage has left of it."""
+    near = abs(len(key) - len(JSON_KEY)) <= 5
+    return near and difflib.SequenceMatcher(None, key, JSON_KEY, autojunk=False).ratio() >= _NEARLY
 
 
 def read_json(path: str | Path) -> Any:

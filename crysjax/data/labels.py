@@ -62,6 +62,9 @@ MISSING = {"", "-", "--", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "none", 
 VALUE_CHARACTERS = 60
 """Of a cell that is no number: enough to recognize it in the file."""
 
+NO_NUMBER = "no cell is a plain number"
+"""The reason of a column whose cells begin as numbers do and are none, such as 1.234,5."""
+
 LARGEST = float(np.finfo(np.float32).max)
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -185,7 +188,7 @@ def _read(name: str, column: Column) -> tuple[dict[int, float], dict]:
     if words > len(column.numbers):
         return {}, line | {"unread": len(bad) + len(column.numbers), "reason": "text"}
     if not column.numbers and bad:
-        return {}, line | {"reason": "no cell is a plain number"}
+        return {}, line | {"reason": NO_NUMBER}
     if not (column.numbers or column.truths):
         return {}, line | {"reason": "no value"}
     values = _values(column)
@@ -267,27 +270,28 @@ def _atoms(row: dict) -> str:
 
 
 def lines(report: list[dict]) -> list[str]:
-    """The report for people: what was read, what was not, and a line for every column with cells that were lost.
-
-    What was said of atoms is left to `lost_lines`.
-    """
+    """The report for people: what was read, and what was not; what was lost is left to the functions around this."""
     report = [row for row in report if "crystals" not in row]
     name = lambda row: clean(repr(row["column"]), 80)  # noqa: E731
     read = [f"{row['property']} from {name(row)}" if row["property"] != row["column"] else row["property"]
             for row in report if row["property"]]  # fmt: skip
     whole = [row for row in report if not row["property"]]
     said = [f"read: {', '.join(read)}"] if read else []
-    said += [f"not read: {', '.join(f'{name(r)} ({_why(r)})' for r in whole)}"] if whole else []
-    return said + [
-        f"column {name(row)}: {row['unread']} of {row['unread'] + row['known']} cells are no plain numbers and count "
-        f"as missing, the first in {_place(row)}"
+    return said + ([f"not read: {', '.join(f'{name(r)} ({_why(r)})' for r in whole)}"] if whole else [])
+
+
+def unread_lines(report: list[dict]) -> list[str]:
+    """A line for every column of numbers that lost cells."""
+    return [
+        f"column {clean(repr(row['column']), 80)}: {row['unread']} of {row['unread'] + row['known']} cells are no "
+        f"plain numbers and count as missing, the first in {_place(row)}"
         for row in report
-        if row["property"] and row["unread"]
+        if "crystals" not in row and row["unread"] and (row["property"] or row.get("reason") == NO_NUMBER)
     ]
 
 
 def _why(row: dict) -> str:
-    example = row["reason"] in ("text", "no cell is a plain number")
+    example = row["reason"] in ("text", NO_NUMBER)
     return f"{row['unread']} cells, {row['reason']}" + (f", {_place(row)}" if example and "row" in row else "")
 
 

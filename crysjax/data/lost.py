@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Lost = dict[tuple[str, str], int]
 
+SAME_MASS_AMU = 0.01  # tables of standard masses differ by less
 MOST_NAMES = 20  # of site properties of one crystal
 
 _ISOTOPE = re.compile(r"D|T|\d+([A-Z][a-z]?)")
@@ -32,6 +33,7 @@ OF_ATOMS = {
 
 RESULTS = ("magmoms", "charges")  # of a calculator, one value per atom
 _INDICES = ("indices", "index", "a", "pairs", "triples")  # where a constraint names its atoms
+_PAIR = ("a1", "a2")  # of a spring
 _PARTS = ("bonds", "angles", "angles_deg", "dihedrals", "dihedrals_deg")  # lists of (value, atoms)
 
 
@@ -69,35 +71,56 @@ def of_arrays(arrays: Mapping[str, Any], count: int) -> Lost:
     for what, names in OF_ATOMS.items():
         found = [list(arrays[name]) for name in names if arrays.get(name) is not None]
         lost |= counted(what, (any(map(_says, values)) for values in zip(*found)))
-    return lost | counted("masses", [True] * count if arrays.get("masses") is not None else ())
+    return lost | counted("masses", _unusual(arrays["masses"], arrays["numbers"]) if "masses" in arrays else ())
 
 
-def constraints(groups: Iterable[Iterable[int]], count: int) -> Lost:
-    """Atoms that a constraint binds; one that names no atoms, such as `FixCom`, binds all of them."""
+def _unusual(masses: Any, numbers: Any) -> list[bool]:
+    """Which masses (n or (n, 1), in amu) are not those that ASE gives to the elements; NaN says nothing."""
+    import numpy as np
+    from ase.data import atomic_masses
+
+    usual = np.array([atomic_masses[z] if 0 <= z < len(atomic_masses) else np.nan for z in map(int, numbers)])
+    masses = np.asarray(masses, float).reshape(len(usual), -1)[:, 0]
+    return (~np.isnan(masses) & ~(np.abs(masses - usual) < SAME_MASS_AMU)).tolist()
+
+
+def constraints(groups: Iterable[Iterable[int] | None], count: int) -> Lost:
+    """Atoms that constraints bind; `None` for one that names no atoms, such as `FixCom`, which binds all of them."""
     bound: set[int] = set()
     for group in groups:
-        bound |= {i % max(count, 1) for i in group} or set(range(count))
+        bound |= set(range(count)) if group is None else {i % max(count, 1) for i in group}
     return counted("constraints", [True] * len(bound))
 
 
-def _bound(constraint: Any) -> set[int]:
-    """The atoms that a constraint of ASE names."""
+def _bound(constraint: Any) -> set[int] | None:
+    """The atoms that a constraint of ASE binds, `None` where it names none."""
     import numpy as np
 
+    if hasattr(constraint, "mask") and not np.any(constraint.mask):
+        return set()  # of the directions: not one is fixed
     try:
         return set(_integers(np.asarray(constraint.get_indices()).tolist()))
     except (AttributeError, NotImplementedError, TypeError, ValueError):
-        found = (getattr(constraint, name, []) for name in _INDICES)
-        return {i for values in found for i in _integers(np.asarray(values).tolist())}
+        named = [np.asarray(getattr(constraint, name)) for name in _INDICES if hasattr(constraint, name)]
+        found = {i for values in named for i in _integers(values.tolist())}
+        return found if found or (named and not any(values.size for values in named)) else None  # a slice: all
 
 
-def bound_by(rule: Any) -> set[int]:
-    """The atoms that a constraint names in the form that ASE's databases keep: a name and keyword arguments."""
+def bound_by(rule: Any) -> set[int] | None:
+    """The atoms that a constraint binds in the form that ASE's databases keep: a name and keyword arguments.
+
+    `None` where it names none, or in no form that is known.
+    """
     given = rule.get("kwargs") if isinstance(rule, dict) else None
     given = given if isinstance(given, dict) else {}
-    parts = [part[1] for name in _PARTS for part in given.get(name) or [] if isinstance(part, list) and len(part) > 1]
-    pair = [i for i in (given.get("a1"), given.get("a2")) if isinstance(i, int)]  # of a spring
-    return set(_integers([[given.get(name) for name in _INDICES], parts, pair]))
+    if isinstance(given.get("mask"), list) and not _says(given["mask"]):
+        return set()  # of the directions: not one is fixed
+    named = {name: given[name] for name in (*_INDICES, *_PARTS, *_PAIR) if given.get(name) is not None}
+    lists = [named[name] for name in _PARTS if isinstance(named.get(name), list)]
+    parts = [part[1] for values in lists for part in values if isinstance(part, list) and len(part) > 1]
+    pair = [i for name in _PAIR if isinstance(i := named.get(name), int)]
+    found = set(_integers([[named.get(name) for name in _INDICES], parts, pair]))
+    return found if found or (named and not any(named.values())) else None
 
 
 def _integers(values: Any) -> Iterator[int]:

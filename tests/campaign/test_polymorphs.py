@@ -2,13 +2,17 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from crysjax.campaign import polymorphs
 from crysjax.campaign.polymorphs import PolymorphSearch, distinct, find
+from crysjax.data import datasets
+from crysjax.data.datasets import Entry
 from crysjax.data.readers import io
+from crysjax.models import registry
 
 
 def test_matches_of_one_energy_are_one_polymorph_and_others_are_not():
@@ -35,6 +39,32 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(tmp_path,
     with pytest.raises(ValueError, match=said.replace("(", r"\(")):
         find(PolymorphSearch(**asked), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_holds_one_content_of_each_file(tmp_path):
+    """Models, what is beside the generator, and templates: each changed under the same name."""
+    model, out = registry.model_path("mp_20_wyckoff"), tmp_path / "out"
+    shutil.copy(model, tmp_path / "generator.npz")
+    generator, defaults, templates = (tmp_path / name for name in ("generator.npz", "sampling.json", "templates.npz"))
+    rows = [Entry("a", np.array([12, 8]), np.array([[0, 0, 0], [0.5] * 3]), a * np.eye(3), {}) for a in (4.0, 4.1)]
+    changes = {
+        "generator": lambda turn: shutil.copy(model, generator) if not turn else generator.write_bytes(b"other"),
+        "sampling.json": lambda turn: defaults.write_text(f'{{"free": {{}}, "like": {{}}, "turn": {turn}}}'),
+        "templates": lambda turn: datasets.save(datasets.from_entries([rows[turn]]), templates),
+    }
+    for change in changes.values():
+        change(0)
+    asked = PolymorphSearch("MgO", generator=str(generator), templates=str(templates))
+    polymorphs._same_search(asked, out)
+    polymorphs._same_search(asked, out)
+    for name, change in changes.items():
+        change(1)
+        with pytest.raises(ValueError, match=f"out: holds a search with another content of {name}; choose another"):
+            polymorphs._same_search(asked, out)
+        change(0)
+    polymorphs._same_search(asked, out)
+    with pytest.raises(ValueError, match="holds a search with another seed"):
+        polymorphs._same_search(asked._replace(seed=1), out)
 
 
 def test_a_search_is_ranked_kept_and_goes_on(tmp_path, monkeypatch):

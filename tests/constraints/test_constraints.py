@@ -360,6 +360,16 @@ def test_violations_finds_each_kind():
     assert violations(Constraints(formula={22: 1, 8: 1}), datasets.from_entries([good]))["formula"].all()
 
 
+@pytest.mark.parametrize("handedness", [1, -1])
+def test_a_density_is_that_of_either_handedness(handedness):
+    """MgO in a cube of 4 Å: 40.304 amu in 64 Å³ are 1.0457 g/cm³."""
+    cell = np.diag([4.0, 4.0, 4.0 * handedness])
+    row = datasets.Entry("a", np.array([12, 8]), np.array([[0, 0, 0], [0.5] * 3]), cell, {})
+    for window, broken in (((1.0455, 1.0460), False), ((1.0460, 9.0), True), ((0.1, 1.0455), True)):
+        found = violations(Constraints(density_g_cm3=window), datasets.from_entries([row]))
+        assert found["density"].tolist() == [broken], window
+
+
 def test_a_formula_fills_what_the_fixed_part_leaves():
     pack = given.prepare(compiled(Constraints(formula={22: 1, 8: 2}, fixed=SEED), [3, 6]), blank([3, 6]))
     assert sorted(numbers(pack.occupancy)[:3].tolist()) == [8, 8, 22]

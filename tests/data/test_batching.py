@@ -151,3 +151,13 @@ def test_labels_and_answers_of_sites_keep_the_order_of_the_data_set():
     np.testing.assert_array_equal(known[:4], np.stack([data.site_properties[k][4:8] for k in ("m", "q")], -1))
     np.testing.assert_array_equal(known[4], [data.site_properties[k][3] for k in ("m", "q")])
     assert known.shape == (8, 2) and np.isnan(known[5:]).all()
+
+
+def test_answers_of_sites_come_back_in_order_from_packs_that_are_not():
+    """Seven crystals of which the packs take the first and third, then the second and the last ones."""
+    rng, shape = np.random.default_rng(0), batching.Capacity(8, 28, 4)
+    rows = [datasets.Entry("", np.full(n, 8), rng.random((n, 3)), 4 * np.eye(3), {}) for n in (5, 4, 3, 6, 1, 2, 1)]
+    data = datasets.from_entries(rows)
+    index = batching.pack_dataset(data, shape).index
+    assert sorted(row[row >= 0].tolist() for row in index) == [[0, 2], [1, 4, 5, 6], [3]]
+    np.testing.assert_array_equal(batching.each_site(lambda pack: pack.frac, data, shape), data.frac)

@@ -81,6 +81,28 @@ def test_json_without_a_digest_is_read_and_one_saved_again_with_an_end_of_line_t
             digests.sealed_json(nothing)
 
 
+def test_json_that_lost_bytes_is_damaged_wherever_they_were():
+    whole = digests.sealed_json(json.dumps({"seed": 1, "sha256": "0" * 64, "version": "é"}, indent=1))
+    assert digests.parse_json(whole)["seed"] == 1
+    for i in range(len(whole)):
+        for lost in (1, 2, 5):
+            left = whole[:i] + whole[i + lost :]
+            if left.rstrip() != whole:
+                with pytest.raises(ValueError):
+                    digests.parse_json(left)
+
+
+def test_json_with_a_digest_that_was_saved_again_says_what_to_do():
+    whole = digests.sealed_json(json.dumps({"seed": 1, "of": [1, 2]}, indent=1))
+    value = json.loads(whole)
+    ways = [json.dumps(value), json.dumps(value, indent=2), json.dumps({digests.JSON_KEY: None, "seed": 1})]
+    for changed in [*ways, b"\xef\xbb\xbf" + whole, whole.replace(b"\n", b"\r\n")]:
+        with pytest.raises(ValueError, match=r"is damaged: .*; get it again, or remove its key 'crysjax_sha256' if"):
+            digests.parse_json(changed)
+    del value[digests.JSON_KEY]  # what the line says
+    assert digests.parse_json(json.dumps(value)) == {"seed": 1, "of": [1, 2]}
+
+
 def test_a_list_of_digests_names_what_changed_or_is_missing(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("x", "in/y"):

@@ -38,8 +38,8 @@ def test_a_cell_that_is_no_number_is_named_by_row_id_column_and_value(tmp_path, 
     row = report(found)["band_gap"]
     assert (row["property"], row["known"], row["unread"]) == ("band_gap_ev", 2, 1)
     assert (row["row"], row["id"], row["value"]) == (2, "m1", bad[: labels.VALUE_CHARACTERS])
-    (line,) = [line for line in labels.lines(found.provenance["columns"]) if line.startswith("column 'band_gap'")]
-    assert "1 of 3 cells" in line and f"row 2 (id m1): {bad[:20]!r}"[:-1] in line
+    (line,) = labels.unread_lines(found.provenance["columns"])
+    assert line.startswith("column 'band_gap': 1 of 3 cells") and f"row 2 (id m1): {bad[:20]!r}"[:-1] in line
 
 
 @pytest.mark.parametrize("cell", ["1.5", " 1.5 ", "+1.5", "15e-1", "1.5E0", "0.15e+1"])
@@ -141,7 +141,7 @@ def test_a_semicolon_or_comma_within_cells_separates_nothing(tmp_path):
     (tmp_path / "t.csv").write_text("id,note\na,x;y;z\n")
     assert tables.read(tmp_path / "t.csv") == [{"id": "a", "note": "x;y;z"}]
     (tmp_path / "t.csv").write_text("id;x\na;1,5\nb;2\n")
-    assert tables.read(tmp_path / "t.csv") == [{"id": "a", "x": "1,5"}, {"id": "b", "x": "2"}]
+    assert tables.read(tmp_path / "t.csv") == [{"id": "a", "x": "1.5"}, {"id": "b", "x": "2"}]
     (tmp_path / "t.csv").write_text("id\na;b\n")
     assert tables.read(tmp_path / "t.csv") == [{"id": "a;b"}]
 
@@ -149,10 +149,10 @@ def test_a_semicolon_or_comma_within_cells_separates_nothing(tmp_path):
 @pytest.mark.parametrize(("mark", "hint"), [(";", ""), (";", "sep=;\n"), ("\t", "")])
 def test_a_column_of_decimal_commas_is_numbers_and_said_to_be(tmp_path, mark, hint):
     """As a European Excel writes it; a column with commas and points, or with words, is left as it is."""
-    head = ("id", "cif", "gap", "e_form", "mixed", "note", "whole")
+    head = ("id", "cif", "gap", "e_form", "mixed", "note", "count")
     body = [
-        ("1,5", f'"{CIF}"', "0,125", "-1,5E+02", "1,5", "1,2 eV", "1,500"),
-        ("2,5", f'"{CIF}"', "", "+,25", "2.5", "x", "200"),
+        ("1,5", f'"{CIF}"', "0,125", "-1,5E+02", "1,5", "1,2 eV", "1"),
+        ("2,5", f'"{CIF}"', "", "+,25", "2.5", "x", "200.5"),
     ]
     path = tmp_path / "t.csv"
     path.write_text(hint + "".join(mark.join(row) + "\r\n" for row in (head, *body)))
@@ -161,15 +161,49 @@ def test_a_column_of_decimal_commas_is_numbers_and_said_to_be(tmp_path, mark, hi
         found = io.read(path)
         rows = tables.read(path)
     line = "decimal commas are read as decimal points in 'gap', 'e_form'"
-    assert [str(w.message) for w in caught if w.category is Notice] == [f"t.csv: {line}", f"{path}: {line}"]
+    lost = "column 'mixed': 1 of 2 cells are no plain numbers and count as missing, the first in row 1 (id 1,5): '1,5'"
+    told = [f"t.csv: {line}", f"t.csv: {lost}", f"{path}: {line}"]
+    assert [str(w.message) for w in caught if w.category is Notice] == told
     assert found.ids.tolist() == ["1,5", "2,5"] and sorted(found.properties) == [
-        "formation_energy_ev_per_atom", "gap", "mixed", "whole"]  # fmt: skip
+        "count", "formation_energy_ev_per_atom", "gap", "mixed"]  # fmt: skip
     np.testing.assert_array_equal(found.properties["gap"], np.array([0.125, np.nan], "f4"))
     assert found.properties["formation_energy_ev_per_atom"].tolist() == [-150, 0.25]
     said = report(found)
-    assert [said[name]["unread"] for name in ("mixed", "whole", "note")] == [1, 1, 2]
+    assert [said[name]["unread"] for name in ("mixed", "count", "note")] == [1, 0, 2]
     assert said["mixed"]["value"] == "1,5" and said["gap"]["note"] and "note" not in said["mixed"]
     assert [rows[0][name] for name in ("id", "gap", "mixed")] == ["1,5", "0.125", "1,5"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "cells", "values"),
+    [
+        (";", ["1,5", "0", "-"], [1.5, 0, np.nan]),  # Excel writes 0 without a comma
+        ("\t", ["1,5", "-2", "3e2"], [1.5, -2, 300]),
+        (";", ["1,500", "200", ""], [1.5, 200, np.nan]),
+        ("\t", ["1,500", "200", ""], [np.nan, 200, np.nan]),  # fifteen hundred?
+        (";", ["1,5", "2.25", "2"], [np.nan, 2.25, 2]),
+        (";", ["1.234,5", "", ""], None),
+    ],
+)
+def test_whole_numbers_among_decimal_commas_and_cells_that_are_lost_are_told(tmp_path, mark, cells, values):
+    path = tmp_path / "t.csv"
+    path.write_text(f"id{mark}cif{mark}gap\n" + "".join(f'a{i}{mark}"{CIF}"{mark}{x}\n' for i, x in enumerate(cells)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = io.read(path)
+    (line,) = [str(w.message) for w in caught if w.category is Notice]
+    if values is None:
+        assert "gap" not in found.properties
+    else:
+        np.testing.assert_array_equal(found.properties["gap"], np.array(values, "f4"))
+    lost = values is None or any(np.isnan(v) and c not in ("", "-") for v, c in zip(values, cells))
+    count = sum(cell not in ("", "-") for cell in cells)
+    assert line == (
+        f"t.csv: column 'gap': 1 of {count} cells are no plain numbers and count as missing, "
+        f"the first in row 1 (id a0): {cells[0]!r}"
+        if lost
+        else "t.csv: decimal commas are read as decimal points in 'gap'"
+    )
 
 
 def test_a_comma_that_may_divide_thousands_is_no_decimal_comma(tmp_path):

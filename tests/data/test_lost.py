@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from crysjax.data import labels
+from crysjax.data import labels, lost
 from crysjax.data.datasets import Dataset, Entry
 from crysjax.data.lost import NotKept
 from crysjax.data.readers import io, source
@@ -175,6 +175,112 @@ def test_databases_of_ase_say_it_too(tmp_path, suffix):
     with connect(tmp_path / f"b.{suffix}") as database:
         database.write(plain)
     assert told(io.read, tmp_path / f"b.{suffix}")[1] == [f"b.{suffix}: constraints of 8 atoms not kept"]
+
+
+CONSTRAINED = {"none": 0, "mask": 0, "one": 1, "direction": 1, "free": 0, "last": 1, "all": 4, "both": 2}
+
+
+def constrained(kind: str):
+    """MgO3 under a constraint of ASE."""
+    from ase import Atoms
+    from ase.constraints import FixAtoms, FixCartesian, FixCom
+
+    atoms = Atoms("MgO3", scaled_positions=np.arange(12).reshape(4, 3) / 12, cell=4 * np.eye(3), pbc=True)
+    atoms.set_constraint(
+        {
+            "none": FixAtoms([]),
+            "mask": FixAtoms(mask=[False] * 4),
+            "one": FixCartesian([2]),
+            "direction": FixCartesian([2], mask=[True, False, False]),
+            "free": FixCartesian([2], mask=[False] * 3),
+            "last": [FixAtoms([-1]), FixAtoms([3])],
+            "all": FixCom(),
+            "both": [FixAtoms([]), FixAtoms([0, 1])],
+        }[kind]
+    )
+    return atoms
+
+
+@pytest.mark.parametrize("kind", CONSTRAINED)
+def test_a_constraint_binds_as_many_atoms_in_every_format(tmp_path, kind):
+    from ase.db import connect
+    from ase.io import write
+
+    for suffix in ("db", "json"):
+        with connect(tmp_path / f"a.{suffix}") as database:
+            database.write(constrained(kind))
+    names = ["a.db", "a.json"]
+    if kind in ("one", "direction", "free"):  # extxyz has a column of what is fixed for these
+        write(tmp_path / "a.extxyz", constrained(kind), columns=["symbols", "positions", "move_mask"])
+        names.append("a.extxyz")
+    count = CONSTRAINED[kind]
+    line = f"constraints of {count} atom{'s' * (count > 1)} not kept"
+    for name in names:
+        assert told(io.read, tmp_path / name)[1] == ([f"{name}: {line}"] if count else []), name
+    assert told(source.read, constrained(kind))[1] == ([f"Atoms: {line}"] if count else [])
+
+
+def test_an_index_from_the_end_is_the_same_atom():
+    assert lost.constraints([{-1}, {3}], 4) == {("constraints", "not kept"): 1}
+
+
+@pytest.mark.parametrize(("changed", "count"), [({}, 0), ({0: 25.983}, 1), ({1: 2.0}, 1), ({0: 24.3050}, 0)])
+def test_only_masses_that_are_not_the_usual_ones_are_said(tmp_path, changed, count):
+    from ase.db import connect
+
+    atoms = constrained("none")
+    atoms.set_masses([changed.get(i, mass) for i, mass in enumerate(atoms.get_masses())])
+    line = [f"masses of {count} atom not kept"] * (count > 0)
+    assert told(source.read, atoms)[1] == [f"Atoms: {one}" for one in line]
+    with connect(tmp_path / "a.db") as database:
+        database.write(atoms)
+    assert told(io.read, tmp_path / "a.db")[1] == [f"a.db: {one}" for one in line]
+
+
+ROW = {"numbers": [12, 8], "positions": [[0, 0, 0], [2, 2, 2]], "cell": CUBE, "pbc": [True] * 3}
+SPRING = {"name": "Hookean", "kwargs": {"a1": 0, "a2": 1, "k": 5.0, "rt": 2.0}}
+
+
+def of_json(tmp_path, **more) -> tuple[Dataset, list[str]]:
+    (tmp_path / "a.json").write_text(json.dumps({"1": ROW | more, "ids": [1], "nextid": 2}))
+    return told(io.read, tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"magmoms": [None, 1]}, "magnetic moments of 1 atom not kept"),
+        ({"magmoms": {"__ndarray__": [[2], "float64", [None, 1]]}}, "magnetic moments of 1 atom not kept"),
+        ({"masses": [None, 2.0]}, "masses of 1 atom not kept"),
+        ({"constraints": [{"name": "FixBondLengths", "kwargs": {"bonds": 7}}]}, "constraints of 2 atoms not kept"),
+        ({"constraints": [{"name": "FixAtoms", "kwargs": {"indices": [0]}}]}, "constraints of 1 atom not kept"),
+        ({"constraints": [SPRING]}, "constraints of 2 atoms not kept"),
+    ],
+)
+def test_gaps_and_odd_constraints_are_no_reason_to_refuse_a_crystal(tmp_path, more, line):
+    found, said = of_json(tmp_path, **more)
+    assert found.numbers.tolist() == [12, 8] and said == [f"a.json: {line}"]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"energy": True}, "energy: True; expected a number"),
+        ({"energy": "-3"}, "energy: '-3'; expected a number"),
+        ({"free_energy": [1]}, r"free_energy: \[1\]; expected a number"),
+        ({"magmoms": ["up", 1]}, "magmoms: no array of numbers"),
+        ({"magmoms": [1, 2, 3]}, r"magmoms: an array of shape \(3,\); expected a value for each of 2 atoms"),
+    ],
+)
+def test_what_is_no_number_in_a_database_is_named(tmp_path, more, why):
+    with pytest.raises(ValueError, match=rf"a\.json: entry 1: {why}"):
+        of_json(tmp_path, **more)
+
+
+def test_the_energy_at_0_k_goes_before_the_free_energy(tmp_path):
+    energy = "energy_ev_per_atom"
+    assert of_json(tmp_path, energy=-6.0, free_energy=-7.0)[0].properties[energy].tolist() == [-3]
+    assert of_json(tmp_path, free_energy=-7.0)[0].properties[energy].tolist() == [-3.5]
 
 
 def test_a_database_in_json_with_other_arrays_than_numbers_is_refused(tmp_path):

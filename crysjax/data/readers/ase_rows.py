@@ -40,7 +40,7 @@ def entry(name: str, row: Mapping[str, Any]) -> Entry:
     frac = np.linalg.solve(cell.T, positions.T).T
     rules = row.get("constraints") or []
     unkept = lost.constraints(map(lost.bound_by, rules if isinstance(rules, list) else [rules]), len(numbers))
-    unkept |= lost.of_arrays({k: row[k] for k in PER_ATOM if row.get(k) is not None}, len(numbers))
+    unkept |= lost.of_arrays({k: row[k] for k in ("numbers", *PER_ATOM) if row.get(k) is not None}, len(numbers))
     forces = {} if row.get("forces") is None else {FORCES: row["forces"]}
     return Entry(name, numbers, frac, cell, _properties(row, len(numbers)), forces, _labels(row), unkept)
 
@@ -48,6 +48,8 @@ def entry(name: str, row: Mapping[str, Any]) -> Entry:
 def _properties(row: Mapping[str, Any], sites: int) -> dict[str, float]:
     properties, energy = {}, _energy(row)
     if energy:
+        if isinstance(row[energy], bool) or not isinstance(row[energy], int | float):
+            raise ValueError(f"{energy}: {repr(row[energy])[:40]}; expected a number")
         properties[ENERGY] = float(row[energy]) / max(sites, 1)
     if row.get("stress") is not None:
         properties |= dict(zip(STRESS, row["stress"].tolist()))
@@ -96,12 +98,23 @@ def _of_json(name: str, row: Any) -> Entry:
         raise ValueError("key-value pairs that are no JSON object")
     arrays = {k: _array(k, row[k]).reshape(shape) for k, shape in ARRAYS.items() if row.get(k) is not None}
     count = len(arrays["numbers"])
-    arrays |= {k: _array(k, row[k]).reshape(count, -1) for k in PER_ATOM if row.get(k) is not None}
+    arrays |= {k: _of_atoms(k, row[k], count) for k in PER_ATOM if row.get(k) is not None}
     return entry(name, row | arrays | {"key_value_pairs": pairs, "pbc": _array("pbc", row["pbc"])})
 
 
-def _array(name: str, value: Any) -> np.ndarray:
-    """`{"__ndarray__": [shape, type, flat list]}`, a cell around one, or plain lists, of numbers or truth values."""
+def _of_atoms(name: str, value: Any, count: int) -> np.ndarray:
+    """A number or a vector for each of `count` atoms, of an array that is counted and not kept; null is NaN."""
+    found = _array(name, value, gaps=True)
+    if len(np.atleast_1d(found)) != count:
+        raise ValueError(f"{name}: an array of shape {found.shape}; expected a value for each of {count} atoms")
+    return found.reshape(count, -1)
+
+
+def _array(name: str, value: Any, *, gaps: bool = False) -> np.ndarray:
+    """`{"__ndarray__": [shape, type, flat list]}`, a cell around one, or plain lists, of numbers or truth values.
+
+    `gaps`: null is NaN.
+    """
     value = value.get("array", value) if isinstance(value, dict) else value
     if isinstance(value, dict):
         shape, kind, flat = value.get("__ndarray__") or ([], "", [])
@@ -109,6 +122,8 @@ def _array(name: str, value: Any) -> np.ndarray:
             raise ValueError(f"{name}: an array of type {str(kind)[:40]!r}")
         value = np.array(flat).reshape(shape)
     array = np.array(value)
+    if gaps and array.dtype.kind == "O" and all(v is None or isinstance(v, int | float) for v in array.flat):
+        array = array.astype(float)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: no array of numbers")
     return array

@@ -54,7 +54,8 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     Entries that cannot be read are an error with the first reason and the count; with `skip_bad` they are left out
     and listed in `provenance["skipped"]` as file, entry, reason. A file that holds nothing readable is `Damaged`.
     What became of every column of labels stands in `provenance["columns"]`, see `labels.settle`; what the file says of
-    atoms and a crystal does not keep stands there too, and is a warning (`lost.NotKept`).
+    atoms and a crystal does not keep stands there too. Both are warnings: what is not kept (`lost.NotKept`), and cells
+    of numeric columns that are no plain numbers (`lost.Notice`).
     """
     path = Path(path)
     if not (path.is_file() or path.is_dir()):
@@ -82,7 +83,7 @@ def read(path: str | Path, *, format: str | None = None, split: str = "", skip_b
     provenance |= {"columns": columns} if columns else {}
     for line in labels.lost_lines(columns):
         warnings.warn(f"{path.name}: {line}", NotKept, stacklevel=2)
-    for line in labels.note_lines(columns):
+    for line in labels.note_lines(columns) + labels.unread_lines(columns):
         warnings.warn(f"{path.name}: {line}", Notice, stacklevel=2)
     return from_entries(kept, split=splits, provenance=provenance)
 

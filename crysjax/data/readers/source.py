@@ -9,7 +9,7 @@ from typing import Any
 
 from crysjax.data import datasets, labels
 from crysjax.data.datasets import Dataset
-from crysjax.data.lost import NotKept
+from crysjax.data.lost import Notice, NotKept
 from crysjax.data.readers.convert import entry_of_atoms, entry_of_structure
 from crysjax.data.readers.part import read_part
 
@@ -24,7 +24,8 @@ def read(source: Any) -> Dataset:
             structure) become properties as those of a file do.
 
     What files and objects say of atoms and a crystal does not keep (constraints, velocities, magnetic moments,
-    charges, oxidation states, ...) is a warning of one line (`crysjax.data.lost.NotKept`).
+    charges, oxidation states, ...) is a warning of one line (`crysjax.data.lost.NotKept`); so are cells of a
+    numeric column that are no plain numbers, and decimal commas read as points (`crysjax.data.lost.Notice`).
 
     A file that cannot be read is a `ValueError` that names the file, the entry and the reason.
     """
@@ -37,6 +38,8 @@ def read(source: Any) -> Dataset:
     kept, columns = labels.settle(rows, list(range(1, len(rows) + 1)))
     for line in labels.lost_lines(columns):
         warnings.warn(f"{_what(many)}: {line}", NotKept, stacklevel=2)
+    for line in labels.unread_lines(columns):
+        warnings.warn(f"{_what(many)}: {line}", Notice, stacklevel=2)
     return datasets.from_entries(kept, provenance={"columns": columns} if columns else None)
 
 

@@ -1,8 +1,8 @@
 """Tables in CSV: rows as dicts, read within the limits of every reader, and the column that holds the structures.
 
 One separator holds for a whole table: a comma, a semicolon or a tab, whichever divides the header into most names.
-Where it is a semicolon or a tab, a column in which every number has a decimal comma is read with decimal points, and
-said to be (`decimal_commas`); a column that has both is left as it is, for its reader to name.
+Where it is a semicolon or a tab, a column whose numbers have decimal commas or are whole is read with decimal points,
+and said to be (`decimal_commas`); a column that has commas and points is left as it is, for its reader to name.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SEPARATORS = (",", ";", "\t")
 COMMAS = "decimal commas are read as decimal points"
 """What is said of a column whose decimal commas became points."""
 
+_WHOLE = re.compile(r"[+-]?\d+([eE][+-]?\d+)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 _HINT = re.compile(r'\A"?sep=[,;\t]"?\n')
@@ -64,9 +65,10 @@ def rows(text: str, commas: Iterable[str] | None = None) -> Iterator[dict[str, s
 
 
 def decimal_commas(text: str) -> tuple[str, ...]:
-    """The columns whose every value is a number with a decimal comma; none where commas separate the cells.
+    """The columns of numbers with decimal commas; none where commas separate the cells.
 
-    In a table with tabs, which may come from anywhere, 1,500 may be fifteen hundred: a column of nothing else is none.
+    Whole numbers, which have no comma, may stand among them. In a table with tabs, which may come from anywhere, 1,500
+    may be fifteen hundred: a column that has no other comma is none.
     """
     mark = separator(text)
     if mark == ",":
@@ -76,7 +78,7 @@ def decimal_commas(text: str) -> tuple[str, ...]:
     for row in _as_written(text):
         for name in list(sure):
             cell = row[name].strip()
-            if cell.lower() in MISSING:
+            if cell.lower() in MISSING or _WHOLE.fullmatch(cell):
                 continue
             if not _COMMA.fullmatch(cell):
                 del sure[name]
