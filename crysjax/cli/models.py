@@ -21,7 +21,7 @@ app.command("references")(references)
 
 def sample(
     model: str = typer.Argument(help="A generator: name of a shipped model, or a path."),
-    out: Path = typer.Option(..., help="Where samples go: .npz, .extxyz, .cif, or a folder of CIFs."),
+    out: Path = typer.Option(..., help="Where samples go: .npz, .extxyz, .cif, or (no dot) a folder of CIFs."),
     count: int = typer.Option(100, "--count", "-n", min=1, help="Number of crystals, without --like."),
     like: str = typer.Option("", help="PATH[:SPLIT]: one sample with the composition of each of these crystals."),
     templates_from: str = typer.Option(
@@ -68,6 +68,7 @@ def sample(
 
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"--temperature {temperature}: expected a number above 0")
+    io.refuse_other_suffixes(out)  # before anything is drawn
     config = registry.read_config(registry.model_path(model), "generator")
     names = [*config["properties"], "space_group"]
     constraints = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group,
@@ -88,7 +89,7 @@ def sample(
 
         drawn = with_novelty(drawn, novelty)
     io.write(drawn, out)
-    say(f"{out}: {len(drawn)} crystals")
+    say(f"{out}: {'' if out.suffix else 'a folder of CIFs, '}{len(drawn)} crystals")
     if drawn.properties and out.suffix not in (".npz", ".extxyz", ".xyz"):
         say(
             f"not kept, a CIF has no place for it: {', '.join(sorted(drawn.properties))}; .npz and .extxyz have",
@@ -138,7 +139,7 @@ def _number(text: str, expected: str, least: float = -math.inf) -> float:
 
 def relax(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
-    out: Path = typer.Option(..., help="Relaxed crystals: .npz, .extxyz, .cif, or a folder of CIFs."),
+    out: Path = typer.Option(..., help="Relaxed crystals: .npz, .extxyz, .cif, or (no dot) a folder of CIFs."),
     potential: list[str] = typer.Option(["student"], help="Name or path; repeat it to relax on the mean of several."),
     steps: int = typer.Option(200, min=1, help="Maximum number of steps per crystal."),
     fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),

@@ -22,7 +22,8 @@ from crysjax.campaign.polymorphs import Polymorphs, PolymorphSearch, find
 from crysjax.config import read_yaml
 from crysjax.data import batching, files
 from crysjax.data.datasets import Dataset
-from crysjax.data.readers.source import read
+from crysjax.data.readers.source import read, write
+from crysjax.data.readers.writing import refuse_other_suffixes
 from crysjax.models import answers, registry
 from crysjax.models.answers import Answers
 from crysjax.models.registry import Model
@@ -53,6 +54,7 @@ def sample(
     density_g_cm3: str | tuple[float | None, ...] = (), min_atoms: int = 1, max_atoms: int | None = None,
     properties: Mapping[str, float | tuple[float, float]] | None = None,
     guidance: float | Mapping[str, float] | None = None, steps: int | None = None, temperature: float | None = None,
+    out: str | PathLike | None = None,
 ) -> Dataset:  # fmt: skip
     """Crystals from a trained generator; the constraints hold in every one that is returned.
 
@@ -80,9 +82,12 @@ def sample(
         properties: conditions of the model, name -> value or (low, high).
         guidance: weight of the conditions, or one for each name.
         steps, temperature: of the sampler.
+        out: a file or folder for the crystals, as `write` takes it.
 
     Samples that break a constraint are left out, and how many were is said; so fewer than `n` may come.
     """
+    if out is not None:
+        refuse_other_suffixes(out)  # before anything is drawn
     wanted = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group,
                      require, crystal_system, density_g_cm3)  # fmt: skip
     request = sampling.Request(
@@ -91,7 +96,10 @@ def sample(
     )  # fmt: skip
     seed = key if isinstance(key, int) else int(jax.random.bits(key, dtype=jnp.uint32))
     with as_keys():
-        return sampling.sample(model, request, seed=seed)
+        drawn = sampling.sample(model, request, seed=seed)
+    if out is not None:
+        write(drawn, out)
+    return drawn
 
 
 def predict(crystals: Any, model: str = "mp_20_heads", *, out: str | PathLike | None = None) -> Answers:
