@@ -63,6 +63,14 @@ def test_every_kind_of_model_is_loaded():
         cx.load("nothing")
 
 
+def test_a_name_without_a_model_tells_which_ones_there_are(salt, monkeypatch, tmp_path):
+    monkeypatch.setenv("CRYSJAX_MODELS", str(tmp_path))
+    with pytest.raises(ValueError, match=r"nequix-mp-1: not here yet; `crysjax models pull nequix-mp-1` fetches it"):
+        cx.relax(salt, "nequix-mp-1")
+    with pytest.raises(ValueError, match=r"'studant' .* expected a path or one of student \(did you mean student"):
+        cx.relax(salt, "studant")
+
+
 def test_what_is_loaded_is_no_name(salt):
     with pytest.raises(TypeError, match=r"a Model in the place of a model's name or path.*model\.build"):
         cx.predict(salt, cx.load("mp_20_heads"))

@@ -69,7 +69,7 @@ def sample(
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"--temperature {temperature}: expected a number above 0")
     io.refuse_other_suffixes(out)  # before anything is drawn
-    config = registry.read_config(registry.model_path(model), "generator")
+    config = registry.read_config(registry.model_path(model, "generator"), "generator")
     names = [*config["properties"], "space_group"]
     constraints = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group,
                           require, crystal_system, density_g_cm3)  # fmt: skip
