@@ -233,7 +233,7 @@ def plan_of(settings: Mapping[str, Any], tell: bool = True) -> Plan:
             plain[key] = value
     if target and isinstance(plain.get("target", {}), dict):
         plain["target"] = _joined(plain.get("target", {}), target)
-    plan = Plan(**checked(Plan, plain | ({"settings": chosen} if chosen else {})))
+    plan = Plan(**checked(Plan, plain | ({"settings": chosen} if chosen else {}), hidden="settings"))
     if tell:
         for key in sorted(chosen.keys() - plan.settings.keys()):
             section = key.partition(".")[0]

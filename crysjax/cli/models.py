@@ -42,7 +42,7 @@ def sample(
         0, min=0, max=230, help="Number of a space group whose operations every sample has; 0 = any."
     ),
     crystal_system: str = typer.Option("", help="Such as cubic: every sample has a space group of it."),
-    density_g_cm3: str = typer.Option("", "--density-g-cm3", help="LOW:HIGH, or :HIGH; others are drawn again."),
+    density_g_cm3: str = typer.Option("", "--density-g-cm3", help="LOW:HIGH, LOW: or :HIGH, g/cm³; by drawing again."),
     fix: str = typer.Option("", help="File of one crystal whose atoms every sample has, at the same positions."),
     fix_cell: bool = typer.Option(False, "--fix-cell", help="Keep the cell of --fix as well."),
     min_atoms: int = typer.Option(1, min=1, help="Smallest cell, in atoms."),
@@ -107,7 +107,7 @@ def _asked(texts: list[str], names: list[str]) -> dict[str, float | tuple[float,
         expected = f"--property {text}: expected NAME=NUMBER or NAME=LOW:HIGH"
         low, high = (_number(v, expected) for v in (value.split(":", 1) if ":" in value else (value, value)))
         if low > high:
-            raise ValueError(expected)
+            raise ValueError(f"--property {text}: low is above high; expected NAME=LOW:HIGH")
         asked[name] = (low, high) if low < high else low
     return asked
 

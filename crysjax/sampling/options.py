@@ -142,7 +142,8 @@ def _window(given: str | Sequence[float | None]) -> tuple[float | None, ...]:
         if not isinstance(given, str):
             shape = "[low, high] in g/cm³; null leaves a side open"
         shown = limits.shown(given if isinstance(given, str) else list(given))
-        raise ValueError(f"--density-g-cm3: {shown}; expected {shape}")
+        above = "low is not below high; " if len(sides) == 2 and sides[0] >= sides[1] else ""
+        raise ValueError(f"--density-g-cm3: {shown}; {above}expected {shape}")
     return value
 
 

@@ -12,7 +12,7 @@ def test_what_a_round_leaves_is_said():
     assert [spending.share(7, 3, number) for number in range(3)] == [3, 2, 2]
     assert spending.unspent(4, 2, selected(0, 2) + selected(1, 9)) == ""
     assert spending.unspent(4, 2, selected(0, 4) + selected(1, 1)) == (
-        "1 of 4 validations unspent, for want of candidates: round 2 had 1 for 2; 2 candidates of other rounds exceeded "
-        "their share, and none is carried over"
+        "1 of 4 validations unspent, for want of candidates: round 2 had 1 for 2; 2 candidates of other rounds "
+        "exceeded their share, and none is carried over"
     )
     assert spending.unspent(2, 1, []) == "2 of 2 validations unspent, for want of candidates: round 1 had 0 for 2"
