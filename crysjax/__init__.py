@@ -1,8 +1,8 @@
 """crysjax: differentiable inverse design of inorganic materials in JAX.
 
 The verbs of `crysjax.front` are here, loaded when they are first used: `import crysjax as cx`, then `cx.read`,
-`cx.load`, `cx.sample`, `cx.relax`, `cx.predict`, `cx.evaluate`, `cx.phonons`, `cx.elasticity`, `cx.diffraction`,
-`cx.train`, `cx.design`, `cx.polymorphs`, `cx.objective`.
+`cx.write`, `cx.to_ase`, `cx.to_pymatgen`, `cx.load`, `cx.sample`, `cx.relax`, `cx.predict`, `cx.evaluate`,
+`cx.phonons`, `cx.elasticity`, `cx.diffraction`, `cx.train`, `cx.design`, `cx.polymorphs`, `cx.objective`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crysjax.campaign.plan import Plan
     from crysjax.data.datasets import Dataset
-    from crysjax.data.readers.source import read
+    from crysjax.data.readers.source import read, to_ase, to_pymatgen, write
     from crysjax.front.judging import evaluate
     from crysjax.front.physics import at_minimum, diffraction, elasticity, pair_distribution, phonons, relax
     from crysjax.front.verbs import design, load, objective, polymorphs, predict, sample, train
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "Dataset", "Plan", "at_minimum", "design", "diffraction", "elasticity", "evaluate", "load", "objective",
-    "pair_distribution", "phonons", "polymorphs", "predict", "read", "relax", "sample", "train",
+    "pair_distribution", "phonons", "polymorphs", "predict", "read", "relax", "sample", "to_ase",
+    "to_pymatgen", "train", "write",
 ]  # fmt: skip
 
 

@@ -26,11 +26,11 @@ def choice(value: str, known: Iterable[str]) -> str:
     return f"one of {', '.join(known)}" + (f" (did you mean {near[0]}?)" if near else "")
 
 
-def checked(factory: Callable, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def checked(factory: Callable, settings: Mapping[str, Any], where: str = "", hidden: str = "") -> dict[str, Any]:
     """`settings` as keyword arguments of `factory`, checked against its keyword-only signature and annotations.
 
     Whole numbers are taken for floats, NumPy's scalars and arrays for numbers and lists. `where` (a file name) starts
-    the message.
+    the message; `hidden` is a key that is not offered.
     """
     parameters = inspect.signature(factory).parameters
     hints = typing.get_type_hints(factory)
@@ -38,7 +38,8 @@ def checked(factory: Callable, settings: Mapping[str, Any], where: str = "") -> 
     where = f"{where}: " if where else ""
     for key in settings:
         if key not in known:
-            raise ValueError(f"{where}{str(key)[:100]}: unknown key; expected {choice(key, known)}")
+            offered = [name for name in known if name != hidden]
+            raise ValueError(f"{where}{str(key)[:100]}: unknown key; expected {choice(key, offered)}")
     for name in known:
         if name not in settings and parameters[name].default is inspect.Parameter.empty:
             raise ValueError(f"{where}{name}: missing; expected {type_name(hints.get(name))}")

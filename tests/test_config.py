@@ -69,4 +69,6 @@ def test_no_number_that_overflows_and_no_endless_message(text, said):
     with pytest.raises(ValueError, match=said) as error:
         checked(factory, parse_yaml(text))
     assert len(str(error.value)) < 300
+    with pytest.raises(ValueError, match=r"^cuont: unknown key; expected one of share, names$"):
+        checked(factory, {"cuont": 1}, hidden="count")
     assert checked(factory, parse_yaml("share: 1\nnames: [a]")) == {"share": 1.0, "names": ["a"]}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from pymatgen.core import Lattice, Structure
 
 import crysjax as cx
@@ -28,9 +29,30 @@ def test_what_is_read_is_what_was_given(salt, tmp_path):
         found = cx.read(source)
         assert isinstance(found, cx.Dataset) and found.num_atoms.sum() == atoms
     np.testing.assert_allclose(abs(np.linalg.det(cx.read(salt).lattice[0])), 5.64**3, rtol=1e-6)
-    assert cx.read(found) is found
+    assert cx.read(found) is found and repr(found) == "Dataset(2 crystals, 9 atoms; no properties)"
+    mixed = cx.read([tmp_path / "salt.cif", bulk("Si"), found, str(tmp_path / "salt.cif")])
+    assert mixed.ids.tolist() == ["salt", "crystal-1", "crystal-0", "crystal-1-2", "salt-2"]
+    assert mixed.num_atoms.tolist() == [8, 2, 8, 1, 8] and mixed[-1].ids.tolist() == ["salt-2"] and len(mixed[1:3]) == 2
+    with pytest.raises(ValueError, match=r"missing\.cif: no such file"):
+        cx.read([bulk("Si"), tmp_path / "missing.cif"])
     with pytest.raises(ValueError, match="int: expected a path, ASE atoms or a pymatgen structure"):
         cx.read(3)
+
+
+def test_what_is_written_and_taken_apart_is_read_again(salt, tmp_path):
+    atoms = bulk("Si")
+    atoms.calc = SinglePointCalculator(atoms, energy=-8.0)
+    given = cx.read([salt, atoms])
+    for again in (cx.to_ase(given), cx.to_pymatgen(given)):
+        np.testing.assert_allclose(cx.read(again).lattice, given.lattice, atol=1e-5)
+        np.testing.assert_array_equal(cx.read(again).numbers, given.numbers)
+    assert cx.to_ase(given)[1].get_potential_energy() == pytest.approx(-8.0)
+    assert cx.to_pymatgen(given)[1].properties == {"id": "crystal-1", "energy_ev_per_atom": -4.0}
+    for name in ("a.extxyz", "a.npz", "a.cif", "folder"):
+        cx.write([salt, atoms], tmp_path / name)
+        np.testing.assert_array_equal(cx.read(tmp_path / name).numbers, given.numbers)
+    with pytest.raises(ValueError, match=r"a\.foo: \.foo is not written; expected \.npz, .* a folder of CIFs"):
+        cx.sample("mp_20_wyckoff", n=1, out=tmp_path / "a.foo")
 
 
 def test_every_kind_of_model_is_loaded():
@@ -41,15 +63,25 @@ def test_every_kind_of_model_is_loaded():
         cx.load("nothing")
 
 
+def test_a_name_without_a_model_tells_which_ones_there_are(salt, monkeypatch, tmp_path):
+    monkeypatch.setenv("CRYSJAX_MODELS", str(tmp_path))
+    with pytest.raises(ValueError, match=r"nequix-mp-1: not here yet; `crysjax models pull nequix-mp-1` fetches it"):
+        cx.relax(salt, "nequix-mp-1")
+    with pytest.raises(ValueError, match=r"'studant' .* expected a path or one of student \(did you mean student"):
+        cx.relax(salt, "studant")
+
+
 def test_what_is_loaded_is_no_name(salt):
     with pytest.raises(TypeError, match=r"a Model in the place of a model's name or path.*model\.build"):
         cx.predict(salt, cx.load("mp_20_heads"))
 
 
-def test_samples_keep_their_constraints_and_follow_the_key():
+def test_samples_keep_their_constraints_and_follow_the_key(tmp_path):
     asked = {"n": 3, "formula": "SrTiO3", "space_group": 221, "max_atoms": 5}
     of_numpy = asked | {"n": np.int32(3), "space_group": np.uint8(221), "max_atoms": np.int64(5)}
-    first, other = (cx.sample("mp_20_wyckoff", key, **asked) for key in (1, jax.random.key(2)))
+    to = tmp_path / "drawn.npz"
+    first, other = (cx.sample("mp_20_wyckoff", key, **asked, out=to) for key in (1, jax.random.key(2)))
+    np.testing.assert_array_equal(cx.read(to).lattice, other.lattice)
     again = cx.sample("mp_20_wyckoff", np.int64(1), **of_numpy)
     np.testing.assert_array_equal(first.lattice, again.lattice)
     assert len(first) == 3 and not np.array_equal(first.lattice, other.lattice)

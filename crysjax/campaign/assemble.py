@@ -42,7 +42,7 @@ def models(plan: Plan) -> Models:
     from crysjax.campaign.hull_distance import with_hull
 
     with _naming("generator"):
-        config = registry.read_config(registry.model_path(plan.generator), "generator")
+        config = registry.read_config(registry.model_path(plan.generator, "generator"), "generator")
     with _naming("heads"):
         predictor, heads = registry.load_predictor(plan.heads)
     with _naming("potential"):

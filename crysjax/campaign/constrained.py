@@ -45,7 +45,7 @@ def make(plan: Plan, allowed: Sequence[int]) -> Constrained:
 
     `allowed`: atomic numbers that may occur and that all models know (`elements`).
     """
-    path = registry.model_path(plan.generator)
+    path = registry.model_path(plan.generator, "generator")
     config = registry.read_config(path, "generator")
     if config["settings"].get("family") == "retrieval":
         raise ValueError(

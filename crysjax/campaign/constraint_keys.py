@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from crysjax.campaign.density_target import DENSITY
 from crysjax.chemistry import elements as periodic
 from crysjax.chemistry.element_lists import LISTS
 from crysjax.sampling import options
@@ -30,11 +32,22 @@ def options_of(plan: Any) -> Options:
 def check(plan: Any) -> None:
     """An error for what a campaign cannot keep together; what could be asked instead is named."""
     _check_group(plan)
+    _check_density(plan)
     if plan.min_distance and plan.made("guidance").searches:
         raise ValueError(
             f"min_distance: {plan.min_distance:g}; the slope that guidance: {plan.guidance} follows ends where atoms "
             "are pushed apart; expected guidance: none or resample beside it, or the gate apart in its place"
         )
+
+
+def _check_density(plan: Any) -> None:
+    """A window that is asked for has to meet the one that is let through."""
+    low, high = plan.density_g_cm3 or (None, None)
+    goal = plan.target.get(DENSITY)
+    if goal is None or goal.kind != "window":
+        return
+    if max(low or 0.0, goal.low) >= min(math.inf if high is None else high, goal.high):
+        raise ValueError(f"density_g_cm3: {list(plan.density_g_cm3)}; expected a window that meets target.{DENSITY}")
 
 
 def _check_group(plan: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from crysjax.campaign.density_target import DENSITY
+from crysjax.config import choice
 from crysjax.predictors import ranges
 
 
@@ -45,8 +46,8 @@ def goals(target: dict[str, Goal], names: Sequence[str], scale: Sequence[float])
     """The target in terms of the properties `names` that the heads predict; an unknown one is an error."""
     for name in target:
         if name not in names:
-            known = ", ".join(dict.fromkeys((*names, DENSITY)))
-            raise ValueError(f"target.{name}: the heads do not predict it; expected one of {known}")
+            known = choice(name, dict.fromkeys((*names, DENSITY)))
+            raise ValueError(f"target.{name}: the heads do not predict it; expected {known}")
     column = np.array([list(names).index(name) for name in target])
     sign = {"window": 0.0, "minimise": 1.0, "maximise": -1.0}
     fields = zip(*((goal.low, goal.high, sign[goal.kind]) for goal in target.values()))

@@ -66,7 +66,8 @@ def judging(
         steps: most steps of its relaxation.
         fmax: largest force that ends its relaxation, eV/Å.
         references: JSON of its energies of the elements (`element_ev` by symbol, `std_ev_per_atom`), which turn its
-            energies into formation energies; without it `references.json` beside its file, or none.
+            energies into formation energies; without it NAME.references.json beside the potential's
+            file, or else references.json in the same folder; or none.
         timeout_seconds: time for one crystal by a calculator in a process of its own.
         options: settings of a calculator, by name.
     """

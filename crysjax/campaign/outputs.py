@@ -16,6 +16,7 @@ from crysjax.campaign.goals import Goals, hit_probability, meets, objective
 from crysjax.campaign.hull_distance import ABOVE_HULL
 from crysjax.campaign.outcomes import LEDGER, Outcomes, ranked
 from crysjax.campaign.plan import Plan, as_settings
+from crysjax.campaign.spending import unspent
 from crysjax.campaign.validate import Judged
 from crysjax.campaign.warnings import warnings
 from crysjax.crystallography import matching, symmetrized
@@ -202,6 +203,7 @@ def summarize(
         "codes": ledger.codes(rows),
         "candidates": len(candidates),
         "nothing": "" if candidates else nothing(rows),
+        "unspent": unspent(plan.validations, plan.rounds, rows),
         "best": [
             {
                 "id": c.id,

@@ -43,7 +43,8 @@ class Plan:
     Attributes:
         target: property -> `[low, high]` (null leaves a side open), "minimize" or "maximize"; in YAML one line each,
             `target.band_gap_ev: [1, 2]`, and `target.band_gap_ev.weight: 2` where one counts more than others;
-            `target.density_g_cm3` follows from the crystal itself and needs no heads that predict it.
+            `target.density_g_cm3` follows from the crystal itself and needs no heads that predict it; its std before
+            relaxation is 1.3 g/cm³, what relaxation changed in 61 samples of mp_20_wyckoff (1.48 times the median).
         elements: elements that may occur, by symbols or by names of lists: earth-abundant, non-toxic, all
             (`chemistry/element_lists`); without any, those of the formula.
         forbid: elements that may not occur, by symbols or by names of lists.
@@ -244,7 +245,7 @@ def plan_of(settings: Mapping[str, Any], tell: bool = True) -> Plan:
             plain[key] = value
     if target and isinstance(plain.get("target", {}), dict):
         plain["target"] = _joined(plain.get("target", {}), target)
-    plan = Plan(**checked(Plan, plain | ({"settings": chosen} if chosen else {})))
+    plan = Plan(**checked(Plan, plain | ({"settings": chosen} if chosen else {}), hidden="settings"))
     if tell:
         for key in sorted(chosen.keys() - plan.settings.keys()):
             section = key.partition(".")[0]

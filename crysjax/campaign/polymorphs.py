@@ -99,7 +99,7 @@ def find(asked: PolymorphSearch, out: Path, *, progress: Progress = lambda done,
 
 def checked(asked: PolymorphSearch) -> tuple[Any, dict[int, int]]:
     """The element references (None without a hull) and the atoms of one formula unit; errors name the setting."""
-    config = registry.read_config(registry.model_path(asked.generator), "generator")
+    config = registry.read_config(registry.model_path(asked.generator, "generator"), "generator")
     with as_keys():
         counts = formula_counts(asked.formula, config["elements"])
     if not counts:

@@ -67,9 +67,8 @@ def contents(text: str | Path) -> str:
     from crysjax.evaluation import kept
 
     path = Path(text) if Path(text).exists() else Path(str(text).rpartition(":")[0])
-    beside = [references.place(path), path.parent / "references.json"]
-    parts = sorted(path.iterdir()) if path.is_dir() else [path, *dict.fromkeys(beside)]
-    return kept.digest(str(text), *(reading.digest(p) for p in parts if p.is_file()))
+    parts = sorted(path.iterdir()) if path.is_dir() else [path, references.beside(path)]
+    return kept.digest(str(text), *(reading.digest(p) for p in parts if p and p.is_file()))
 
 
 def stability(known: Hull, potential: str, dft: str, level: str, margin: float, folder: Path) -> Ask:

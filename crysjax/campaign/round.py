@@ -31,7 +31,7 @@ from crysjax.campaign.plan import Plan, as_settings
 from crysjax.campaign.predictive import Learned
 from crysjax.campaign.propose import Proposal
 from crysjax.campaign.rows import of_goals, rows
-from crysjax.campaign.spending import Stopwatch, added, spent
+from crysjax.campaign.spending import Stopwatch, added, share, spent
 from crysjax.campaign.validate import Judged, Relaxed
 from crysjax.chemistry.elements import formula
 from crysjax.crystallography import matching
@@ -273,13 +273,13 @@ def unique(crystals: Dataset, why: np.ndarray, outcomes: Outcomes) -> np.ndarray
 
 def select(plan: Plan, number: int, said: Proposal, alive: np.ndarray) -> np.ndarray:
     """Candidates worth their validation, high in acquisition and unlike each other, within this round's share."""
-    share = plan.validations // plan.rounds + (number < plan.validations % plan.rounds)
+    most = share(plan.validations, plan.rounds, number)
     if not len(alive):
         return alive
     features = said.features[alive]
     features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
     length = 0.1 * np.sqrt(features.shape[1])
-    picked = select_batch(jnp.asarray(said.worth[alive]), jnp.asarray(features), min(share, len(alive)), length)
+    picked = select_batch(jnp.asarray(said.worth[alive]), jnp.asarray(features), min(most, len(alive)), length)
     return alive[np.asarray(picked)]
 
 

@@ -32,7 +32,8 @@ def synthesizable(*, least_score: float = 0.5, scorer: str = "synthesizability")
     """Crystals that resemble those that have been made.
 
     Args:
-        least_score: smallest score that passes: probability-like, of resembling crystals that have been made.
+        least_score: smallest score that passes, from 0 to 1: how much a crystal resembles crystals that have been made,
+            on the scale of a probability.
         scorer: model of synthesizability that is asked, by name or path.
     """
     if not 0 <= least_score <= 1:

@@ -291,7 +291,7 @@ SHOWN = (
     "validity", "structure validity (CDVAE)", "composition validity (CDVAE)", "uniqueness", "novelty", "stability",
     "stability, expected", "S.U.N.", "S.U.N., expected", "MSUN", "MSUN, expected",
     "COV-R (CDVAE)", "COV-P (CDVAE)", "P1 share", "no space group found",
-    "distance of density_g_per_cm3", "distance of num_elements", "distance of formation_energy_ev_per_atom",
+    "distance of density_g_cm3", "distance of num_elements", "distance of formation_energy_ev_per_atom",
     "diversity",
 )  # fmt: skip
 

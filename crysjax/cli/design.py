@@ -72,6 +72,8 @@ def _say(out: Path, summary: dict[str, Any]) -> None:
         say(f"rounds interrupted before their end: {lost['rounds']}; {wasted}, beside those of the budget")
     if not summary["candidates"]:
         say(summary["nothing"])
+    if summary["unspent"]:
+        say(summary["unspent"])
     if summary["novelty"]:
         say(_outside(summary["novelty"]))
     say(f"{_hits(summary['hits'])}; {summary['seconds']:.0f} s; {out}/report.html")
@@ -94,6 +96,6 @@ def _hits(said: dict[str, Any]) -> str:
     if said["found"] is None:
         return f"{spent} validations; the target has no window, so no hits are counted"
     found, chance = told(said["found"]), said["at_random_among_screened"]
-    among = f"screened candidates, {drawn(said['guidance_of_screened'])}"
-    at_random = f"; {told(chance)} had they been picked at random from the {among}" if chance else ""
-    return f"{found} hits expected of {spent} validations{at_random}"
+    among = f"screened candidates, which were {drawn(said['guidance_of_screened'])}"
+    at_random = f"; {told(chance)} if they had been picked at random from the {among}" if chance else ""
+    return f"{found} hits expected in {spent} validations{at_random}"

@@ -90,6 +90,7 @@ def solve(
 
     if not 0 < accept <= 100:
         raise ValueError(f"--accept {accept}: expected a share above 0 and up to 100, in %")
+    io.refuse_other_suffixes(out)
     numbers, shape = _atoms(formula, units), Shape(w=_width(fwhm) ** 2)
     table = scattering.scattering(radiation, wavelength_angstrom=wavelength)
     angle, intensity = measured.read(pattern, shape)

@@ -30,7 +30,11 @@ def inputs(
     kpoint_density: float = typer.Option(5.0, min=0.1, help="QE: k-points per Å⁻¹ along each axis."),
     calculation: str = typer.Option("vc-relax", help="QE: scf, relax or vc-relax."),
 ) -> None:
-    """Write inputs for VASP or Quantum ESPRESSO as the Materials Project computes; POTCARs are named, not written."""
+    """Write inputs for VASP or Quantum ESPRESSO as the Materials Project computes; POTCARs are named, not written.
+
+    A folder is named after the id of its crystal. An id with capitals gets a `~` and a number that says which letters
+    are capitals (MgO~5), since many file systems take MgO and MGO for one name; manifest.json has each id and folder.
+    """
     import numpy as np
 
     from crysjax.data import datasets
@@ -72,9 +76,11 @@ def _setting(text: str) -> tuple[str, Any]:
 def _said(out: Path, manifest: dict[str, Any]) -> None:
     """What was written, at which settings, and what is still needed to run it."""
     lost = f", {len(manifest['left_out'])} left out" if manifest["left_out"] else ""
-    say(f"{out}: inputs of {manifest['program']} for {len(manifest['crystals'])} crystals{lost}; {manifest['source']}")
+    rows = manifest["crystals"]
+    count = f"{len(rows)} crystal{'s' * (len(rows) != 1)}"
+    say(f"{out}: inputs of {manifest['program']} for {count}{lost}; {manifest['source']}")
     spins = sum(any(m not in (0.0, 0.6) for v in row["moments_bohr_magneton"].values() for m in _listed(v))
-                for row in manifest["crystals"])  # fmt: skip
+                for row in rows)  # fmt: skip
     say(f"k-points: {manifest['kpoint_density']}; magnetic at the start: {spins}; level: {manifest['level'].theory}")
     if titles := manifest.get("potcar_titles"):
         say(f"POTCARs needed ({manifest['potcar_functional']}), in the order of each POTCAR.spec: {', '.join(titles)}")

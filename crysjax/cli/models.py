@@ -21,7 +21,7 @@ app.command("references")(references)
 
 def sample(
     model: str = typer.Argument(help="A generator: name of a shipped model, or a path."),
-    out: Path = typer.Option(..., help="Where samples go: .npz, .extxyz, .cif, or a folder of CIFs."),
+    out: Path = typer.Option(..., help="Where samples go: .npz, .extxyz, .cif, or (no dot) a folder of CIFs."),
     count: int = typer.Option(100, "--count", "-n", min=1, help="Number of crystals, without --like."),
     like: str = typer.Option("", help="PATH[:SPLIT]: one sample with the composition of each of these crystals."),
     templates_from: str = typer.Option(
@@ -42,7 +42,7 @@ def sample(
         0, min=0, max=230, help="Number of a space group whose operations every sample has; 0 = any."
     ),
     crystal_system: str = typer.Option("", help="Such as cubic: every sample has a space group of it."),
-    density_g_cm3: str = typer.Option("", "--density-g-cm3", help="LOW:HIGH, or :HIGH; others are drawn again."),
+    density_g_cm3: str = typer.Option("", "--density-g-cm3", help="LOW:HIGH, LOW: or :HIGH, g/cm³; by drawing again."),
     fix: str = typer.Option("", help="File of one crystal whose atoms every sample has, at the same positions."),
     fix_cell: bool = typer.Option(False, "--fix-cell", help="Keep the cell of --fix as well."),
     min_atoms: int = typer.Option(1, min=1, help="Smallest cell, in atoms."),
@@ -68,7 +68,8 @@ def sample(
 
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"--temperature {temperature}: expected a number above 0")
-    config = registry.read_config(registry.model_path(model), "generator")
+    io.refuse_other_suffixes(out)  # before anything is drawn
+    config = registry.read_config(registry.model_path(model, "generator"), "generator")
     names = [*config["properties"], "space_group"]
     constraints = Options(formula, elements, forbid, num_elements, neutral, fix, fix_cell, min_distance, space_group,
                           require, crystal_system, density_g_cm3)  # fmt: skip
@@ -88,7 +89,7 @@ def sample(
 
         drawn = with_novelty(drawn, novelty)
     io.write(drawn, out)
-    say(f"{out}: {len(drawn)} crystals")
+    say(f"{out}: {'' if out.suffix else 'a folder of CIFs, '}{len(drawn)} crystals")
     if drawn.properties and out.suffix not in (".npz", ".extxyz", ".xyz"):
         say(
             f"not kept, a CIF has no place for it: {', '.join(sorted(drawn.properties))}; .npz and .extxyz have",
@@ -106,7 +107,7 @@ def _asked(texts: list[str], names: list[str]) -> dict[str, float | tuple[float,
         expected = f"--property {text}: expected NAME=NUMBER or NAME=LOW:HIGH"
         low, high = (_number(v, expected) for v in (value.split(":", 1) if ":" in value else (value, value)))
         if low > high:
-            raise ValueError(expected)
+            raise ValueError(f"--property {text}: low is above high; expected NAME=LOW:HIGH")
         asked[name] = (low, high) if low < high else low
     return asked
 
@@ -138,7 +139,7 @@ def _number(text: str, expected: str, least: float = -math.inf) -> float:
 
 def relax(
     crystals: str = typer.Argument(help="PATH[:SPLIT] of crystals in any format that `data prepare` reads."),
-    out: Path = typer.Option(..., help="Relaxed crystals: .npz, .extxyz, .cif, or a folder of CIFs."),
+    out: Path = typer.Option(..., help="Relaxed crystals: .npz, .extxyz, .cif, or (no dot) a folder of CIFs."),
     potential: list[str] = typer.Option(["student"], help="Name or path; repeat it to relax on the mean of several."),
     steps: int = typer.Option(200, min=1, help="Maximum number of steps per crystal."),
     fmax: float = typer.Option(0.05, min=0, help="Largest force that counts as relaxed, eV/Å."),

@@ -20,9 +20,12 @@ def references(
     most: int = typer.Option(2000, min=1, help="Maximum number of crystals of --fit and of --check, drawn at random."),
     steps: int = typer.Option(200, min=1, help="Maximum number of evaluations of a relaxation."),
     seed: int = typer.Option(0, min=0, help="Random seed."),
-    out: Path | None = typer.Option(None, help="Another file than NAME.references.json beside the potential."),
+    out: Path | None = typer.Option(None, help="Another file than the one that is read by itself, see above."),
 ) -> None:
-    """Make the element energies of a potential, which are used wherever its formation energies are computed."""
+    """Make the element energies of a potential, which are used wherever its formation energies are computed.
+
+    Read are NAME.references.json beside the potential's file, or else references.json in the same folder.
+    """
     import numpy as np
 
     from crysjax.chemistry.elements import SYMBOLS

@@ -46,6 +46,15 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.num_atoms)
 
+    def __getitem__(self, index: int | slice | list | np.ndarray) -> Dataset:
+        """Some of the crystals, by number, slice, list or mask, as a data set; beyond its end is an `IndexError`."""
+        return take(self, np.atleast_1d(np.arange(len(self))[index]))
+
+    def __repr__(self) -> str:
+        named = ", ".join([*self.properties, *(f"{name} of sites" for name in self.site_properties)])
+        crystals = "1 crystal" if len(self) == 1 else f"{len(self)} crystals"
+        return f"Dataset({crystals}, {len(self.numbers)} atoms; {f'properties: {named}' if named else 'no properties'})"
+
 
 def from_entries(entries: Iterable[Entry], *, split: str | list[str] = "", provenance: dict | None = None) -> Dataset:
     """A data set of checked entries; a property that an entry lacks is NaN there."""

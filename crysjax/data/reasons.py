@@ -26,7 +26,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "long_cell": ("needle of a cell",),
     "too_many_sites": ("more than {} sites",),
     "density_out_of_range": ("density out of range",),
-    "not_synthesizable": ("resembles crystals that have been made too little",),
+    "not_synthesizable": ("too unlike crystals that have been made",),
     "breaks_constraint": ("breaks the constraint {}",),
     "composition": ("composition fails SMACT's charge and electronegativity test",),
     "invalid_geometry": ("geometry is not valid",),

@@ -66,7 +66,7 @@ SAID = {
     "apart": contacts.TOO_CLOSE,
     "dense": "volume per atom out of range",
     "neutral": "composition fails SMACT's charge and electronegativity test",
-    SYNTHESIZABLE: "resembles crystals that have been made too little",
+    SYNTHESIZABLE: "too unlike crystals that have been made",
     DENSITY: "density out of range",
 }
 """Gate -> its sentence for the ledger; of a `Bound` without one see `said`."""

@@ -95,7 +95,7 @@ def valid(samples: Dataset) -> Verdict:
         "closest_angstrom": contact.distance_angstrom,
         "closeness": contact.closeness,
         "volume_a3_per_atom": per_atom,
-        "density_g_per_cm3": distributions.densities(samples),
+        "density_g_cm3": distributions.densities(samples),
     }
     level = (
         f"no two atoms closer than {MIN_CLOSENESS:g} of the sum of their covalent radii; SMACT with the oxidation "

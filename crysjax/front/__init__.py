@@ -10,7 +10,7 @@ from typing import Any
 PLACES = {
     "crysjax.campaign.plan": ("Plan",),
     "crysjax.data.datasets": ("Dataset",),
-    "crysjax.data.readers.source": ("read",),
+    "crysjax.data.readers.source": ("read", "to_ase", "to_pymatgen", "write"),
     "crysjax.front.judging": ("evaluate",),
     "crysjax.front.physics": ("at_minimum", "diffraction", "elasticity", "pair_distribution", "phonons", "relax"),
     "crysjax.front.verbs": ("design", "load", "objective", "polymorphs", "predict", "sample", "train"),

@@ -70,6 +70,8 @@ def relax(
         One row per crystal: `crystals`, `energy` (eV), `fmax` (eV/Å), `steps`, `converged`, `valid`, and `reason`, why
         a crystal is not valid, with its `code` (`data.reasons`), which also says "not_converged".
     """
+    if out is not None:
+        io.refuse_other_suffixes(out)
     (engine, params), given = _engine(potential), read(crystals)
     settings = Relax(method=method, fmax_ev_angstrom=fmax, pressure_gpa=pressure_gpa, move_cell=cell)
     frames: trajectories.Frames = {}

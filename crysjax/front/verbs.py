@@ -23,7 +23,8 @@ from crysjax.config import as_python, fits, read_yaml
 from crysjax.data import batching, files
 from crysjax.data.datasets import Dataset
 from crysjax.data.readers import limits
-from crysjax.data.readers.source import read
+from crysjax.data.readers.source import read, write
+from crysjax.data.readers.writing import refuse_other_suffixes
 from crysjax.models import answers, registry
 from crysjax.models.answers import Answers
 from crysjax.models.registry import Model
@@ -57,6 +58,7 @@ def sample(
     density_g_cm3: str | tuple[float | None, ...] = (), min_atoms: int = 1, max_atoms: int | None = None,
     properties: Mapping[str, float | tuple[float, float]] | None = None,
     guidance: float | Mapping[str, float] | None = None, steps: int | None = None, temperature: float | None = None,
+    out: str | PathLike | None = None,
 ) -> Dataset:  # fmt: skip
     """Crystals from a trained generator; the constraints hold in every one that is returned.
 
@@ -84,9 +86,12 @@ def sample(
         properties: conditions of the model, name -> value or (low, high).
         guidance: weight of the conditions, or one for each name.
         steps, temperature: of the sampler.
+        out: a file or folder for the crystals, as `write` takes it.
 
     Samples that break a constraint are left out, and how many were is said; so fewer than `n` may come.
     """
+    if out is not None:
+        refuse_other_suffixes(out)  # before anything is drawn
     n, min_atoms = _whole("n", n), _whole("min_atoms", min_atoms)
     max_atoms = None if max_atoms is None else _whole("max_atoms", max_atoms)
     steps = None if steps is None else _whole("steps", steps)
@@ -99,7 +104,10 @@ def sample(
     drawn = isinstance(key, jax.Array | np.ndarray)
     seed = int(jax.random.bits(key, dtype=jnp.uint32)) if drawn else _whole("key", key, 0, 2**32 - 1)
     with as_keys():
-        return sampling.sample(model, request, seed=seed)
+        drawn = sampling.sample(model, request, seed=seed)
+    if out is not None:
+        write(drawn, out)
+    return drawn
 
 
 def predict(crystals: Any, model: str = "mp_20_heads", *, out: str | PathLike | None = None) -> Answers:

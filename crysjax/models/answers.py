@@ -20,7 +20,7 @@ class Answers(NamedTuple):
     """What a model says of a data set; NaN where it has no answer."""
 
     said: Estimate  # (m, k), or of all sites where the model speaks of those
-    novelty: np.ndarray  # (m,) distance from the training data, see `predictors.novelty`
+    novelty: np.ndarray  # (m,) logarithm of the distance from the training data (`predictors.novelty`), below 0 nearby
     limit: float  # of the novelty, beyond which a crystal is outside of them; infinite where the model does not know
     names: tuple[str, ...]  # the k properties
     meaning: str = ""  # of a score that is no property

@@ -1,8 +1,8 @@
 """Energies of the elements by a potential: what turns its energies into formation energies.
 
-They stand in `NAME.references.json` beside the potential's file (`references.json` where the folder is the model's
-own) and know the digest of the potential: those of another file are an error, not a formation energy. They are fitted
-to crystals of known formation energy, corrections of the data included, or relaxed from the elements themselves; either
+They stand in `NAME.references.json` beside the potential's file, or else in `references.json` in the same folder,
+and know the digest of the potential: those of another file are an error, not a formation energy. They are fitted to
+crystals of known formation energy, corrections of the data included, or relaxed from the elements themselves; either
 way the error that is left, on crystals that had no part in it, is the standard deviation of a formation energy.
 """
 

@@ -139,8 +139,8 @@ def build_synthesizability(settings: Mapping[str, Any]) -> Any:
     return called("ensemble", synthesizability.bagged, nested["ensemble"], one) if nested["ensemble"] else one
 
 
-def model_path(name: str) -> Path:
-    """The file of a shipped or pulled model, or of a path; an error lists the models there are."""
+def model_path(name: str, *kinds: str) -> Path:
+    """The file of a shipped or pulled model, or of a path; an error lists the models of these kinds that are here."""
     if not isinstance(name, str | Path):
         raise TypeError(
             f"a {type(name).__name__} in the place of a model's name or path; what `crysjax.load` gives is called "
@@ -157,15 +157,27 @@ def model_path(name: str) -> Path:
 
     if name and (kind := reading.other_kind(name)):
         raise ValueError(f"{name}: {kind}; expected a model's file or name")
-    others = f" or {choice(name, installed())}" if installed() else "; no model is here by name"
+    if name in published.PUBLISHED:
+        raise ValueError(f"{name}: not here yet; `crysjax models pull {name}` fetches it")
+    here = installed(*kinds)
+    others = f" or {choice(name, here)}" if here else f"; no {' or '.join(kinds) or 'model'} is here by name"
     raise ValueError(f"{name!r} is neither a file nor a model; expected a path{others}")
 
 
-def installed() -> list[str]:
-    """Names of the models that are here, shipped ones first."""
+def installed(*kinds: str) -> list[str]:
+    """Names of the models that are here, shipped ones first; of these kinds only, if any are named."""
     shipped = sorted(p.parent.name for p in MODELS.glob("*/*.npz") if p.stem == p.parent.name)
     pulled = pulled_folder()
-    return shipped + sorted(p.stem for p in (pulled.glob("*") if pulled else ()) if p.suffix in PULLED)
+    found = shipped + sorted(p.stem for p in (pulled.glob("*") if pulled else ()) if p.suffix in PULLED)
+    return [name for name in found if not kinds or _kind(name) in kinds]
+
+
+def _kind(name: str) -> str | None:
+    """The kind of a model that is here, None if its file is damaged."""
+    try:
+        return kind_of(model_path(name))[0]
+    except ValueError:
+        return None
 
 
 def readable(path: Path) -> str:
@@ -195,7 +207,7 @@ def load_model(name: str, kind: str, overrides: Mapping[str, Any] | None = None)
     """Rebuild a model from its file; `overrides` change settings that training does not fix, such as the steps."""
     from crysjax.models import checkpoint
 
-    path = model_path(name)
+    path = model_path(name, kind)
     config = read_config(path, kind)
     build = BUILDERS[kind](config["settings"] | dict(overrides or {}))
     return Model(build, checkpoint.read_params(path), config)
@@ -223,7 +235,7 @@ def load_scorer(name: str) -> Model:
     """Whatever answers an `Estimate` a crystal from a pack: property heads, or a classifier of synthesizability."""
     from crysjax.models import checkpoint
 
-    path = model_path(name)
+    path = model_path(name, "heads", "synthesizability")
     kind = checkpoint.read_config(path).get("kind") if path.suffix == ".npz" else None
     return load_model(name, kind if kind in BUILDERS and kind != "generator" else "heads")
 
@@ -240,7 +252,7 @@ def load_potential(name: str) -> tuple[Any, Any, Path]:
     """An interatomic potential, its parameters, and the file that it came from."""
     from crysjax.potentials import mlip
 
-    path = model_path(name)
+    path = model_path(name, "potential")
     published.check(path)
     read_config(path, "potential")
     return *mlip.load_potential(path), path

@@ -94,7 +94,7 @@ def tiles(counts: dict[str, int], candidates: Sequence[Shown], summary: dict[str
     flags = html.escape(candidates[0].flags) if candidates else ""
     items = [
         (best, f"best candidate, flagged: {flags}" if flags else "best candidate"),
-        (hits.told(summary["hits"]["found"]), f"hits expected of {summary['hits']['validations']} validations"),
+        (hits.told(summary["hits"]["found"]), f"hits expected in {summary['hits']['validations']} validations"),
         (str(counts["sampled"]), "crystals sampled"),
         (str(counts["relaxed"]), "relaxed"),
         (f"{summary['seconds']:.0f} s", "wall time"),

@@ -91,9 +91,9 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
     least = max(sum(fixed.values()), (limits.num_elements or (0,))[0], len(limits.required), units * unit)
     fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= least}
     if not fit:
-        whole = f"units of {unit} atoms" + f" and {least} atoms at least" * (least > unit)
-        what = whole if limits.formula else f"at least {least} atoms"
-        raise ValueError(f"expected {what}; the model knows {min(of_model)} to {max(of_model)} atoms per crystal")
+        what = f"a formula unit has {unit} atoms" if limits.formula else f"needs at least {least} atoms"
+        what += f", and at least {least} are needed" * bool(limits.formula and least > unit)
+        raise ValueError(f"{what}; the model draws cells of {min(of_model)} to {max(of_model)} atoms here")
     if not (limits.formula or (limits.num_elements is None and limits.states is None and not limits.required)):
         fit = {n: fit[n] for n in possible_sizes(limits, list(fit), known=known)} or fit
     return space_groups.sizes(limits, fit) if limits.space_groups else fit
@@ -118,7 +118,7 @@ def ready(model: str, changed: dict[str, Any], limits: Constraints, of_sizes: li
     from crysjax.constraints.space_group import in_group
     from crysjax.models import registry
 
-    config = registry.read_config(registry.model_path(model), "generator")
+    config = registry.read_config(registry.model_path(model, "generator"), "generator")
     of_family, distance = families.named(config["settings"]), limits.min_distance_angstrom
     constraint, native = None, False
     if limits._replace(min_distance_angstrom=0.0) != Constraints():

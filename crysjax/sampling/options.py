@@ -147,13 +147,15 @@ def _window(given: str | Sequence[float | None]) -> tuple[float | None, ...]:
         return ()
     value = tuple(given) if isinstance(given, list | tuple) else _ends(given, float) if isinstance(given, str) else None
     sides = [side for side in value or () if side is not None]
-    ordered = all(fits(side, float) and side >= 0 for side in sides) and sides == sorted(set(sides))
-    if value is None or len(value) != 2 or not sides or not ordered:
+    numbers = all(fits(side, float) for side in sides)
+    ordered = numbers and sides == sorted(set(sides)) and all(side >= 0 for side in sides)
+    if value is None or len(value) != 2 or not sides or not ordered or value[1] == 0:
         shape = "LOW:HIGH in g/cm³; an empty side is open"
         if not isinstance(given, str):
             shape = "[low, high] in g/cm³; null leaves a side open"
         shown = limits.shown(list(given) if isinstance(given, tuple) else given)
-        raise ValueError(f"--density-g-cm3: {shown}; expected {shape}")
+        above = "low is not below high; " if numbers and len(sides) == 2 and sides[0] >= sides[1] else ""
+        raise ValueError(f"--density-g-cm3: {shown}; {above}expected {shape}")
     return value
 
 

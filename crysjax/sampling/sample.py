@@ -52,7 +52,7 @@ class Request(NamedTuple):
 
 def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = lambda done, total: None) -> Dataset:
     """Samples of a generator, by the name of a shipped model or its path; the same seed gives the same bits."""
-    path = registry.model_path(model)
+    path = registry.model_path(model, "generator")
     config = registry.read_config(path, "generator")
     names, known = [*config["properties"], SPACE_GROUP], config["elements"]
     request = request._replace(constraints=options.unified(request.constraints))

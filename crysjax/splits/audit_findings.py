@@ -73,13 +73,13 @@ def _inside(report: dict) -> Iterator[dict]:
             if count:
                 says = f"rows of {name} {'repeat an earlier row' if check == 'exact' else 'nearly repeat another row'}\
 : they weigh double, the effective size is smaller, and error bars that take rows as independent are too narrow"
-                avoid = "no split: keep one of each (near ones: " + _SPLIT + "cluster --distance)"
+                avoid = "no split helps: keep one crystal a group (of near ones: " + _SPLIT + "cluster --distance)"
                 yield _row("scope", f"{check} repeats within", name, count, report["splits"][name], says, avoid)
     ids, total = report["ids"], report["crystals"]
     twice = sum(ids["within"].values())
     if twice:
         says = "ids come more than once within a split: joins by id are ambiguous and these entries weigh double"
-        yield _row("leak", "repeated ids", "within splits", twice, total, says, "no split: keep one row an id")
+        yield _row("leak", "repeated ids", "within splits", twice, total, says, "no split helps: keep one row per id")
 
 
 def _numbers(report: dict) -> Iterator[dict]:

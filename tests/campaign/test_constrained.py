@@ -36,7 +36,10 @@ ALONE = {
     "a formula of others": ({"formula": "NaCl"}, r"formula: Na is not among .*expected it in elements"),
     "a list unheard of": ({"elements": ["earth-abundnt"]}, r"did you mean earth-abundant\?"),
     "sexagesimal": ({"num_elements": 124}, r"num_elements: 124; expected a number .*, or \[low, high\]; YAML"),
-    "a density": ({"density_g_cm3": [5, 3]}, r"density_g_cm3: \[5, 3\]; expected \[low, high\] in g/cm³"),
+    "a density": ({"density_g_cm3": [5, 3]}, r"density_g_cm3: \[5, 3\]; low is not below high; expected \[low, high\]"),
+    "two densities": (
+        {"density_g_cm3": [1, 2], "target": {"density_g_cm3": [5, 6]}}, r"density_g_cm3: .*a window that meets target\.",
+    ),
     "a gate": ({"gates": ["apert"]}, r"gates: 'apert'; expected one of apart, .*did you mean apart\?"),
     "a score": ({"settings": {"gates.least_score": 2.0}}, r"gates\.least_score: 2\.0; expected a number from 0 to 1"),
 }  # fmt: skip

@@ -49,7 +49,7 @@ def test_the_table_has_every_model_and_floor_with_its_cost(compared):
         "stability, expected",
         "COV-R (CDVAE)",
         "P1 share",
-        "distance of density_g_per_cm3",
+        "distance of density_g_cm3",
     }
     assert free_ones <= set(free["metrics"])
     for line in (csp, free):

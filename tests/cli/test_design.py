@@ -138,7 +138,7 @@ def test_hits_are_added_up_from_the_ledger(designed):
     effective = [row.notes["effective_particles"] for row in rows if row.stage == "sampled"]
     assert len(effective) == 48 and all(1 <= n <= 2 for n in effective) and min(effective) < 1.99
     assert summary["resampling"]["effective_particles"] == pytest.approx(np.mean(effective), abs=0.01)
-    assert f"hits expected of {said['validations']} validations; " in answer.out and "meet the target" not in answer.out
+    assert f"hits expected in {said['validations']} validations; " in answer.out and "meet the target" not in answer.out
     assert "No other judge but DFT" in said["judged_by"][GAP]
 
 
@@ -339,7 +339,8 @@ def test_where_nothing_passes_the_report_says_so(crysjax, world, write, tmp_path
     assert summary["candidates"] == 0 and summary["stages"]["screened"]["passed"] == 0
     assert summary["stages"]["relaxed"]["entered"] == 0
     assert summary["nothing"].startswith("No candidate was validated: 48 were sampled, ")
-    assert summary["nothing"] in answer.out and "0.0 (0 to 0) hits expected of 0 validations;" in answer.out
+    assert summary["unspent"] in answer.out and summary["unspent"].startswith("6 of 6 validations unspent")
+    assert summary["nothing"] in answer.out and "0.0 (0 to 0) hits expected in 0 validations;" in answer.out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "No candidate was validated: 48 were sampled, " in page and "Validated means" not in page
     assert (tmp_path / "out" / "candidates.extxyz").read_text() == ""

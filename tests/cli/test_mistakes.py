@@ -14,6 +14,7 @@ PLANS = {
     "an impossible window": ({"target.band_gap_ev": [2, 1]}, r"target\.band_gap_ev: \[2, 1\]; expected a window"),
     "no element": ({"elements": ["O", "Xx"]}, r"elements: 'Xx'; expected a chemical element .*did you mean Xe"),
     "an element unheard of": ({"elements": ["O", "Fe"]}, r"elements: Fe; the generator .*model\.npz does not know it"),
+    "half a name": ({"target.density": [1, 2]}, r"target\.density: the heads .* \(did you mean density_g_cm3\?\)"),
     "a property unheard of": ({"target.mass": "minimise"}, r"target\.mass: the heads do not predict it; .*band_gap_ev"),
     "a wrong type": ({"rounds": "three"}, r"rounds: 'three'; expected a whole number"),
     "a size unheard of": ({"min_atoms": 8, "max_atoms": 9}, r"max_atoms: 9; the generator knows 2 to 4 atoms"),

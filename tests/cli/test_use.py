@@ -286,7 +286,7 @@ def test_the_match_rate_comes_first_and_alone_if_asked(crysjax, world, like_test
 
 def test_distances_of_distributions_are_named_so(crysjax, world, like_test):
     answer = crysjax("evaluate", like_test, "--reference", f"{world.data}:test", "--no-ceiling", "--processes", 1)
-    names = ("density_g_per_cm3", "num_elements", "space group (total variation)")
+    names = ("density_g_cm3", "num_elements", "space group (total variation)")
     lines = [line.strip() for line in answer.out.splitlines()]
     for name in names:
         assert any(line.startswith(f"distance of {name}") for line in lines)

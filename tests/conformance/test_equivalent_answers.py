@@ -213,7 +213,7 @@ def test_evaluation_gives_one_verdict_of_a_crystal(real, kind):
     assert before.passed.sum() >= 20 and (~before.passed).sum() >= 10
     for name in ("apart", "structure_valid", "composition_valid"):
         np.testing.assert_array_equal(after.columns[name], before.columns[name])
-    for name in ("closest_angstrom", "closeness", "volume_a3_per_atom", "density_g_per_cm3"):
+    for name in ("closest_angstrom", "closeness", "volume_a3_per_atom", "density_g_cm3"):
         np.testing.assert_allclose(after.columns[name], before.columns[name], rtol=1e-4)
     sane = np.flatnonzero(before.passed)
     whole, copies = datasets.take(real, sane), datasets.take(other, sane)

@@ -357,3 +357,13 @@ def test_dicts_that_are_none_are_a_reason(tmp_path, text):
     with pytest.raises(ValueError, match=r"t\.csv: entry 0: ") as caught:
         io.read(tmp_path / "t.csv")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_the_column_that_names_crystals_is_reported(tmp_path):
+    (tmp_path / "t.csv").write_text(f'name,cif,gap\nhalite,"{CIF}",1.5\n')
+    (tmp_path / "t.json").write_text(json.dumps([{"name": "halite", "cif": CIF, "gap": 1.5}]))
+    for file in ("t.csv", "t.json"):
+        found = io.read(tmp_path / file)
+        assert found.ids.tolist() == ["halite"]
+        said = labels.lines(found.provenance["columns"])[0]
+        assert "id from 'name'" in said and "gap" in said

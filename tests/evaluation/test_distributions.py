@@ -195,11 +195,11 @@ def test_property_distances_of_a_data_set():
     shifted = [r._replace(properties={k: v - 0.5 for k, v in r.properties.items()}) for r in rows]
     found = dist.property_distances(from_entries(shifted), from_entries(rows), draws=20)
     assert {k: round(v.value, 5) for k, v in found.items()} == {
-        "density_g_per_cm3": 0.0, "num_elements": 0.0, "formation_energy_ev_per_atom": 0.5,
+        "density_g_cm3": 0.0, "num_elements": 0.0, "formation_energy_ev_per_atom": 0.5,
     }  # fmt: skip
     assert found["formation_energy_ev_per_atom"].missing == 1
     bare = from_entries([r._replace(properties={}) for r in rows])
-    assert set(dist.property_distances(bare, bare, draws=2)) == {"density_g_per_cm3", "num_elements"}
+    assert set(dist.property_distances(bare, bare, draws=2)) == {"density_g_cm3", "num_elements"}
 
 
 def test_published_distances_of_diffcsp(data_dir):
@@ -275,5 +275,5 @@ def test_joined_sets_lie_between_their_parts():
     dense = [r._replace(lattice=r.lattice * 0.5 ** (1 / 3)) for r in rows]  # twice the density
     reference, mixture = from_entries(rows), concatenate([from_entries(rows), from_entries(dense)])
     expected = dist.densities(reference).mean() / 2
-    found = dist.property_distances(mixture, reference, draws=2)["density_g_per_cm3"]
+    found = dist.property_distances(mixture, reference, draws=2)["density_g_cm3"]
     assert found.value == pytest.approx(expected, rel=1e-5)

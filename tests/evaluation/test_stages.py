@@ -39,7 +39,7 @@ def test_valid_turns_away_each_fault_with_its_own_reason():
         "flat cell",
         "composition fails SMACT's charge and electronegativity test",
     ]  # fmt: skip
-    assert said.columns["density_g_per_cm3"][0] == pytest.approx(2.163, abs=0.005)  # halite
+    assert said.columns["density_g_cm3"][0] == pytest.approx(2.163, abs=0.005)  # halite
 
 
 def test_real_crystals_pass_the_bounds_on_geometry(data_dir):

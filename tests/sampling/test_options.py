@@ -21,6 +21,8 @@ WRONG = {
     "a switch in a range": ({"num_elements": (1, np.True_)}, r"^num_elements: \[1, True\]; expected a number"),
     "half an element": ({"num_elements": np.float64(2.5)}, r"^num_elements: 2\.5; expected a number"),
     "a density": ({"density_g_cm3": 5.0}, r"^density_g_cm3: 5\.0; expected \[low, high\] in g/cm³"),
+    "no density at all": ({"density_g_cm3": (None, 0)}, r"^density_g_cm3: \[None, 0\]; expected \[low, high\]"),
+    "upside down": ({"density_g_cm3": (5, 3)}, r"^density_g_cm3: \[5, 3\]; low is not below high; expected \[low"),
     "a switch in a window": ({"density_g_cm3": (True, 5)}, r"^density_g_cm3: \[True, 5\]; expected \[low, high\]"),
     "text in a window": ({"density_g_cm3": ("3", "5")}, r"^density_g_cm3: \['3', '5'\]; expected \[low, high\]"),
     "beyond any float": ({"density_g_cm3": (10**400, None)}, r"^density_g_cm3: \[1000.*; expected \[low, high\]"),

@@ -8,16 +8,14 @@ bounded (`limits.py`), nothing in it is executed, and nothing is written while i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from crysjax.base import Crystal
-from crysjax.data import files, labels, names
-from crysjax.data.datasets import ENERGY, STRESS, Dataset, Entry, concatenate, entries, from_entries, load, save
+from crysjax.data import labels
+from crysjax.data.datasets import Dataset, Entry, concatenate, from_entries, load, save
 from crysjax.data.files import Damaged
 from crysjax.data.lost import Notice, NotKept
 from crysjax.data.readers import archives, ase_files, cif, json_files, layouts, limits, poscar, reading
@@ -30,11 +28,11 @@ from crysjax.data.readers.convert import (  # noqa: F401 (the views of one cryst
     from_structure,
     to_atoms,
     to_structure,
-    with_results,
 )
 from crysjax.data.readers.lazy import Lazy, Reader, clean, collect, failing, said
 from crysjax.data.readers.parquet_files import read_parquet
 from crysjax.data.readers.torch_files import read_torch
+from crysjax.data.readers.writing import refuse_other_suffixes, write, write_crystals  # noqa: F401 (handed on)
 
 _SUFFIXES = {
     ".cif": "cif", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
@@ -248,52 +246,3 @@ FORMATS: dict[str, Callable[[Path], Iterator[Lazy]]] = {
     "crysjax": lambda path: iter(()),
 }
 """Format name -> reader of a path; `crysjax` is the package's own file and is loaded whole."""
-
-
-def write_crystals(
-    materials: Dataset | list[Crystal | Entry], path: str | Path, *, notes: Sequence[Mapping[str, str | float]] = ()
-) -> list[Path]:
-    """Write `.extxyz` (all frames, with properties), `.cif` (a block each), or, for any other path, a folder of CIFs.
-
-    Returns the files. Files of a folder are numbered in the given order, so that a ranking survives. Energy, forces
-    and stress go into an extxyz as ASE keeps them: `ase.io.read(...).get_potential_energy()` answers. `notes` stand
-    beside the properties of each frame.
-    """
-    path = Path(path)
-    rows = entries(materials) if isinstance(materials, Dataset) else [as_entry(m) for m in materials]
-    named = [(row, row.id or f"crystal-{i}") for i, row in enumerate(rows)]
-    if path.suffix in (".extxyz", ".xyz"):
-        return [_write_extxyz(named, path, notes or [{}] * len(named))]
-    texts = [cif.format_p1(name, row.numbers, row.frac, row.lattice) for row, name in named]
-    if path.suffix == ".cif":
-        return [files.write(path, "\n".join(texts))]
-    path.mkdir(parents=True, exist_ok=True)
-    digits = len(str(len(named)))
-    places = [path / f"{i:0{digits}d}_{names.of(name)}.cif" for i, (_, name) in enumerate(named)]
-    return [files.write(place, text) for place, text in zip(places, texts)]
-
-
-def write(dataset: Dataset, path: str | PathLike) -> None:
-    """A data set as `.npz`, which keeps all of it, or as `write_crystals` has it."""
-    save(dataset, Path(path)) if Path(path).suffix == ".npz" else write_crystals(dataset, Path(path))
-
-
-def _in_a_comment(name: str) -> str:
-    """An id in the comment line of extxyz, where ASE escapes neither line ends nor backslashes: they become `%0a`."""
-    return "".join(c if c.isprintable() and c != "\\" else f"%{ord(c):02x}" for c in name)
-
-
-def _write_extxyz(named: list[tuple[Entry, str]], path: Path, notes: Sequence[Mapping[str, str | float]]) -> Path:
-    from ase.io import write
-
-    frames = []
-    for (row, name), more in zip(named, notes, strict=True):
-        frames.append(with_results(row))
-        results = frames[-1].calc.results if frames[-1].calc else {}
-        of_results = {*([ENERGY] if "energy" in results else []), *(STRESS if "stress" in results else ())}
-        kept = {k: v for k, v in row.properties.items() if np.isfinite(v) and k not in of_results}
-        texts = {k: _in_a_comment(v) if isinstance(v, str) else v for k, v in more.items()}
-        frames[-1].info |= {"id": _in_a_comment(name)} | kept | texts
-    with files.whole(path) as partial:
-        write(partial, frames, format="extxyz")
-    return path

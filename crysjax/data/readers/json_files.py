@@ -131,10 +131,12 @@ def of_record(name: str, record: object, parse_cif: ParseCif) -> Entry:
         raise ValueError(f"a JSON {type(record).__name__} where a structure was expected")
     if _is_structure(record):
         return of_structure(name, record, {})
-    name = str(next((record[k] for k in IDS if isinstance(record.get(k), str | int)), name))
+    ids = next((k for k in IDS if isinstance(record.get(k), str | int)), None)
+    name = name if ids is None else str(record[ids])
     key = next((k for k in _HOLDS if k in record), "structure")
     found = record.get(key)
-    row = SourceRow(cells((k, v) for k, v in record.items() if isinstance(k, str) and k != key), {"structure": key})
+    taken = {"structure": key} | ({} if ids is None else {"id": ids})
+    row = SourceRow(cells((k, v) for k, v in record.items() if isinstance(k, str) and k != key), taken)
     entry = of_text(name, found, {}, parse_cif) if isinstance(found, str) else of_structure(name, found, {})
     own = entry.row.cells if entry.row else {}
     return entry._replace(row=row._replace(cells=own | row.cells))

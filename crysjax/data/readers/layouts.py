@@ -31,8 +31,10 @@ def read_csv(name: str, data: bytes, parse: Callable[[str, str], Entry]) -> Iter
     notes = dict.fromkeys(commas := tables.decimal_commas(text), tables.COMMAS)
     for i, row in enumerate(tables.rows(text, commas)):
         structure, more = row.pop(column), row.pop(None, [])
-        name = str(next((row[k] for k in IDS if row.get(k)), row.get("") or i))
-        labels = SourceRow(cells(row.items()), {"structure": column}, notes=notes)
+        key = next((k for k in IDS if row.get(k)), "")
+        name = str(row.get(key) or i)
+        taken = {"structure": column} | ({"id": key} if key else {})
+        labels = SourceRow(cells(row.items()), taken, notes=notes)
         yield name, "", partial(_of_row, name, structure, labels, more, parse)
 
 

@@ -115,7 +115,7 @@ def property_distances(samples: Dataset, reference: Dataset, *, draws: int = 200
     CDVAE and DiffCSP print them as `wdist_density` (g/cm^3), `wdist_num_elems` and `wdist_prop` (eV/atom), over 1,000
     valid samples drawn from all and the whole test set: pass valid samples for comparable numbers.
     """
-    columns = {"density_g_per_cm3": densities, "num_elements": num_elements}
+    columns = {"density_g_cm3": densities, "num_elements": num_elements}
     pairs = {name: (of(samples), of(reference)) for name, of in columns.items()}
     name = FORMATION_ENERGY
     if name in samples.properties and name in reference.properties:
