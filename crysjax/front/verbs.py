@@ -101,8 +101,8 @@ def sample(
         n, None if like is None else read(like), None if templates is None else read(templates), max_atoms, wanted,
         properties or {}, guidance, steps, temperature, min_atoms,
     )  # fmt: skip
-    drawn = isinstance(key, jax.Array | np.ndarray)
-    seed = int(jax.random.bits(key, dtype=jnp.uint32)) if drawn else _whole("key", key, 0, 2**32 - 1)
+    of_jax = isinstance(key, jax.Array | np.ndarray)
+    seed = int(jax.random.bits(key, dtype=jnp.uint32)) if of_jax else _whole("key", key, 0, 2**32 - 1)
     with as_keys():
         drawn = sampling.sample(model, request, seed=seed)
     if out is not None:
