@@ -91,7 +91,7 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
     fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= max(fixed, elements)}
     if not fit:
         least = max(fixed, elements)
-        what = f"a formula unit has {unit} atoms" if limits.formula else f"needs at least {least} atoms"
+        what = f"--formula: a unit has {unit} atoms" if limits.formula else f"needs at least {least} atoms"
         raise ValueError(f"{what}; the model draws cells of {min(of_model)} to {max(of_model)} atoms here")
     if not (limits.formula or (limits.num_elements is None and limits.states is None and not limits.required)):
         fit = {n: fit[n] for n in possible_sizes(limits, list(fit), known=known)} or fit
