@@ -91,7 +91,7 @@ def sizes(limits: Constraints, of_model: dict[int, int], known: list[int]) -> di
     least = max(sum(fixed.values()), (limits.num_elements or (0,))[0], len(limits.required), units * unit)
     fit = {n: count for n, count in of_model.items() if n % unit == 0 and n >= least}
     if not fit:
-        what = f"a formula unit has {unit} atoms" if limits.formula else f"needs at least {least} atoms"
+        what = f"--formula: a unit has {unit} atoms" if limits.formula else f"needs at least {least} atoms"
         what += f", and at least {least} are needed" * bool(limits.formula and least > unit)
         raise ValueError(f"{what}; the model draws cells of {min(of_model)} to {max(of_model)} atoms here")
     if not (limits.formula or (limits.num_elements is None and limits.states is None and not limits.required)):

@@ -81,7 +81,7 @@ REFUSED = {
     "--space-group 221 --fix data.npz": r"--space-group: expected no --fix beside it, .*; leave out --fix, or draw",
     "--formula Ti2x": r"--formula: 'Ti2x'; expected symbols and whole numbers",
     "--formula FeO": r"--formula: Fe; the model was not trained on it",
-    "--formula TiO4": r"a formula unit has 5 atoms; the model draws cells of 2 to 4 atoms here",
+    "--formula TiO4": r"--formula: a unit has 5 atoms; the model draws cells of 2 to 4 atoms here",
     "--formula TiO --forbid O": r"--forbid: O is in the formula too; expected it in one of them",
     "--formula MgO2 --neutral --max-atoms 3": r"no choice of the declared oxidation states is neutral",
     "--forbid Xx": r"--forbid: 'Xx'; expected a chemical element from H to Fm, or one of all, earth-abundant",

@@ -35,7 +35,7 @@ def test_sizes_of_a_formula_hold_the_fixed_part(formula, numbers, possible):
 def test_a_fixed_part_that_no_size_holds_says_how_many_atoms_it_needs():
     wanted = Constraints(formula={11: 1, 17: 1}, fixed=fixed(*[11] * 5))
     with pytest.raises(
-        ValueError, match=r"^a formula unit has 2 atoms, and at least 10 are needed; the model draws cells of 1 to 8"
+        ValueError, match=r"^--formula: a unit has 2 atoms, and at least 10 are needed; the model draws cells of 1 to 8"
     ):
         keeping.sizes(wanted, SIZES, [11, 17])
 

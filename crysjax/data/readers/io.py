@@ -1,4 +1,4 @@
-"""Every way in and out: CIF, POSCAR, extxyz, XSF, ASE databases, CSV, Parquet, JSON, npz, torch files, zips, folders.
+"""Every way in: CIF, POSCAR, extxyz, XSF, ASE databases, CSV, Parquet, JSON, npz, torch files, zips, folders.
 
 A reader is a function to lazy entries (`lazy.py`). An entry that cannot be parsed, whatever raises, becomes a row of
 file, entry and reason: an error unless `skip_bad`, a count in the provenance with it. What a file may ask for is
