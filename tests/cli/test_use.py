@@ -292,3 +292,8 @@ def test_distances_of_distributions_are_named_so(crysjax, world, like_test):
         assert any(line.startswith(f"distance of {name}") for line in lines)
         assert not any(line.startswith(name) for line in lines)
     assert any(line.startswith("no space group found") for line in lines)
+
+
+def test_a_suffix_that_is_not_written_is_refused_before_anything_is_drawn(crysjax, world, one_line, tmp_path):
+    one_line(crysjax("sample", world.generator, "--out", tmp_path / "x.foo"), r"\.foo is not written; expected \.npz")
+    assert not (tmp_path / "x.foo").exists()

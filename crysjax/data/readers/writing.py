@@ -23,9 +23,10 @@ WRITTEN = (".npz", ".extxyz", ".xyz", ".cif")
 
 
 def refuse_other_suffixes(path: str | PathLike) -> None:
-    """An error for a name that ends like a file of a format that is not written; a folder's name has no dot."""
-    suffix = Path(path).suffix
-    if suffix and suffix not in WRITTEN and not Path(path).is_dir():
+    """An error for a name that ends like a file of a format that is not written; a new folder's name has no dot."""
+    suffix, place = Path(path).suffix, Path(path)
+    in_use = place.is_dir() and any(not inner.name.startswith(".") for inner in place.iterdir())  # more than its lock
+    if suffix and suffix not in WRITTEN and not in_use:
         raise ValueError(
             f"{path}: {suffix} is not written; expected {', '.join(WRITTEN)}, or a name without a dot: a folder of CIFs"
         )
