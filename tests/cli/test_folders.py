@@ -126,7 +126,7 @@ def test_without_a_home_shipped_models_are_found(crysjax, one_line, monkeypatch)
     monkeypatch.delenv("CRYSJAX_MODELS", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     assert registry.model_path("student").exists() and "student" in registry.installed()
-    with pytest.raises(ValueError, match="neither a file nor a model"):
+    with pytest.raises(ValueError, match="not here yet"):
         registry.model_path("nequix-mp-1")
     assert crysjax("models", "list").code == 0
     one_line(crysjax("models", "pull", "nequix-mp-1"), "no home directory to keep models in; set CRYSJAX_MODELS")
