@@ -186,7 +186,7 @@ def test_a_set_against_itself_matches_and_holds_nothing_new(crysjax, world, tmp_
     truth = f"{world.data}:test"
     answer = crysjax("evaluate", truth, "--match", truth, "--train", truth, "--no-floors", "--processes", 1)
     assert "samples" in answer.out and "100.0 %   0.000" in answer.out
-    assert "no floors beside this match rate: give --train" in answer.out
+    assert "no floors beside this match rate: give --floors" in answer.out
     assert re.search(r"novelty +0\.0 %", answer.out)
 
 
