@@ -56,7 +56,7 @@ def test_prepare_says_what_became_of_every_column(crysjax, tmp_path):
         "crysjax: warning: t.csv: column 'band_gap': 1 of 23 cells are no plain numbers and count as missing, "
         "the first in row 1 (id m0): '1.5 eV'"
     )
-    assert lines[0] == "t.csv: read: structure from 'made', band_gap_ev from 'band_gap', density"
+    assert lines[0] == "t.csv: read: structure from 'made', id from 'material_id', band_gap_ev from 'band_gap', density"
     assert lines[1].startswith("t.csv: not read: 'formula' (1 cells, text, row 1 (id m0): 'InF'), 'nsites' (23 cells, ")
     assert "'dft_band_gap' (23 cells, band_gap_ev is read from column 'band_gap'; 0 of 22 values differ)" in lines[1]
     assert lines[2].startswith("warning: band_gap_ev: -9999 comes 2 times in 22 values") and len(lines) == 3
