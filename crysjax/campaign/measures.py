@@ -1,7 +1,7 @@
 """Oracles that a plan may ask about what was validated: `measure: [bulk_modulus_gpa, ...]`.
 
 Answers stand in the notes of the ledger's validated rows, their price in `summary.json`. A new one is a row in
-`MEASURES`: a function of one crystal that JAX can trace, its unit, and seconds a crystal by order of magnitude.
+`MEASURES`: a function of one crystal that JAX can trace, its unit, and seconds per crystal, by order of magnitude.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ BOOK_KEEPING = {"index", "unnamed: 0", "created_at", "nsites", "vol_ratio", "tra
 """Numeric columns that are row numbers or book-keeping; they are named and not read."""
 
 IDS = ("structure_id", "material_id", "id", "mp_id", "immutable_id", "jid", "mat_id", "name")
-"""Columns that name a crystal, the first that is there; they are no labels."""
+"""Columns that hold the ids of crystals; the first one that is there counts. They are no labels."""
 
 MISSING = {"", "-", "--", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "none", "null"}
 """What tables write where there is no value, in lower case."""

@@ -133,14 +133,14 @@ def _integers(values: Any) -> Iterator[int]:
 
 
 def of_species(oxidation_states: Iterable[Any], spins: Iterable[Any] = (), charge: Any = None, count: int = 0) -> Lost:
-    """Of pymatgen's species, a value a site, and the charge of the whole cell of `count` atoms."""
+    """Of pymatgen's species, one value per site, and the charge of the whole cell of `count` atoms."""
     lost = counted("oxidation states", map(_says, oxidation_states)) | counted("spins", map(_says, spins))
     charged = isinstance(charge, int | float) and abs(charge) > 1e-3  # sums of states are zero up to rounding
     return lost | counted("total charge", [True] * count if charged else ())
 
 
 def of_site_properties(columns: dict[str, Iterable[Any]]) -> Lost:
-    """Of pymatgen's site properties, name -> a value a site: those that say something."""
+    """Of pymatgen's site properties, name -> one value per site: those that say something."""
     lost: Lost = {}
     for name, values in list(columns.items())[:MOST_NAMES]:
         if name == "selective_dynamics":

@@ -50,7 +50,7 @@ def site_transformer(
     """A transformer over sites.
 
     Args:
-        outputs: numbers a site that it answers.
+        outputs: numbers per site that it answers.
         size: "S", "B" or "L", see `SIZES`.
         width, layers, heads: features per site, blocks and attention heads, in place of those of the size.
 

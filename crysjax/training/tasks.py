@@ -135,7 +135,7 @@ def property_statistics(
             what = "site" if of_sites else "crystal"
             raise ValueError(f"property {name!r}: no {what} has a value; the data set has {sorted(columns)}")
         if values.ndim > 1:
-            raise ValueError(f"property {name!r}: {values.shape[1:]} numbers a site; expected one")
+            raise ValueError(f"property {name!r}: {values.shape[1:]} numbers per site; expected one")
         mean, spread = scales.moments(values[known], f"property {name!r}", ids[known])
         center.append(mean)
         scale.append(max(spread, 1e-6))
