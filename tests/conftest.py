@@ -12,7 +12,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 SLOW = Path(__file__).with_name("slow.txt")
-"""Tests, or files of tests, that take 8 s of a core or more (measured without AVX-512): `make test` leaves them to `make test-all`."""
+"""Tests, or files of tests, that take a core without AVX-512 8 s or more: `make test` leaves them to `test-all`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

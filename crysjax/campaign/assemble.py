@@ -15,7 +15,7 @@ from crysjax.campaign.density_target import DENSITY
 from crysjax.campaign.judges import Judge
 from crysjax.campaign.plan import Plan
 from crysjax.campaign.round import Tools
-from crysjax.data.readers.part import read_part, with_split
+from crysjax.data.readers.part import needs_no_file, read_part, with_split
 from crysjax.models import references, registry
 from crysjax.models.references import Reference
 from crysjax.potentials.mlip import Potential
@@ -181,7 +181,7 @@ def digests_of(plan: Plan) -> dict[str, str]:
     elif judging.name and (path := judges.source_file(judging.name)):
         found[f"{path.name} of the judge"] = reading.digest(path)
     named = {key: [one for one in texts if one] for key, texts in
-             {"novel_to": [plan.novel_to], "hull": plan.hull, "fix": [plan.fix],
+             {"novel_to": [plan.novel_to], "templates": [plan.templates], "hull": plan.hull, "fix": [plan.fix],
               "judge.references": [judging.references]}.items()}  # fmt: skip
     return found | {f"{text} of {key}": digest_of(text) for key, texts in named.items() for text in texts}
 
@@ -214,8 +214,12 @@ def _oracles(plan: Plan, predictor: Any, asked: Any, judge: Any) -> dict[str, An
 
 
 def digest_of(text: str) -> str:
-    """SHA-256 of a file (`PATH` or `PATH:SPLIT`), or of all files of a folder and their names."""
+    """SHA-256 of a file (`PATH` or `PATH:SPLIT`), of all files of a folder and their names, or of a named set."""
+    from crysjax.data import digests
     from crysjax.data.readers import reading
+
+    if needs_no_file(text):
+        return digests.of_dataset(read_part(text))
 
     path = Path(text) if Path(text).exists() else Path(with_split(text)[0])
     if not path.is_dir():

@@ -21,8 +21,9 @@ from crysjax.constraints.constraints import Constraints
 from crysjax.constraints.violations import violations
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset, Entry
+from crysjax.data.readers.part import read_part
 from crysjax.models import families, registry
-from crysjax.sampling import defaults, draws, keeping, space_groups
+from crysjax.sampling import defaults, draws, keeping, retrieved, space_groups
 from crysjax.sampling.options import as_keys
 from crysjax.terminal import say
 
@@ -47,12 +48,11 @@ def make(plan: Plan, allowed: Sequence[int]) -> Constrained:
     """
     path = registry.model_path(plan.generator, "generator")
     config = registry.read_config(path, "generator")
-    if config["settings"].get("family") == "retrieval":
-        raise ValueError(
-            f"generator: {plan.generator} looks crystals of given compositions up; expected one that draws freely, "
-            "such as mp_20_generator or mp_20_wyckoff"
-        )
-    sizes = _sizes_of_plan(plan, config)
+    if retrieved.looks_up(config):
+        return _retrieved(plan, config, tuple(allowed))
+    if plan.templates:
+        raise ValueError(f"templates: {plan.generator} does not look anything up; expected a retrieval-based generator")
+    sizes = _sizes_of_plan(plan, config["sizes"])
     of_family = families.factory(families.named(config["settings"]))
     steps = {"generator.steps": plan.sample_steps} if "steps" in inspect.signature(of_family).parameters else {}
     changed = defaults.defaults(path, plan.generator, False) | steps
@@ -67,12 +67,28 @@ def make(plan: Plan, allowed: Sequence[int]) -> Constrained:
     return Constrained(ready.generator, ready.params, sizes, ready.start, _broken(limits), _flag(limits))
 
 
-def _sizes_of_plan(plan: Plan, config: dict[str, Any]) -> dict[int, int]:
-    sizes = {int(n): c for n, c in config["sizes"].items() if plan.min_atoms <= int(n) <= plan.max_atoms}
+def _retrieved(plan: Plan, config: dict[str, Any], allowed: tuple[int, ...]) -> Constrained:
+    """A retrieval-based generator, which sets out from the plan's templates."""
+    if not plan.templates:
+        raise ValueError(
+            f"generator: {plan.generator} exchanges elements in known structures; expected templates: PATH[:SPLIT] "
+            "beside it, or one that draws from nothing, such as mp_20_wyckoff"
+        )
+    with as_keys():
+        limits = keeping.wanted(options_of(plan)._replace(elements=(), forbid=()), config["elements"])
+        limits = limits._replace(allowed=allowed)
+        structures = retrieved.templates("templates", read_part(plan.templates), limits)
+        sizes = _sizes_of_plan(plan, retrieved.sizes(structures))
+        ready = retrieved.ready(plan.generator, {}, structures, limits)
+    return Constrained(ready.generator, ready.params, sizes, ready.start, _broken(limits), _flag(limits))
+
+
+def _sizes_of_plan(plan: Plan, of_generator: dict[Any, int]) -> dict[int, int]:
+    sizes = {int(n): c for n, c in of_generator.items() if plan.min_atoms <= int(n) <= plan.max_atoms}
     if not sizes:
-        known = sorted(map(int, config["sizes"]))
+        known = sorted(map(int, of_generator))
         raise ValueError(f"max_atoms: {plan.max_atoms}; the generator knows {known[0]} to {known[-1]} atoms")
-    if plan.max_atoms > (largest := max(map(int, config["sizes"]))):
+    if plan.max_atoms > (largest := max(map(int, of_generator))):
         say(f"crysjax: max_atoms: {plan.max_atoms}; {plan.generator} was trained on at most {largest} atoms and draws "
             "none larger", err=True)  # fmt: skip
     return sizes

@@ -76,6 +76,8 @@ class Plan:
         hull: files and folders of entries with formation energies; `target` may then name
             `energy_above_hull_ev_per_atom`.
         generator, heads, potential: name of a shipped model, or a path.
+        templates: a data set of known structures, for a retrieval-based generator such as mp_20_retrieval, which
+            exchanges elements in them.
         judge: whose energies count for crystals that the potential relaxed: another potential by name or file, or a
             calculator such as chgnet; empty = the potential itself.
         measure: further properties to compute of validated crystals, such as bulk_modulus_gpa (`campaign/measures`).
@@ -111,6 +113,7 @@ class Plan:
     novel_to: str = ""
     hull: tuple[str, ...] = ()
     generator: str = "mp_20_generator"
+    templates: str = ""
     heads: str = "mp_20_heads"
     potential: str = "student"
     judge: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import shutil
 import sys
 import time
@@ -223,8 +224,6 @@ def _line(
 
 
 def _factory_settings(settings: dict[str, Any]) -> set[str]:
-    import inspect
-
     from crysjax.models import families
 
     return set(inspect.signature(families.factory(families.named(settings))).parameters)
@@ -234,12 +233,12 @@ def _measured(
     plan: ComparePlan, model: Model, train: Dataset, asked: Dataset, seed: int, folder: Path
 ) -> tuple[dict[str, Interval], float]:
     """Metrics of the samples of one seed, and the seconds that drawing them took, compilation included."""
-    from crysjax.sampling import prediction
+    from crysjax.sampling import prediction, retrieved
 
     properties = len(model.config["properties"])
     if plan.task == "csp":
         views = (None,)
-        if model.config["settings"].get("family") == "retrieval":
+        if retrieved.looks_up(model.config):
             (known,), _ = cells.standard("templates", train)
             views = prediction.retrieved(known, asked, model.config, count=plan.retrieve, tries=plan.tries)
         tried = prediction.candidates(
@@ -247,7 +246,8 @@ def _measured(
         )
         return prediction.match(asked, tried.sets), tried.seconds
     begun = time.perf_counter()
-    drawn = prediction.free(model.build, model.params, model.config, plan.rows, seed=seed)
+    known = retrieved.templates("templates", train) if retrieved.looks_up(model.config) else None
+    drawn = prediction.free(model.build, model.params, model.config, plan.rows, seed=seed, templates=known)
     took = time.perf_counter() - begun
     return _judged(plan, drawn, train, asked, folder), took
 

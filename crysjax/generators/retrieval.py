@@ -5,6 +5,9 @@ distribution of a flow: the coupling of start and truth depends on the data (Alb
 couplings"), so the paths are short and what is left to learn is what a substitution changes. Of several templates a
 judge, one more head of the same network, chooses: it has seen which substitutions keep their structure. It is told what
 each site was before, as an ionic substitution model would be (Hautier et al. 2011).
+
+Where the species are free, they are drawn too: elements of the template are exchanged (`exchange`) in several ways, and
+the judge picks. So the same model makes new crystals.
 """
 
 from __future__ import annotations
@@ -27,13 +30,15 @@ from crysjax.base import (
     Params,
     Prediction,
     Start,
+    is_known,
     mean_by_crystal,
     num_sites,
     numbers,
     one_hot,
     site_mask,
+    sum_by_crystal,
 )
-from crysjax.generators import coordinates
+from crysjax.generators import coordinates, exchange
 from crysjax.generators.coordinates import LATTICE_CENTER, LATTICE_SCALE, Fields, Geometry, Numbers, Scales
 from crysjax.generators.processes.flows import centered
 from crysjax.geometry import torus
@@ -55,6 +60,7 @@ class Retriever(NamedTuple):
     nearness: float
     points: Array  # (s, d) elements as points
     free: Array  # (1, 6) 1 for the lattice coordinates that are learned
+    exchange: exchange.Exchange  # how species are drawn where they are free
 
 
 def retrieval(
@@ -73,11 +79,15 @@ def retrieval(
     elements: tuple[Numbers, ...] = (),
     nearness: float = 4.0,
     keep_shape: bool = True,
+    proposals: int = 8,
+    sharpness: float = 4.0,
+    stay: float = 0.0,
 ) -> Generator:
     """A flow from retrieved templates; species are those of the template that a sampler is given.
 
     Without `Condition.start` the flow starts from the positions and the cell of the template itself. With it, every
-    candidate is judged and the likeliest is carried on.
+    candidate is judged and the likeliest is carried on. Crystals with a site whose species is free become the first
+    candidate with its elements exchanged: its positions and the shape of its cell are kept, and so is its symmetry.
 
     Args:
         network: the backbone; it answers the way to go and, from its crystal features, the judge's logit.
@@ -97,6 +107,10 @@ def retrieval(
             distance.
         keep_shape: leave the shape of the template's cell as it is and learn its volume alone. On MP-20's validation
             part a learned change of shape made cells that were right worse (experiments/generators).
+        proposals: exchanges of elements that are drawn for a crystal with free species; the judge picks one of them.
+        sharpness: how strongly an element is exchanged for a near one: its log-probability is minus this times the
+            distance of the two points.
+        stay: what is added to the log-probability that an element stays.
     """
     points = jnp.asarray(np.asarray(elements or np.zeros((NUM_SPECIES, 1)), np.float32))
     model = Retriever(
@@ -110,6 +124,7 @@ def retrieval(
         nearness=nearness,
         points=points,
         free=jnp.asarray([[0.0 if keep_shape else 1.0] * 5 + [1.0]]),  # the last lattice coordinate is the volume
+        exchange=exchange.Exchange(proposals, sharpness, stay),
     )
 
     def sample(params: Params, key: Array, template: Pack, condition: Condition) -> Pack:
@@ -209,14 +224,23 @@ def _noise(key: Array, template: Pack) -> Array:
 
 
 def _decode(model: Retriever, params: Params, key: Array, noise: Array, template: Pack, condition: Condition) -> Pack:
+    drawn = sum_by_crystal(1 - is_known(template.occupancy), template) > 0
+    if condition.start is not None:
+        judge = partial(_judge, model, params, condition=condition)
+        way = model.exchange, model.points
+        template, start = exchange.with_species(judge, *way, key, drawn, template, condition.start)
+        condition = condition._replace(start=start)
     start = _chosen(model, params, template, condition)
     x = _geometry(model.scales, start, template)
-    x = x._replace(frac=x.frac + model.jitter * noise)
+    # an exchange keeps the symmetry of its template, which moves of single atoms would break
+    moves = jnp.where(drawn, 0, 1).astype(x.frac.dtype)[template.owner][:, None]
+    x = x._replace(frac=x.frac + model.jitter * noise * moves)
     ones = jnp.ones(template.lattice.shape[0], template.frac.dtype)
 
     def step(x: Geometry, t: Array) -> tuple[Geometry, None]:
         go = _predict(model, params, x, t * ones, start, template, condition)
-        return Geometry(x.frac - centered(go.frac, template) / model.steps, x.lattice - go.lattice / model.steps), None
+        frac = x.frac - moves * centered(go.frac, template) / model.steps
+        return Geometry(frac, x.lattice - go.lattice / model.steps), None
 
     times = jnp.linspace(1.0, 1.0 / model.steps, model.steps, dtype=template.frac.dtype)
     x, _ = jax.lax.scan(jax.checkpoint(step), x, times)

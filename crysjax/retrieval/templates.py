@@ -125,7 +125,8 @@ def _squared(points: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _radius_cubed() -> np.ndarray:
+def spheres() -> np.ndarray:
+    """The cubes of the atomic radii of H..Fm in Å^3, the median where none is known: (100,)."""
     from pymatgen.core import Element
 
     radii = np.array([_radius(Element.from_Z(z)) for z in range(1, 101)])
@@ -149,7 +150,7 @@ def candidate(row: Entry, template: Entry | None, numbers: np.ndarray) -> Entry:
     if template is None:
         lattice = np.eye(3) * (20.0 * len(numbers)) ** (1 / 3)
         return Entry(row.id, numbers, np.zeros((len(numbers), 3)), lattice, {"found": 0.0}, {"was": numbers})
-    spheres = _radius_cubed()
-    ratio = spheres[numbers - 1].sum() / spheres[template.numbers - 1].sum()
+    size = spheres()
+    ratio = size[numbers - 1].sum() / size[template.numbers - 1].sum()
     cell, was = template.lattice * ratio ** (1 / 3), {"was": template.numbers}
     return Entry(row.id, numbers, template.frac, cell, {"found": 1.0}, was)

@@ -54,9 +54,10 @@ def sample(
     space_group: np.ndarray | None = None,
     view: batching.View | None = None,
     pairs: int = 2048,
+    shape: batching.Capacity | None = None,
     on_pack: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
-    """One sample a template.
+    """One sample per template.
 
     Args:
         properties: (m, k) condition values in the model's order; NaN = not asked for.
@@ -64,9 +65,10 @@ def sample(
         space_group: (m,) requested groups, 0 = any.
         view: what the family is given beside the templates, such as retrieved candidates (`retrieval.start_view`).
         pairs: size of a pack.
+        shape: of a pack, where several calls are to share one compiled program; `None`: as small as can be.
         on_pack: called with the number of packs done and their total.
     """
-    shape = batching.capacity(templates.num_atoms, pairs)
+    shape = shape or batching.capacity(templates.num_atoms, pairs)
     batch = batching.pack_dataset(templates, shape)
     packs = restrict(batch.pack, elements) if elements else batch.pack
     used = np.maximum(batch.index, 0)

@@ -16,6 +16,7 @@ from crysjax.evaluation.metrics.distributions import Interval, interval
 from crysjax.retrieval import templates
 from crysjax.retrieval.start_view import start_view
 from crysjax.sampling import draws
+from crysjax.sampling import retrieved as from_templates
 
 
 class Tried(NamedTuple):
@@ -44,12 +45,22 @@ def candidates(
     return Tried(drawn, time.perf_counter() - begun)
 
 
-def free(generator: Generator, params: Any, config: dict, count: int, *, seed: int = 0, pairs: int = 2048) -> Dataset:
-    """`count` samples of which nothing is asked, of sizes as in the model's training data."""
-    blank = draws.blank(draws.draw_sizes(seed, config["sizes"], count))
+def free(
+    generator: Generator, params: Any, config: dict, count: int, *, seed: int = 0, pairs: int = 2048,
+    templates: Dataset | None = None,
+) -> Dataset:  # fmt: skip
+    """`count` samples of which nothing is asked, of sizes as in the model's training data.
+
+    A family that starts from templates exchanges elements in `templates`, whose sizes they then have.
+    """
+    known, view = tuple(config["elements"]), None
+    if templates is None:
+        blank = draws.blank(draws.draw_sizes(seed, config["sizes"], count))
+    else:
+        blank = draws.blank(draws.draw_sizes(seed, from_templates.sizes(templates), count))
+        view = from_templates.starter(templates, config, known)(blank.num_atoms, seed).view
     nothing = np.full((count, len(config["properties"])), np.nan)
-    known = tuple(config["elements"])
-    return draws.sample(generator, params, jax.random.key(seed), blank, nothing, elements=known, pairs=pairs)
+    return draws.sample(generator, params, jax.random.key(seed), blank, nothing, elements=known, view=view, pairs=pairs)
 
 
 def retrieved(

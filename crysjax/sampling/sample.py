@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from crysjax.config import choice
-from crysjax.data import datasets
+from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset
 from crysjax.models import cells, registry
 from crysjax.models.answers import warn_of_strangers
-from crysjax.sampling import defaults, draws, keeping, options, prediction, space_groups
+from crysjax.sampling import defaults, draws, keeping, options, prediction, retrieved, space_groups
 from crysjax.terminal import say
+
+if TYPE_CHECKING:
+    from crysjax.constraints.constraints import Constraints
 
 Progress = Callable[[int, int], None]  # (done, total) of the packs of one draw
 SPACE_GROUP = "space_group"
@@ -59,25 +62,29 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
     limits = keeping.wanted(request.constraints, known)
     built, rejected = keeping.drawn_by(limits), keeping.by_rejection(limits)
     _check_templates(model, config, request)
-    sizes = None
+    sizes, structures = None, None
     if request.like is not None:
         options.beside_like(request.constraints)
         warn_of_strangers("--like", request.like, known, "samples")
         blank = replace(draws.blank(request.like.num_atoms, request.like.numbers), ids=request.like.ids)
     else:
-        sizes = keeping.sizes(built, _sizes(config, request), known)
+        if request.templates is not None:
+            structures, rejected = retrieved.templates("--templates", request.templates, limits), limits
+        sizes = _sizes(config, request, structures)
+        sizes = keeping.sizes(built, sizes, known) if structures is None else sizes
         blank = draws.blank(draws.draw_sizes(seed, sizes, request.count, request.max_atoms))
     changed = _changed(request, names)
     changed |= defaults.settings(path, config, model, request.temperature, request.like is not None)
-    ready = keeping.ready(model, changed, built, blank.num_atoms.tolist())
+    made = partial(_ready, model, changed, built if structures is None else limits, structures)
+    ready, shape = made(blank.num_atoms), None if structures is None else batching.capacity(_repeated(sizes))
     asked = wanted_properties(request.properties, names, len(blank), seed)
     group = request.constraints.space_group
     if group and space_groups.told_group(config):
         asked[:, -1] = group
     view = None
-    if request.templates is not None:
-        (structures,), _ = cells.standard("--templates", request.templates)
-        view = prediction.retrieved(structures, blank, config)[0]
+    if request.templates is not None and request.like is not None:
+        (known_ones,), _ = cells.standard("--templates", request.templates)
+        view = prediction.retrieved(known_ones, blank, config)[0]
     key = jax.random.key(seed)
 
     def draw(rows: np.ndarray, again: int, ready: keeping.Ready = ready, templates: Dataset = blank) -> Dataset:
@@ -89,15 +96,15 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
         return draws.sample(
             ready.generator, ready.params, jax.random.fold_in(key, again) if again else key, template,
             asked[rows, :-1], elements=ready.elements, view=view or own, on_pack=progress,
-            space_group=np.nan_to_num(told).astype(np.int32),
+            space_group=np.nan_to_num(told).astype(np.int32), shape=shape,
         )  # fmt: skip
 
     def resize(rows: np.ndarray, again: int) -> Dataset:
         other = draws.blank(draws.draw_sizes(seed + 1000 * again, sizes, len(rows), request.max_atoms))
-        return draw(rows, again, keeping.ready(model, changed, built, other.num_atoms.tolist()), other)
+        return draw(rows, again, ready if structures is not None else made(other.num_atoms), other)
 
     everyone = np.arange(len(blank))
-    if limits.space_groups or limits.density_g_cm3:
+    if limits.space_groups or rejected != type(limits)():
         broken = partial(keeping.broken, rejected)
         drawn = space_groups.drawn_again(draw, resize, everyone, limits.space_groups, broken)
     else:
@@ -109,9 +116,24 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
     return drawn
 
 
-def _sizes(config: Mapping[str, Any], request: Request) -> dict[int, int]:
-    """Those of the model's sizes that are neither too small nor too large: number of atoms -> crystals in its data."""
-    of_model = {int(n): count for n, count in config["sizes"].items()}
+def _ready(
+    model: str, changed: dict[str, Any], limits: Constraints, structures: Dataset | None, num_atoms: np.ndarray
+) -> keeping.Ready:
+    """The generator that keeps the constraints in crystals of these sizes, or in what becomes of the structures."""
+    if structures is not None:
+        return retrieved.ready(model, changed, structures, limits)
+    return keeping.ready(model, changed, limits, num_atoms.tolist())
+
+
+def _repeated(sizes: Mapping[int, int]) -> np.ndarray:
+    """Every size as often as there are crystals of it; of packs for all of them one program is compiled."""
+    return np.repeat(list(sizes), list(sizes.values()))
+
+
+def _sizes(config: Mapping[str, Any], request: Request, structures: Dataset | None) -> dict[int, int]:
+    """Sizes of the model, or of the structures that it sets out from, neither too small nor too large, with counts."""
+    known = config["sizes"] if structures is None else retrieved.sizes(structures)
+    of_model = {int(n): count for n, count in known.items()}
     most = max(of_model) if request.max_atoms is None else request.max_atoms
     if most < min(of_model):
         raise ValueError(f"--max-atoms: {most}; the model knows sizes from {min(of_model)}")
@@ -140,9 +162,11 @@ def _with_request(drawn: Dataset, asked: np.ndarray, names: Sequence[str], group
 
 
 def _check_templates(model: str, config: Mapping[str, Any], request: Request) -> None:
-    looks_up = config["settings"].get("family") == "retrieval"
-    if looks_up != (request.templates is not None) or (looks_up and request.like is None):
-        raise ValueError(f"{model}: a retrieval-based flow needs --like and --templates; others take no --templates")
+    if retrieved.looks_up(config) != (request.templates is not None):
+        raise ValueError(
+            f"{model}: a retrieval-based flow needs --templates, known structures such as aflow-prototypes; others take"
+            " no --templates"
+        )
 
 
 def _changed(request: Request, names: Sequence[str]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def drawn_again(
 
 def _said(groups: tuple[int, ...]) -> str:
     if not groups:
-        return "their density"
+        return "what is asked of them"
     return f"group {groups[0]}" if len(groups) == 1 else f"one of the groups {groups[0]} to {groups[-1]}"
 
 

@@ -63,7 +63,7 @@ WITH_A_MODEL = {
         r"crystal_system: cubic; no positions add up to Mg2TiO2 .*groups that have them: 1"),
     "a formula of fewer": ({"formula": "MgO", "num_elements": 3}, r"formula MgO: has 2 elements; 3 to 3 were"),
     "no charge": ({"elements": ["Mg", "Ti"], "neutral": True}, r"neutrality: no composition of . atoms meets it"),
-    "a retrieval": ({"generator": "mp_20_retrieval"}, r"expected one that draws freely, such as mp_20_generator"),
+    "a retrieval": ({"generator": "mp_20_retrieval"}, r"or one that draws from nothing, such as mp_20_wyckoff"),
     "sizes": ({"max_atoms": 60, "min_atoms": 40}, r"max_atoms: 60; the generator knows 1 to 20 atoms"),
 }  # fmt: skip
 
@@ -79,10 +79,10 @@ def test_what_a_generator_cannot_keep_names_what_it_can(case):
 
 def test_cells_that_are_too_large_for_the_generator_are_told(capsys):
     plan = Plan(**ASKED | {"max_atoms": 30})
-    sizes = constrained._sizes_of_plan(plan, {"sizes": {"4": 2, "20": 1, "1": 3}})
+    sizes = constrained._sizes_of_plan(plan, {"4": 2, "20": 1, "1": 3})
     assert sizes == {4: 2, 20: 1}
     assert "max_atoms: 30; mp_20_generator was trained on at most 20 atoms and draws none" in capsys.readouterr().err
-    constrained._sizes_of_plan(replace(plan, max_atoms=20), {"sizes": {"20": 1}})
+    constrained._sizes_of_plan(replace(plan, max_atoms=20), {"20": 1})
     assert capsys.readouterr().err == ""
 
 

@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from crysjax.chemistry.elements import counts
+from crysjax.chemistry.oxidation import common_states
+from crysjax.constraints.feasible import neutral
 from crysjax.data import datasets
 
 FEW = {"family": "retrieval", "steps": 3, "properties": [], "network": "dense", "network.width": 8,
@@ -47,7 +50,23 @@ def test_samples_carry_the_compositions_asked_for_in_cells_of_templates(made, wo
 def test_without_templates_it_is_refused(made, world, crysjax, one_line, tmp_path, options):
     given = [*options, f"{world.data}:test"] if options == ["--like"] else options
     answer = crysjax("sample", made / "run" / "model.npz", *given, "--out", tmp_path / "s.npz")
-    one_line(answer, "needs --like and --templates")
+    one_line(answer, "needs --templates")
+
+
+def test_without_compositions_elements_are_exchanged(made, crysjax, tmp_path):
+    out = tmp_path / "s.npz"
+    where = ["--templates", "aflow-prototypes", "-n", 6, "--elements", "Mg,Ca,Ti,O", "--neutral", "--max-atoms", 6]
+    answer = crysjax("sample", made / "run" / "model.npz", *where, "--out", out)
+    assert answer.code == 0, answer.err
+    drawn = datasets.load(out)
+    assert len(drawn) == 6 and drawn.num_atoms.max() <= 6
+    assert set(drawn.numbers.tolist()) <= {8, 12, 20, 22}
+    assert all(neutral(counts(row.numbers), common_states()) for row in datasets.entries(drawn))
+
+
+def test_a_formula_beside_templates_is_refused(made, crysjax, one_line, tmp_path):
+    where = ["--templates", "aflow-prototypes", "-n", 2, "--formula", "MgO", "--out", tmp_path / "s.npz"]
+    one_line(crysjax("sample", made / "run" / "model.npz", *where), "expected no formula")
 
 
 def test_templates_for_another_family_are_refused(world, crysjax, one_line, tmp_path):
