@@ -25,7 +25,10 @@ def sample(
     count: int = typer.Option(100, "--count", "-n", min=1, help="Number of crystals, without --like."),
     like: str = typer.Option("", help="PATH[:SPLIT]: one sample with the composition of each of these crystals."),
     templates_from: str = typer.Option(
-        "", "--templates", help="PATH[:SPLIT] of known structures that a retrieval-based flow starts from."
+        "",
+        "--templates",
+        help="PATH[:SPLIT] of known structures, or aflow-prototypes: a retrieval-based model predicts the structures "
+        "of --like from them, or exchanges their elements for new crystals.",
     ),
     elements: str = typer.Option("", help="Only these elements, such as Li,Fe,P,O, or lists (earth-abundant)."),
     formula: str = typer.Option("", help="This composition, such as LiFePO4, in cells of whole formula units."),

@@ -67,7 +67,8 @@ def sample(
         key: a seed, or a JAX key; the same one gives the same bits.
         n: free samples, without `like`.
         like: crystals (as `read` takes them) whose compositions are asked for, one sample for each.
-        templates: crystals that a retrieval-based model looks up from.
+        templates: crystals that a retrieval-based model looks up from, or exchanges elements in where `like` is not
+            given; `"aflow-prototypes"` needs no file.
         formula: composition of every sample, in whole formula units, such as "SrTiO3". This and the constraints below
             mean what they mean in a plan of `design`.
         elements: elements that may occur, by symbols or by names of lists such as "earth-abundant".

@@ -128,10 +128,9 @@ def exchanged(key: Array, of: OldElements, logits: Array) -> Array:
     """
     key_charge, key_element = jax.random.split(key)
     rows = jnp.where(of.allowed, jax.nn.log_softmax(logits)[jnp.maximum(of.number - 1, 0)], IMPOSSIBLE)
-    own = jnp.where(one_hot(of.number, bool), 0.0, IMPOSSIBLE).astype(rows.dtype)
     weight = _by_charge(rows, of)
     before, chance = _forward(weight, of.count)
-    balanced = (_forward(_by_charge(own, of), of.count)[1] > 0.5 * IMPOSSIBLE) & (chance > 0.5 * IMPOSSIBLE)
+    balanced = neutral(of, of.number) & (chance > 0.5 * IMPOSSIBLE)
     charge = _backward(key_charge, weight, before, of.count)  # (b, k) index of the charge
     fits = jnp.moveaxis(jnp.asarray(_states()), 0, 1)[charge] | ~balanced[:, None, None]
     return _elements(key_element, rows, of.allowed & fits, of.number)

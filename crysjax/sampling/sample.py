@@ -31,7 +31,7 @@ class Request(NamedTuple):
     Attributes:
         count: free samples, where `like` is not given.
         like: crystals whose compositions are asked for, one sample for each (structure prediction).
-        templates: what a retrieval-based model looks up from.
+        templates: what a retrieval-based model looks up from, or exchanges elements in where `like` is not given.
         min_atoms, max_atoms: of the smallest and the largest cell.
         constraints: what every sample keeps.
         properties: name -> value or (low, high), for conditions that the model was trained with; a range is one value

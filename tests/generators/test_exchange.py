@@ -1,13 +1,14 @@
 """Elements exchanged in a template: by the law that is stated, with charges that add up, for every order of sites."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crysjax.base import NUM_SPECIES, UNKNOWN
+from crysjax.base import NUM_SPECIES, UNKNOWN, Start
 from crysjax.chemistry.elements import counts
 from crysjax.chemistry.oxidation import common_states
 from crysjax.constraints.feasible import neutral
@@ -15,6 +16,7 @@ from crysjax.data import batching
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Entry, from_entries
 from crysjax.generators import exchange
+from crysjax.retrieval import templates
 
 LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(NUM_SPECIES, NUM_SPECIES)), jnp.float32)
 
@@ -120,3 +122,64 @@ def test_known_sites_keep_their_element():
     pack, was = free_pack([22, 8, 8, 38, 8])
     known = pack.occupancy.at[0].set(jax.nn.one_hot(21, NUM_SPECIES))
     assert set(drawn(pack._replace(occupancy=known), was)[:, 1].tolist()) == {22}
+
+
+POINTS = jnp.asarray(np.random.default_rng(1).normal(size=(NUM_SPECIES, 3)), jnp.float32)
+
+
+def begun(pack, was, candidates: int = 1) -> Start:
+    many = partial(jnp.repeat, repeats=candidates, axis=0)
+    found = jnp.ones((1, len(pack.lattice)))
+    return Start(many(pack.frac[None]), many(pack.lattice[None]), many(was[None]), many(found), many(0 * found))
+
+
+@partial(jax.jit, static_argnames=("judge", "sharpness"))
+def with_species(key, pack, start, judge, sharpness=1.0):
+    settings, drawn = exchange.Exchange(8, sharpness, 0.0), jnp.arange(len(pack.lattice)) < 1
+    return exchange.with_species(judge, settings, POINTS, key, drawn, pack, start)
+
+
+def indifferent(start, pack):
+    return jnp.zeros(len(pack.lattice))
+
+
+def wants_tin(start, pack):
+    return jax.ops.segment_sum(60 * pack.occupancy[:, 49], pack.owner, len(pack.lattice))
+
+
+def test_the_cell_follows_the_volume_of_the_spheres_and_all_else_is_kept():
+    pack, was = free_pack([11, 17], [12, 8], allowed=(3, 19, 55, 9, 35, 53))
+    now, start = with_species(jax.random.key(0), pack, begun(pack, was), indifferent)
+    numbers = np.asarray(now.occupancy.argmax(-1) + 1)[:2]
+    size = templates.spheres()
+    ratio = size[numbers - 1].sum() / size[[10, 16]].sum()
+    assert set(numbers.tolist()) <= {3, 19, 55, 9, 35, 53}
+    assert np.allclose(start.lattice[0, 0], pack.lattice[0] * ratio ** (1 / 3), rtol=1e-5)
+    assert np.array_equal(start.lattice[0, 1], pack.lattice[1])  # of a crystal that is not drawn
+    assert np.array_equal(now.occupancy[2:4], pack.occupancy[2:4])
+    assert np.array_equal(now.frac, pack.frac) and np.array_equal(start.frac[0], pack.frac)
+
+
+def test_the_judge_picks_and_the_template_itself_is_no_proposal():
+    pack, was = free_pack([50, 8], allowed=(8, 16, 14, 50))
+    keys = jax.random.split(jax.random.key(3), 20)
+    drawn = [with_species(key, pack, begun(pack, was), wants_tin)[0] for key in keys]
+    found = np.array([np.asarray(one.occupancy.argmax(-1) + 1)[:2] for one in drawn])
+    assert not (found == [50, 8]).all(-1).any()
+    assert (found == 50).any(-1).mean() > 0.8  # SnS, or the like: 40 % of all that is neutral
+
+
+def test_near_elements_are_preferred():
+    pack, was = free_pack([29, 79], allowed=(29, 47, 79, 46))
+    apart = np.linalg.norm(np.asarray(POINTS)[28] - np.asarray(POINTS)[[46, 78, 45]], axis=-1)
+    near, far = np.array([47, 79, 46])[[apart.argmin(), apart.argmax()]]
+    keys = jax.random.split(jax.random.key(4), 200)
+    drawn = jax.vmap(lambda key: with_species(key, pack, begun(pack, was), indifferent, 3.0)[0].occupancy[0])(keys)
+    found = np.asarray(drawn.argmax(-1) + 1)
+    assert (found == near).sum() > 2 * (found == far).sum()
+
+
+def test_only_the_first_candidate_is_left():
+    pack, was = free_pack([11, 17], [12, 8])
+    _, start = with_species(jax.random.key(0), pack, begun(pack, was, 2), indifferent)
+    assert start.found[:, :2].tolist() == [[1, 1], [0, 1]]
