@@ -87,7 +87,7 @@ def _picked(judge: Callable, settings: Exchange, points: Array, key: Array, temp
         return sites, jnp.where(same, IMPOSSIBLE, judge(begun, now))
 
     sites, worth = jax.lax.map(propose, jax.random.split(key_draw, settings.proposals))
-    best = jax.random.categorical(key_pick, jnp.maximum(worth, IMPOSSIBLE), axis=0)
+    best = jax.random.categorical(key_pick, jnp.maximum(worth, IMPOSSIBLE).T)  # by crystal: mates change no draw
     return jnp.take_along_axis(sites, best[template.owner][None], 0)[0]
 
 
