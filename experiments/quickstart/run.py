@@ -2,7 +2,7 @@
 
     python experiments/quickstart/run.py --seeds 10 --out experiments/quickstart/result.json
     python experiments/quickstart/run.py --seeds 1 --arms "guided, chosen" "unguided, at random" --opinion chgnet \
-        --references ENTRIES.json.gz --out experiments/quickstart/result.json
+        --references ENTRIES.json.gz --hull data/mp_20_raw.npz --out experiments/quickstart/result.json
 
 Every arm is a whole campaign with the same number of validations, judged by the same law:
 
@@ -50,9 +50,12 @@ from crysjax.data.datasets import Dataset, entries
 from crysjax.data.entry import FORMATION_ENERGY
 from crysjax.models import registry
 from crysjax.oracles import calculators
+from crysjax.physics.hull import hull
+from crysjax.physics.hull.read_hull import read_hull
 from crysjax.potentials.relax_dataset import relax_dataset
 from crysjax.predictors.predictor import estimate
 from crysjax.reports import record
+from crysjax.splits import grouped
 
 ARMS = ("guided, chosen", "unguided, chosen", "unguided, as many samples", "guided, at random", "unguided, at random")
 CONTRASTS = (
@@ -65,6 +68,7 @@ CONTRASTED = ("formation_ev_per_atom", "expected_hits")
 COLUMNS = {
     "expected_hits": "hits expected", "means_inside": "values inside", "refused": "impossible after relaxation",
     "base_rate": "base rate of screened", "formation_ev_per_atom": "formation energy, eV/atom",
+    "p1": "without symmetry (P1)", "opinion_within_0.1": "within 0.1 eV/atom of known phases by the opinion",
     "heads_ev_per_atom": "the same by the heads", "opinion_ev_per_atom": "the same by the opinion",
     "opinion_relaxes_ev_per_atom": "it still relaxes by", "seconds": "seconds",
 }  # fmt: skip
@@ -114,9 +118,11 @@ def campaign(arm: str, plan: Plan, tools: Tools, about: dict[str, Any], folder: 
         "base_rate": hits["base_rate_among_screened"], "seconds": summary["seconds"],
         "p_hit": hit_probability(goals, value, std).round(4).tolist(),
         "formula": [formula(entry.numbers) for entry in entries(best(outcomes, order))] if len(order) else [],
+        "space_groups": grouped.space_groups(best(outcomes, order)).tolist() if len(order) else [],
         "values": {name: value[:, k].astype(float).round(4).tolist() for k, name in enumerate(goals.names)},
         "std": {name: std[:, k].astype(float).round(4).tolist() for k, name in enumerate(goals.names)},
     }  # fmt: skip
+    row["p1"] = sum(group == 1 for group in row["space_groups"])
     if FORMATION_ENERGY not in goals.names or not len(order):
         return row
     row["formation_ev_per_atom"] = float(np.mean(row["values"][FORMATION_ENERGY]))
@@ -143,8 +149,11 @@ def of_potential(outcomes: Outcomes, order: np.ndarray, formation: list[float], 
     }
 
 
-def of_calculator(name: str, references: Path, outcomes: Outcomes, order: np.ndarray, folder: Path) -> dict:
-    """Formation energies by `crysjax judge`, which relaxes first; those that did not converge are counted."""
+def of_calculator(name: str, references: Path, known: str, outcomes: Outcomes, order: np.ndarray, folder: Path) -> dict:
+    """Formation energies by `crysjax judge`, which relaxes first; those that did not converge are counted.
+
+    With entries of `known` phases, the distances from their hull, and how many are within 0.1 eV/atom.
+    """
     crystals, judged = folder / "validated.npz", folder / f"judged by {name}"
     datasets.save(best(outcomes, order), crystals)
     command = [sys.executable, "-m", "crysjax", "judge", str(crystals), "--by", name, "--out", str(judged)]
@@ -153,19 +162,25 @@ def of_calculator(name: str, references: Path, outcomes: Outcomes, order: np.nda
     if len(rows) != len(order):
         raise ValueError(f"{judged}: {len(rows)} answers for {len(order)} crystals")
     energy = [float(row["formation_energy_ev_per_atom"] or "nan") for row in rows.values()]
-    return {
+    more = {}
+    if known:
+        counts = hull.compositions(best(outcomes, order))
+        above = hull.energy_above_hull(counts, np.array(energy), read_hull([known]), level=hull.MATERIALS_PROJECT_2021)
+        more = {"opinion_above_hull": np.round(np.asarray(above, float), 4).tolist(),
+                "opinion_within_0.1": int((np.asarray(above) <= 0.1).sum())}  # fmt: skip
+    return more | {
         "opinion": name, "opinion_not_converged": sum(row["reason"] != "" for row in rows.values()),
         "opinion_values": [None if np.isnan(value) else round(value, 4) for value in energy],
         "opinion_ev_per_atom": float(np.nanmean(energy)),
     }  # fmt: skip
 
 
-def opinion(name: str, steps: int, references: Path | None) -> Callable | None:
+def opinion(name: str, steps: int, references: Path | None, known: str) -> Callable | None:
     """`(outcomes, order, formation energies, folder) -> fields of a row`; none where no potential is installed."""
     if name in calculators.FACTORIES:
         if references is None:
             raise SystemExit(f"--opinion {name}: expected --references, the elements' entries")
-        return lambda outcomes, order, _, folder: of_calculator(name, references, outcomes, order, folder)
+        return lambda outcomes, order, _, folder: of_calculator(name, references, known, outcomes, order, folder)
     if not name:
         pulled = [model for model in registry.installed() if model.startswith("nequix")]
         if not pulled:
@@ -235,12 +250,15 @@ def main() -> None:
     say.add_argument(
         "--references", type=Path, help="the elements' entries for --opinion chgnet, as `judge` takes them"
     )
+    say.add_argument(
+        "--hull", default="", help="known phases with formation energies, for the opinion's distances from their hull"
+    )
     say.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     for name in ("candidates", "validations", "rounds"):
         say.add_argument(f"--{name}", type=int, help="another number than the plan's")
     a = say.parse_args()
     plan = read_plan(a.plan, candidates=a.candidates, validations=a.validations, rounds=a.rounds)
-    ask, made, about_run = opinion(a.opinion, plan.relax_steps, a.references), {}, record.about(a)
+    ask, made, about_run = opinion(a.opinion, plan.relax_steps, a.references, a.hull), {}, record.about(a)
     known = {(row["arm"], row["seed"]): row for row in (record.read(a.out)["rows"] if a.out.exists() else [])}
     for arm in a.arms:
         tools, about = assembled(arm, made, plan)
