@@ -42,6 +42,17 @@ def test_displaced_atoms_are_moved_back_and_how_far_is_said():
     assert tight.number == 1 and tight.moved_angstrom < 1e-5
 
 
+def test_how_far_atoms_are_moved_is_the_same_in_another_cell():
+    shift = np.zeros((9, 3))
+    shift[4] = 0.03, 0.01, 0  # Å
+    entry = quartz()
+    entry = entry._replace(frac=entry.frac + shift @ np.linalg.inv(HEXAGONAL))
+    change = np.array([[1, 0, 0], [1, 1, 0], [0, 2, 1]])  # not its own transpose
+    other = entry._replace(lattice=change @ entry.lattice, frac=entry.frac @ np.linalg.inv(change))
+    one, two = (symmetrized.symmetrized(each)[0].moved_angstrom for each in (entry, other))
+    assert 0.02 < one < 0.04 and two == pytest.approx(one, abs=1e-3)
+
+
 def test_the_cif_is_read_back_as_the_same_crystal_by_three_readers():
     import io
 
