@@ -96,7 +96,8 @@ def facts(index: int, shown: Shown, drawn: Structure, wanted: dict[str, str], kn
 
 
 def want(window: tuple[float, float], asked: Any) -> str:
-    """What was asked of a property: a window, or as low or as high as possible."""
+    """What was asked of a property, with or without a weight: a window, or as low or as high as possible."""
+    asked = asked.get("goal") if isinstance(asked, Mapping) else asked
     low, high = (f"{side:g}" if math.isfinite(side) else "" for side in window)
     if not (low or high):
         return {"minimise": "low", "maximise": "high"}.get(asked, "")

@@ -174,6 +174,7 @@ def test_what_was_asked_of_a_property():
     asked = {(1, 2): "1 to 2", (1, math.inf): "at least 1", (-math.inf, 2): "at most 2"}
     assert {window: report.want(window, None) for window in asked} == asked
     assert report.want((-math.inf, math.inf), "minimise") == "low"
+    assert report.want((-math.inf, math.inf), {"goal": "maximise", "weight": 2.0}) == "high"
 
 
 def test_candidates_that_were_chosen_and_failed_are_listed():
