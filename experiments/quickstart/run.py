@@ -19,7 +19,7 @@ chgnet`, or another calculator, asks by `crysjax judge`; its formation energies 
 --references. Three formation energies stand beside one another: the student's (`formation_ev_per_atom`), the heads' of
 the same relaxed crystals, and the opinion's after it has relaxed them further. For band gaps there is no other judge
 but DFT. Campaigns are kept in --runs; the same command goes on where it stopped. Rows of --out that are not run again
-stay; each says its commit and day.
+stay, and so do opinions that are not asked for again; each row says the commit and day of its campaign.
 """
 
 from __future__ import annotations
@@ -264,8 +264,10 @@ def main() -> None:
         tools, about = assembled(arm, made, plan)
         for seed in range(a.seeds):
             folder = a.runs / arm.replace(", ", "_").replace(" ", "_") / str(seed)
+            kept = known.get((arm, seed), {}) if (folder / "summary.json").exists() else {}  # of a finished campaign
+            kept = {name: kept[name] for name in kept if name in ("commit", "day") or name.startswith("opinion")}
             row = campaign(arm, replace(plan, seed=seed), tools, about, folder, ask)
-            known[arm, seed] = row | {"commit": about_run["commit"], "day": about_run["day"]}
+            known[arm, seed] = {"commit": about_run["commit"], "day": about_run["day"]} | kept | row
             rows = sorted(known.values(), key=lambda row: (ARMS.index(row["arm"]), row["seed"]))
             record.write(a.out, about_run | {"plan": a.plan, "models": about["models"], "rows": rows})
             print(f"{arm}, seed {seed}: {row['expected_hits']:.2f} hits expected", flush=True)
