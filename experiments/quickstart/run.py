@@ -170,7 +170,7 @@ def of_calculator(name: str, references: Path, known: str, outcomes: Outcomes, o
                 "opinion_within_0.1": int((np.asarray(above) <= 0.1).sum())}  # fmt: skip
     return more | {
         "opinion": name, "opinion_not_converged": sum(row["reason"] != "" for row in rows.values()),
-        "opinion_values": [None if np.isnan(value) else round(value, 4) for value in energy],
+        "opinion_values": [None if np.isnan(value) else float(f"{value:.4f}") for value in energy],
         "opinion_ev_per_atom": float(np.nanmean(energy)),
     }  # fmt: skip
 
