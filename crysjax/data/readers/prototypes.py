@@ -6,8 +6,6 @@ to zircon and ilmenite. Cite them where they are used.
 
 from __future__ import annotations
 
-import gzip
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +29,10 @@ def prototypes() -> Dataset:
     The file is read as it is: importing the package that holds it takes ten seconds.
     """
     from crysjax.data import datasets
+    from crysjax.data.readers import reading
 
     made, seen = [], dict[str, int]()
-    for one in json.loads(gzip.decompress(_file().read_bytes())):
+    for one in reading.read_json(_file()):
         label, sites = str(one["tags"]["aflow"]), one["snl"]["sites"]
         seen[label] = seen.get(label, 0) + 1
         numbers = np.array([SYMBOLS.index(site["species"][0]["element"]) + 1 for site in sites])
