@@ -65,7 +65,8 @@ def drawn_energies(plan: Plan, packs: int, particles: int) -> dict[str, np.ndarr
 
 
 def of_pool(energies: np.ndarray, strength: float, particles: int, rng: np.random.Generator) -> tuple:
-    """Effective number, total variation distance and share of the way, of one pool of exchangeable particles (m,)."""
+    """Of one pool of exchangeable particles (m,): effective number, total variation distance, the way of the mean
+    objective, and the whole way to the tilt."""
     weight = np.exp(-strength * (energies - energies.min()))
     z = weight.mean()
     others = weight[rng.integers(len(weight), size=(DRAWS, particles - 1))]
@@ -74,17 +75,18 @@ def of_pool(energies: np.ndarray, strength: float, particles: int, rng: np.rando
     total = others.sum(1)
     ratio = np.array([(particles * w / (w + total)).mean() for w in weight])
     tilted = (weight / z * energies).mean()
-    way = (energies.mean() - (ratio * energies).mean()) / (energies.mean() - tilted)
-    return effective, 0.5 * np.abs(ratio - weight / z).mean(), way
+    way, whole = energies.mean() - (ratio * energies).mean(), energies.mean() - tilted
+    return effective, 0.5 * np.abs(ratio - weight / z).mean(), way, whole
 
 
 def table(pools: dict[Any, np.ndarray], strength: float) -> list[dict[str, float]]:
-    """One row for each number of particles: means over the pools, weighted by their size."""
+    """One row for each number of particles: means over the pools, weighted by their size; ways are added up."""
     rows, rng = [], np.random.default_rng(0)
     size = np.array([len(pool) for pool in pools.values()], float)
     for k in COUNTS:
         found = np.array([of_pool(pool, strength, k, rng) for pool in pools.values()])
         mean = (size @ found) / size.sum()
+        mean = [*mean[:2], mean[2] / mean[3]]
         names = ("effective_particles", "total_variation", "share_of_the_way")
         rows.append({"particles": k} | {name: round(float(v), 3) for name, v in zip(names, mean)})
     return rows
