@@ -26,6 +26,7 @@ from crysjax.retrieval.start_view import start_view
 from crysjax.sampling.keeping import Ready
 from crysjax.sampling.space_groups import DrawStart, Starter
 from crysjax.splits import grouped
+from crysjax.terminal import say
 
 ANYTHING = Constraints()
 
@@ -54,6 +55,9 @@ def templates(what: str, structures: Dataset, limits: Constraints = ANYTHING) ->
         keep[keep] = np.isin(grouped.space_groups(datasets.take(found, keep)), limits.space_groups)
     if not keep.any():
         raise ValueError(f"{what}: none of {len(found)} structures can be a template for what is asked")
+    if not keep.all():
+        why = f"more than {MAX_KINDS} elements, or not of what is asked"
+        say(f"crysjax: {what}: {(~keep).sum()} of {len(found)} structures are left out: {why}", err=True)
     return datasets.take(found, keep)
 
 
