@@ -160,7 +160,7 @@ def test_mistakes_are_one_line(walked, train, one_line, world, write, tmp_path, 
 
 ASKING = {
     "--property hardness_gpa=5:": r"--property hardness_gpa=5:: expected NAME=NUMBER or NAME=LOW:HIGH",
-    "--property hardness_gpa=9:5": r"--property hardness_gpa=9:5: expected NAME=NUMBER or NAME=LOW:HIGH",
+    "--property hardness_gpa=9:5": r"--property hardness_gpa=9:5: low is above high; expected NAME=LOW:HIGH",
     "--property space_group=231": r"expected a space group from 1 to 230",
     "--guidance -1": r"--guidance -1: expected WEIGHT, or NAME=WEIGHT",
     "--guidance band_gap_ev=1": r"--guidance band_gap_ev=1: expected .* with a --property for each name",
