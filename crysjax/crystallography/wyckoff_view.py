@@ -1,7 +1,9 @@
 """The Wyckoff view: every crystal as its space group, its orbits and its free lattice parameters, found by spglib.
 
 What spglib finds is turned into the standard setting of `geometry.symmetry` and projected onto it, so that a model
-trained on the view sees crystals that have their groups exactly.
+trained on the view sees crystals that have their groups exactly. Of the equivalent descriptions in this setting
+(`normalizers`) it is the one with the first letters, the lightest elements on them, then the smallest coordinates:
+crystals of one structure type have the same letters, wherever their origin was.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 
 from crysjax.base import Orbits, Views
 from crysjax.crystallography import symmetry_finder
+from crysjax.crystallography.normalizers import normalizer
 from crysjax.data import datasets
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
@@ -65,12 +68,48 @@ def _orbits(dataset: Dataset, row: int, max_orbits: int, tolerance: float) -> Or
     described = [_describe(group, LETTERS.index(found.wyckoffs[m[0]]), frac[m], cell[2][m[0]]) for m in members]
     if len(described) > max_orbits or None in described:
         return nothing
-    letter, number, u = (np.array(part) for part in zip(*sorted(described)))
-    if table().sites[group, letter].sum() != len(sites):
+    if table().sites[group, [orbit[0] for orbit in described]].sum() != len(sites):
         return nothing
+    described, turn = _standing_for_all(group, sorted(described))
+    letter, number, u = (np.array(part) for part in zip(*described))
     padded = Orbits(*(leaf.copy() for leaf in nothing))
     padded.letter[: len(letter)], padded.number[: len(letter)], padded.u[: len(letter)] = letter, number, u
-    return padded._replace(group=np.int32(group), lattice=_parameters(found.std_lattice))
+    return padded._replace(group=np.int32(group), lattice=_parameters(np.linalg.inv(turn).T @ found.std_lattice))
+
+
+def _standing_for_all(group: int, orbits: list[tuple]) -> tuple[list[tuple], np.ndarray]:
+    """Of all equivalent descriptions the first one, ascending, and the rotation (3, 3) of the axes that leads there."""
+    normal = normalizer(group)
+    letters = [sorted((int(row[letter]), number) for letter, number, _ in orbits) for row in normal.letters]
+    first = min(letters, key=lambda pairs: ([letter for letter, _ in pairs], pairs))
+    best: tuple[list[tuple], np.ndarray] | None = None
+    for k in (k for k, pairs in enumerate(letters) if pairs == first):
+        p, row = normal.rotations[k], normal.letters[k]
+        moved = [_sites(group, letter, u) @ p.T + normal.translations[k] for letter, _, u in orbits]
+        for origin in _origins(normal.polar, moved, [(int(row[letter]), number) for letter, number, _ in orbits]):
+            said = [
+                _describe(group, int(row[letter]), sites - origin, number)
+                for sites, (letter, number, _) in zip(moved, orbits)
+            ]
+            if None not in said and (best is None or sorted(said) < best[0]):
+                best = sorted(said), p
+    return (orbits, np.eye(3)) if best is None else best
+
+
+def _origins(polar: np.ndarray, sites: list[np.ndarray], orbits: list[tuple]) -> np.ndarray:
+    """Where the origin may be put: on a site of the first orbits along the directions in which it is free."""
+    if not polar.any():
+        return np.zeros((1, 3))
+    of_first = np.concatenate([x for x, orbit in zip(sites, orbits) if orbit == min(orbits)])
+    return np.unique(np.round(of_first * polar, 6) % 1.0, axis=0)
+
+
+def _sites(group: int, letter: int, u: tuple) -> np.ndarray:
+    """The sites of an orbit in the primitive cell, in fractions of the conventional one: (m, 3)."""
+    t = table()
+    of = t.orbits[group, letter][: t.sites[group, letter]]
+    first = t.linear[group, letter] @ np.array(u) + t.offset[group, letter]
+    return t.rotations[group][of] @ first + t.translations[group][of]
 
 
 def _describe(group: int, letter: int, sites: np.ndarray, number: int) -> tuple | None:

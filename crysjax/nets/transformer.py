@@ -77,7 +77,7 @@ def transformer(*, width: int = 128, layers: int = 4, heads: int = 4, expansion:
             return _finish(w, x, _attend(q, k, v, causal)), None
 
         params = _cast(params, x.dtype)
-        return _norm(jax.lax.scan(block, x, params["blocks"])[0], params["norm"])
+        return _norm(jax.lax.scan(block, x, params["blocks"], unroll=True)[0], params["norm"])
 
     def start(length: int, dtype=jnp.float32) -> Cache:
         empty = jnp.zeros((length, heads, size), dtype)

@@ -40,7 +40,7 @@ from scipy.stats import mannwhitneyu, norm, spearmanr
 
 from crysjax.base import Estimate
 from crysjax.chemistry.elements import NUMBERS, formula
-from crysjax.data import batching, datasets, files
+from crysjax.data import batching, datasets
 from crysjax.data.readers.part import read_part
 from crysjax.models import registry
 from crysjax.reports import record
@@ -177,7 +177,8 @@ def measure(model: str, data: Path, out: Path) -> None:
     loaded, whole = registry.load_model(model, "heads"), datasets.load(data)
     said = {name: ask(loaded, part) for name, part in shifts(whole).items()}
     found = measured(said, loaded.build.names, float(np.median(said["val"].novelty)))
-    files.write(out, json.dumps(found, indent=1) + "\n")
+    options = argparse.Namespace(command="measure", model=model, data=data, out=out)
+    record.write(out, record.about(options) | found)
     print(json.dumps(found, indent=1))
 
 

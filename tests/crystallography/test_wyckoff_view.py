@@ -102,7 +102,6 @@ def test_a_structure_comes_back_from_its_orbits(name):
 
 
 def test_the_view_does_not_depend_on_basis_origin_or_order():
-    """Up to the choice of origin that a group leaves: what it keeps are letters with their numbers as a set."""
     orbits, back = filled()
     again = wyckoff_view(datasets.from_entries(back))(
         np.arange(len(back)), batching.Capacity(1, 1, len(back) + 1)
@@ -110,6 +109,10 @@ def test_the_view_does_not_depend_on_basis_origin_or_order():
     np.testing.assert_array_equal(again.group[:-1], orbits.group[: len(back)])
     assert again.group[-1] == 0 and not again.number[-1].any()  # an unused slot
     np.testing.assert_allclose(again.lattice[:-1], orbits.lattice[: len(back)], atol=2e-2)
+    np.testing.assert_array_equal(again.letter[:-1], orbits.letter[: len(back)])
+    np.testing.assert_array_equal(again.number[:-1], orbits.number[: len(back)])
+    off = again.u[:-1] - orbits.u[: len(back)]
+    assert np.abs(off - np.round(off)).max() < 2e-3
 
 
 def test_what_cannot_be_described_is_left_out():

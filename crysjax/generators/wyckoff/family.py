@@ -23,6 +23,7 @@ from crysjax.generators.wyckoff import wyckoff_rules
 from crysjax.generators.wyckoff.wyckoff_network import orbit_network
 from crysjax.generators.wyckoff.wyckoff_orbits import CHOICES, Given, Law, OrbitNoise, Parts, law
 from crysjax.generators.wyckoff.wyckoff_sites import fill, kinds
+from crysjax.generators.wyckoff.wyckoff_variants import Variants, varied
 
 
 class OrbitModel(NamedTuple):
@@ -134,6 +135,9 @@ def wyckoff(
     max_states: int = 2048,
     known_fraction: float = 0.5,
     drop_condition: float = 0.15,
+    exchange: float = 0.0,
+    sharpness: float = 4.0,
+    jitter: float = 0.0,
     temperature: float = 1.0,
     property_center: Numbers = (),
     property_scale: Numbers = (),
@@ -162,6 +166,12 @@ def wyckoff(
         max_states: largest number of partial compositions of a crystal: the product of (sites + 1) over its kinds of
             sites.
         known_fraction, drop_condition, property_center, property_scale: as in `iterative`.
+        exchange: share of the training crystals that are shown with similar elements and no properties
+            (`wyckoff_variants`).
+        sharpness: how similar these are: a probability falls as exp(-sharpness distance), where distances are in
+            standard deviations of Mendeleev number, electronegativity and radius.
+        jitter: standard deviation of the shifts of free coordinates (cell lengths), lengths (of themselves) and angles
+            (radians) in training.
         temperature: temperature of sampling and of `log_prob` (`wyckoff_orbits.law`); below 1 likely structures become
             likelier.
     """
@@ -171,13 +181,17 @@ def wyckoff(
     )  # fmt: skip
 
     def loss(params, key: Array, pack: Pack, condition: Condition) -> tuple[Array, dict]:
-        first, second = jax.random.split(key)
+        first, second, third = jax.random.split(key, 3)
+        orbits = _described(condition, max_sites)
+        orbits = orbits._replace(u=orbits.u.astype(pack.frac.dtype))
+        if exchange or jitter:
+            pack, orbits, other = varied(third, pack, orbits, Variants(exchange, sharpness, jitter))
+            unknown = jnp.where(other[:, None], jnp.nan, condition.properties)
+            condition = condition._replace(properties=unknown, orbits=orbits)
         all_known = jax.random.uniform(first, pack.lattice.shape[:1]) < known_fraction
         free = UNKNOWN * site_mask(pack.occupancy)[:, None]
         template = pack._replace(occupancy=jnp.where(all_known[pack.owner][:, None], pack.occupancy, free))
         condition = coordinates.drop_condition(second, condition, drop_condition)
-        orbits = _described(condition, max_sites)
-        orbits = orbits._replace(u=orbits.u.astype(pack.frac.dtype))
         parts = model.bound(params, orbits, template, condition)
         described = (orbits.group > 0) & kinds(template, max_sites, max_kinds).fits
         weight = described.astype(pack.frac.dtype)

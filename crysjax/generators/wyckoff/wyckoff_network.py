@@ -28,6 +28,13 @@ class Mixture(NamedTuple):
     spread: Array  # the same: concentration of a coordinate, standard deviation of a lattice coordinate
 
 
+class Places(NamedTuple):
+    """The Wyckoff positions of one group as a network sees them: made once per crystal, read for every orbit."""
+
+    vectors: Array  # (27, width)
+    free: Array  # (27, 3) bool: which coordinates are free
+
+
 class OrbitNetwork(NamedTuple):
     """Pure functions of one crystal; `h` is what the transformer says at a position, (width,)."""
 
@@ -35,11 +42,12 @@ class OrbitNetwork(NamedTuple):
     cast: Callable  # (params, dtype) -> params
     stack: Transformer
     group: Callable  # (params, context) -> (231,) logits
+    places: Callable  # (params, group) -> Places
     prefix: Callable  # (params, group, context) -> (width,) the first token
-    token: Callable  # (params, group, letter, number, u, left) -> (width,) the token of an orbit
-    letters: Callable  # (params, h, group) -> (27,) logits
-    species: Callable  # (params, h, group, letter) -> (NUM_SPECIES,) logits
-    coordinate: Callable  # (params, h, group, letter, number, u, axis) -> Mixture, of earlier coordinates in u alone
+    token: Callable  # (params, places, letter, number, u, left) -> (width,) the token of an orbit
+    letters: Callable  # (params, h, places) -> (27,) logits
+    species: Callable  # (params, h, places, letter) -> (NUM_SPECIES,) logits
+    coordinate: Callable  # (params, h, places, letter, number, u, axis) -> Mixture, of earlier coordinates in u alone
     lattice: Callable  # (params, h) -> Mixture
 
 
@@ -75,6 +83,7 @@ def orbit_network(*, width: int, layers: int, heads: int, components: int, conte
         cast=_cast,
         stack=stack,
         group=lambda params, context: _perceptron(params["group"], context),
+        places=_places,
         prefix=lambda params, group, context: params["group_table"][group] + context @ params["prefix"],
         token=_token,
         letters=_letters,
@@ -104,31 +113,32 @@ def _cast(params: Params, dtype) -> Params:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
-def _letter_vectors(params: Params, group: Array) -> Array:
-    """What the positions of a group are, learned and known: (27, width)."""
+def _places(params: Params, group: Array) -> Places:
+    """What the positions of a group are, learned and known."""
     rows = params["letter_table"].reshape(SPACE_GROUPS, MAX_LETTERS, -1)[group]
-    return rows + jnp.asarray(_letter_features(), rows.dtype)[group] @ params["letter"]
+    known = jnp.asarray(_letter_features(), rows.dtype)[group] @ params["letter"]
+    return Places(rows + known, jnp.asarray(table().free)[group])
 
 
-def _token(params: Params, group: Array, letter: Array, number: Array, u: Array, left: Array) -> Array:
-    placed = _letter_vectors(params, group)[letter] + params["species_table"][number]
+def _token(params: Params, places: Places, letter: Array, number: Array, u: Array, left: Array) -> Array:
+    placed = places.vectors[letter] + params["species_table"][number]
     rest = jnp.concatenate([left, left.sum(keepdims=True)]) / 10
-    return placed + _turns(u, _free(group, letter)) @ params["place"] + rest @ params["left"]
+    return placed + _turns(u, places.free[letter]) @ params["place"] + rest @ params["left"]
 
 
-def _letters(params: Params, h: Array, group: Array) -> Array:
-    return h @ params["plain"] + _letter_vectors(params, group) @ (h @ params["query"]) * len(h) ** -0.5
+def _letters(params: Params, h: Array, places: Places) -> Array:
+    return h @ params["plain"] + places.vectors @ (h @ params["query"]) * len(h) ** -0.5
 
 
-def _species(params: Params, h: Array, group: Array, letter: Array) -> Array:
-    return _perceptron(params["species"], h + _letter_vectors(params, group)[letter])
+def _species(params: Params, h: Array, places: Places, letter: Array) -> Array:
+    return _perceptron(params["species"], h + places.vectors[letter])
 
 
 def _coordinate(
-    components: int, params: Params, h: Array, group: Array, letter: Array, number: Array, u: Array, axis: int
+    components: int, params: Params, h: Array, places: Places, letter: Array, number: Array, u: Array, axis: int
 ) -> Mixture:
-    here = h + _letter_vectors(params, group)[letter] + params["species_table"][number]
-    known = _turns(u, _free(group, letter) & (jnp.arange(3) < axis))
+    here = h + places.vectors[letter] + params["species_table"][number]
+    known = _turns(u, places.free[letter] & (jnp.arange(3) < axis))
     out = _perceptron(params["xyz"[axis]], jnp.concatenate([here, known]))
     logits, cos, sin, raw = out.reshape(4, components)
     # components start apart from each other, evenly around the circle
@@ -150,10 +160,6 @@ def _matrix(key: Array, inputs: int, outputs: int) -> Array:
 
 def _perceptron(layer: Params, x: Array) -> Array:
     return jax.nn.silu(x @ layer["first"] + layer["bias"]) @ layer["second"]
-
-
-def _free(group: Array, letter: Array) -> Array:
-    return jnp.asarray(table().free)[group, letter]
 
 
 def _turns(u: Array, known: Array) -> Array:

@@ -17,7 +17,7 @@ from jax.scipy.stats import norm
 
 from crysjax.base import NUM_SPECIES, Orbits, Params
 from crysjax.generators.wyckoff import von_mises, wyckoff_rules
-from crysjax.generators.wyckoff.wyckoff_network import Mixture, OrbitNetwork
+from crysjax.generators.wyckoff.wyckoff_network import Mixture, OrbitNetwork, Places
 from crysjax.generators.wyckoff.wyckoff_rules import RuleState, States, integers
 from crysjax.generators.wyckoff.wyckoff_sites import lattice_coordinates, lattice_parameters
 from crysjax.geometry import torus
@@ -87,7 +87,7 @@ def _species_logits(
     params: Params,
     h: Array,
     given: Given,
-    group: Array,
+    places: Places,
     state: RuleState,
     allowed: Array,
     letter: Array,
@@ -96,12 +96,12 @@ def _species_logits(
     numbers = integers(1, NUM_SPECIES + 1)[None]
     same = (letter == state.letter) & (integers(len(given.rows))[:, None] == state.kind)
     may = given.rows & allowed[letter][:, None] & (~same | (numbers >= state.number))
-    logits = jnp.broadcast_to(chooser.network.species(params, h, group, letter)[None], may.shape)
+    logits = jnp.broadcast_to(chooser.network.species(params, h, places, letter)[None], may.shape)
     return jnp.where(may, logits / chooser.temperature, _NEVER).reshape(-1)
 
 
-def _letter_logits(chooser: Chooser, params: Params, h: Array, group: Array, allowed: Array) -> Array:
-    return jnp.where(allowed.any(-1), chooser.network.letters(params, h, group) / chooser.temperature, _NEVER)
+def _letter_logits(chooser: Chooser, params: Params, h: Array, places: Places, allowed: Array) -> Array:
+    return jnp.where(allowed.any(-1), chooser.network.letters(params, h, places) / chooser.temperature, _NEVER)
 
 
 def _group_logits(chooser: Chooser, params: Params, given: Given) -> Array:
@@ -118,8 +118,8 @@ def _cell(chooser: Chooser, params: Params, h: Array) -> Mixture:
     return Mixture(said.logits / chooser.temperature, said.center, said.spread * chooser.temperature**0.5)
 
 
-def _token(chooser: Chooser, params: Params, given: Given, group: Array, state: RuleState, u: Array) -> Array:
-    return chooser.network.token(params, group, state.letter, state.number, u, _left(given, state.left, u))
+def _token(chooser: Chooser, params: Params, given: Given, places: Places, state: RuleState, u: Array) -> Array:
+    return chooser.network.token(params, places, state.letter, state.number, u, _left(given, state.left, u))
 
 
 class _Orbit(NamedTuple):
@@ -132,16 +132,16 @@ class _Orbit(NamedTuple):
 
 
 def _draw_orbit(
-    chooser: Chooser, params: Params, key: Array, choice: Array, h: Array, given: Given, group: Array, state: RuleState,
-    reach: Array,
+    chooser: Chooser, params: Params, key: Array, choice: Array, h: Array, given: Given, group: Array,
+    places: Places, state: RuleState, reach: Array,
 ) -> _Orbit:  # fmt: skip
     allowed = wyckoff_rules.allowed(state, group, given.states, reach)
-    letter = _choose(_letter_logits(chooser, params, h, group, allowed), choice[0])
-    pair = _choose(_species_logits(chooser, params, h, given, group, state, allowed, letter), choice[1])
+    letter = _choose(_letter_logits(chooser, params, h, places, allowed), choice[0])
+    pair = _choose(_species_logits(chooser, params, h, given, places, state, allowed, letter), choice[1])
     kind, number = pair // NUM_SPECIES, pair % NUM_SPECIES + 1
-    free, u = jnp.asarray(table().free)[group, letter], jnp.zeros(3, h.dtype)
+    free, u = places.free[letter], jnp.zeros(3, h.dtype)
     for axis, k in enumerate(jax.random.split(key, 3)):
-        mixture = _coordinate(chooser, params, h, group, letter, number, u, axis)
+        mixture = _coordinate(chooser, params, h, places, letter, number, u, axis)
         m = _choose(mixture.logits, choice[2 + axis])
         value = torus.wrap(mixture.center[m] + von_mises.draw(k, mixture.spread[m]))
         u = u.at[axis].set(jnp.where(free[axis], value, 0))
@@ -153,18 +153,18 @@ def _draw(chooser: Chooser, params: Params, key: Array, noise: OrbitNoise, given
     params = network.cast(params, noise.lattice.dtype)
     drawn = _choose(_group_logits(chooser, params, given), noise.group)
     group = jnp.where(given.group > 0, given.group, drawn).astype(jnp.int32)
-    reach = wyckoff_rules.reachable(group, given.states, orbits)
+    places, reach = network.places(params, group), wyckoff_rules.reachable(group, given.states, orbits)
 
     def orbit(carry: tuple, this: tuple) -> tuple:
         (state, cache, x, end, finished), (t, key, choice) = carry, this
         h, cache = network.stack.extend(params["stack"], cache, t, x)
         end, finished = jnp.where(finished, end, h), (state.left == 0).all()
-        letter, number, u, kind = _draw_orbit(chooser, params, key, choice, h, given, group, state, reach)
+        letter, number, u, kind = _draw_orbit(chooser, params, key, choice, h, given, group, places, state, reach)
         after = wyckoff_rules.advance(state, letter, kind, number, group)
         state = jax.tree.map(lambda new, old: jnp.where(finished, old, new), after, state)
         number, u = jnp.where(finished, 0, number), jnp.where(finished, 0, u)
         out = jnp.where(finished, 0, letter), number, u, kind
-        return (state, cache, _token(chooser, params, given, group, state, u), end, finished), out
+        return (state, cache, _token(chooser, params, given, places, state, u), end, finished), out
 
     x = network.prefix(params, group, given.context)
     carry = (_start(given), network.stack.start(orbits + 1, x.dtype), x, x, jnp.array(False))
@@ -205,19 +205,20 @@ def _score(chooser: Chooser, params: Params, of: Orbits, kind: Array, given: Giv
     network = chooser.network
     params = network.cast(params, of.u.dtype)
     before, after = _follow(of, kind, given)
-    later = jax.vmap(lambda s, u: _token(chooser, params, given, of.group, s, u))(after, of.u)
+    places = network.places(params, of.group)
+    later = jax.vmap(lambda s, u: _token(chooser, params, given, places, s, u))(after, of.u)
     x = jnp.concatenate([network.prefix(params, of.group, given.context)[None], later])
     h = network.stack.apply(params["stack"], x)
     reach = wyckoff_rules.reachable(of.group, given.states, chooser.orbits) if exact else None
 
     def orbit(h: Array, state: RuleState, letter: Array, kind: Array, number: Array, u: Array) -> tuple:
         allowed = wyckoff_rules.allowed(state, of.group, given.states, reach)
-        of_letter = jax.nn.log_softmax(_letter_logits(chooser, params, h, of.group, allowed))[letter]
-        pairs = _species_logits(chooser, params, h, given, of.group, state, allowed, letter)
+        of_letter = jax.nn.log_softmax(_letter_logits(chooser, params, h, places, allowed))[letter]
+        pairs = _species_logits(chooser, params, h, given, places, state, allowed, letter)
         of_species = jax.nn.log_softmax(pairs)[kind * NUM_SPECIES + jnp.maximum(number - 1, 0)]
-        axes = [_coordinate(chooser, params, h, of.group, letter, number, u, axis) for axis in range(3)]
+        axes = [_coordinate(chooser, params, h, places, letter, number, u, axis) for axis in range(3)]
         each = jnp.stack([von_mises.log_prob(u[axis], *m) for axis, m in enumerate(axes)])
-        free = jnp.asarray(table().free)[of.group, letter]
+        free = places.free[letter]
         return of_letter, of_species, jnp.where(free, each, 0).sum()
 
     real = of.number > 0
