@@ -60,7 +60,7 @@ def _exchanged(key: Array, pack: Pack, orbits: Orbits, chosen: Array, sharpness:
     number = jnp.where(same, new[:, None], 0).sum(-1).astype(orbits.number.dtype)
     volume = jnp.concatenate([jnp.zeros(1, dtype), jnp.asarray(spheres(), dtype)])
     before, after = ((volume[z] * of.count).sum(-1) for z in (of.number, new))
-    scale = jnp.where(chosen, jnp.cbrt(after / jnp.where(before > 0, before, 1)), 1)
+    scale = jnp.where(chosen & (before > 0), jnp.cbrt(after / jnp.where(before > 0, before, 1)), 1)
     grown = orbits.lattice * jnp.concatenate([jnp.tile(scale[:, None], (1, 3)), jnp.ones((len(scale), 3), dtype)], -1)
     moved = orbits._replace(number=jnp.where(chosen[:, None], number, orbits.number), lattice=grown.astype(dtype))
     return pack._replace(occupancy=one_hot(sites, dtype)), _in_order(moved), chosen
