@@ -58,6 +58,10 @@ def sample(
         "", help="Weight of classifier-free guidance; or NAME=WEIGHT,..., one per --property."
     ),
     temperature: float | None = typer.Option(None, help="A factor: below 1, likely choices become likelier."),
+    best_of: int = typer.Option(
+        1, min=1, help="Samples of each composition of --like; kept is that of lowest predicted formation energy."
+    ),
+    by: str = typer.Option("mp_20_heads", help="The heads that predict it for --best-of."),
     seed: int = typer.Option(0, help="Random seed."),
     novelty: str = typer.Option(
         "", help="Heads, such as mp_20_heads: how far each sample is from their training data."
@@ -83,7 +87,7 @@ def sample(
         templates=read_part(templates_from) if templates_from else None, max_atoms=max_atoms,
         constraints=constraints,
         properties=_asked(want, names), guidance=_weights(guidance, names, want) if guidance else None,
-        steps=steps, temperature=temperature, min_atoms=min_atoms,
+        steps=steps, temperature=temperature, min_atoms=min_atoms, best_of=best_of, by=by,
     )  # fmt: skip
     with bar("sample") as advance:
         drawn = drawn_from(model, request, seed=seed, progress=advance)

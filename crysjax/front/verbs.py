@@ -58,7 +58,7 @@ def sample(
     density_g_cm3: str | tuple[float | None, ...] = (), min_atoms: int = 1, max_atoms: int | None = None,
     properties: Mapping[str, float | tuple[float, float]] | None = None,
     guidance: float | Mapping[str, float] | None = None, steps: int | None = None, temperature: float | None = None,
-    out: str | PathLike | None = None,
+    best_of: int = 1, by: str = "mp_20_heads", out: str | PathLike | None = None,
 ) -> Dataset:  # fmt: skip
     """Crystals from a trained generator; the constraints hold in every one that is returned.
 
@@ -87,6 +87,9 @@ def sample(
         properties: conditions of the model, name -> value or (low, high).
         guidance: weight of the conditions, or one for each name.
         steps, temperature: of the sampler.
+        best_of: samples of each composition of `like`, of which the one with the lowest predicted formation energy is
+            kept.
+        by: the property heads that predict it.
         out: a file or folder for the crystals, as `write` takes it.
 
     Samples that break a constraint are left out, and how many were is said; so fewer than `n` may come.
@@ -100,7 +103,7 @@ def sample(
                      require, crystal_system, density_g_cm3)  # fmt: skip
     request = sampling.Request(
         n, None if like is None else read(like), None if templates is None else read(templates), max_atoms, wanted,
-        properties or {}, guidance, steps, temperature, min_atoms,
+        properties or {}, guidance, steps, temperature, min_atoms, _whole("best_of", best_of), by,
     )  # fmt: skip
     of_jax = isinstance(key, jax.Array | np.ndarray)
     seed = int(jax.random.bits(key, dtype=jnp.uint32)) if of_jax else _whole("key", key, 0, 2**32 - 1)

@@ -15,7 +15,7 @@ from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset
 from crysjax.models import cells, registry
 from crysjax.models.answers import warn_of_strangers
-from crysjax.sampling import defaults, draws, keeping, options, prediction, retrieved, space_groups
+from crysjax.sampling import best, defaults, draws, keeping, options, prediction, retrieved, space_groups
 from crysjax.terminal import say
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Request(NamedTuple):
         guidance: weight of all conditions together, or one for each name.
         steps: of the sampler.
         temperature: a factor; choices are sharper below 1. None: the model's own default.
+        best_of: samples of each composition of `like`, of which the one with the lowest formation energy is kept.
+        by: the property heads that predict it.
     """
 
     count: int = 100
@@ -51,6 +53,8 @@ class Request(NamedTuple):
     steps: int | None = None
     temperature: float | None = None
     min_atoms: int = 1
+    best_of: int = 1
+    by: str = "mp_20_heads"
 
 
 def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = lambda done, total: None) -> Dataset:
@@ -61,7 +65,7 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
     request = request._replace(constraints=options.unified(request.constraints))
     limits = keeping.wanted(request.constraints, known)
     built, rejected = keeping.drawn_by(limits), keeping.by_rejection(limits)
-    _check_templates(model, config, request)
+    heads = _checked(model, config, request)
     sizes, structures = None, None
     if request.like is not None:
         options.beside_like(request.constraints)
@@ -104,16 +108,15 @@ def sample(model: str, request: Request, *, seed: int = 0, progress: Progress = 
         return draw(rows, again, ready if structures is not None else made(other.num_atoms), other)
 
     everyone = np.arange(len(blank))
-    if limits.space_groups or rejected != type(limits)():
+    if heads is not None:
+        drawn = best.lowest([draw(everyone, k) for k in range(request.best_of)], heads)
+    elif limits.space_groups or rejected != type(limits)():
         broken = partial(keeping.broken, rejected)
         drawn = space_groups.drawn_again(draw, resize, everyone, limits.space_groups, broken)
     else:
         drawn = draw(everyone, 0)
     _tell_of_failures(drawn)
-    drawn = keeping.kept(limits, _with_request(drawn, asked, names, group))
-    if request.like is None:
-        defaults.warn_of_crowds(drawn)
-    return drawn
+    return _warned(request, keeping.kept(limits, _with_request(drawn, asked, names, group)))
 
 
 def _ready(
@@ -167,6 +170,22 @@ def _check_templates(model: str, config: Mapping[str, Any], request: Request) ->
             f"{model}: a retrieval-based flow needs --templates, known structures such as aflow-prototypes; others take"
             " no --templates"
         )
+
+
+def _warned(request: Request, drawn: Dataset) -> Dataset:
+    if request.like is None:
+        defaults.warn_of_crowds(drawn)
+    return drawn
+
+
+def _checked(model: str, config: Mapping[str, Any], request: Request) -> registry.Model | None:
+    """The heads that choose among several samples of a composition, None where one is drawn; errors of the request."""
+    _check_templates(model, config, request)
+    if not 1 <= request.best_of <= best.MOST:
+        raise ValueError(f"--best-of: {request.best_of}; expected a number from 1 to {best.MOST}")
+    if request.best_of > 1 and request.like is None:
+        raise ValueError("--best-of: chooses among samples of one composition; expected --like beside it")
+    return best.energies(request.by) if request.best_of > 1 else None
 
 
 def _changed(request: Request, names: Sequence[str]) -> dict[str, Any]:
