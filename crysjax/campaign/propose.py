@@ -89,11 +89,10 @@ def proposer(
         steered = guide(energy(predictor, heads, goals, novelty_penalty))
         pack, effective = steered.weighed(params, key, template, condition)
         gated = gate(pack)
-        raw = prior(goals, predictor.predict(heads, pack), error)
-        features = predictor.features(heads, pack)
+        said, novelty, features = predictor.together(heads, pack)
+        raw = prior(goals, said, error)
         estimate = law(surrogate, learned, raw, features)
         worth = acquire(goals, estimate, learned.best)
-        novelty = None if predictor.novelty is None else predictor.novelty(heads, pack)
         if novelty_penalty:
             worth -= novelty_penalty * beyond(predictor, novelty)
         usable = gated.passed & estimate.valid & jnp.isfinite(worth)

@@ -91,8 +91,8 @@ def judge(
 
     @jax.jit
     def both(params: Params, pack: Pack) -> tuple[Estimate, Array | None]:
-        novelty = None if predictor.novelty is None else predictor.novelty(params, pack)
-        return predictor.predict(params, pack), novelty
+        said, novelty, _ = predictor.together(params, pack)
+        return said, novelty
 
     def ask(crystals: Dataset, energy: np.ndarray) -> Judged:
         k = len(goals.names)

@@ -43,10 +43,13 @@ def ask(loaded: registry.Model, dataset: Dataset) -> Answers:
     from crysjax.data import batching, datasets
 
     shape, of_sites = batching.capacity(dataset.num_atoms), loaded.build.of_sites
-    predict, each = jax.jit(loaded.build.predict), batching.each_site if of_sites else batching.each_crystal
-    said = each(lambda pack: predict(loaded.params, pack), dataset, shape)
-    far = jax.jit(loaded.build.novelty)
-    novelty = batching.each_crystal(lambda pack: far(loaded.params, pack), dataset, shape)
+    if of_sites:
+        predict, far = jax.jit(loaded.build.predict), jax.jit(loaded.build.novelty)
+        said = batching.each_site(lambda pack: predict(loaded.params, pack), dataset, shape)
+        novelty = batching.each_crystal(lambda pack: far(loaded.params, pack), dataset, shape)
+    else:
+        whole = jax.jit(lambda params, pack: loaded.build.together(params, pack)[:2])
+        said, novelty = batching.each_crystal(lambda pack: whole(loaded.params, pack), dataset, shape)
     there = said.valid.all(-1)
     whole = np.logical_and.reduceat(there, datasets.offsets(dataset)[:-1]) if of_sites else there
     value, std = (np.where(there[:, None], leaf, np.nan) for leaf in (said.value, said.std))
@@ -98,7 +101,7 @@ def with_novelty(drawn: Dataset, heads: str) -> Dataset:
     limit = float(loaded.config["settings"].get("novelty.limit", np.inf))
     if not np.isfinite(limit):
         raise ValueError(f"--novelty {heads}: these heads do not know how far their training data are")
-    both = jax.jit(lambda params, pack: (loaded.build.novelty(params, pack), loaded.build.features(params, pack)))
+    both = jax.jit(lambda params, pack: loaded.build.together(params, pack)[1:])
     novelty, features = batching.each_crystal(lambda pack: both(loaded.params, pack), drawn)
     novelty = np.where(np.isfinite(features).all(-1), novelty, np.nan)
     outside = np.where(np.isnan(novelty), np.nan, novelty > limit)

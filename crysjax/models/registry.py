@@ -279,7 +279,9 @@ def load_predictor(name: str) -> tuple[Any, dict[str, Any]]:
     settings, build = model.config["settings"], model.build
     width = int(np.shape(model.params["head"]["first"])[-2])
     numbers = (tuple(settings[f"heads.{key}"]) for key in ("center", "scale"))
-    predictor = Predictor(tuple(build.names), *numbers, build.predict, build.features, width, model.params)
+    predictor = Predictor(
+        tuple(build.names), *numbers, build.predict, build.features, width, model.params, whole=build.together
+    )
     if "novelty.limit" in settings:
         predictor = predictor._replace(novelty=build.novelty, limit=float(settings["novelty.limit"]))
     return predictor, model.config

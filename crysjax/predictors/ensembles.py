@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from crysjax.base import Estimate, Pack, Params, num_sites
-from crysjax.predictors.heads import Heads
+from crysjax.predictors.heads import Heads, Whole
 
 
 def ensemble(
@@ -76,12 +76,18 @@ def ensemble(
 
     members_loss.defvjp(forward, backward)
 
-    def predict(params: Params, pack: Pack) -> Estimate:
-        estimates = jax.lax.map(lambda p: head.predict(p, pack), params, batch_size=at_once)
+    def joined(estimates: Estimate) -> Estimate:
         value, variance = moments(estimates.value)
         # no slope where members agree exactly, instead of an infinite one
         std = jnp.sqrt(jnp.maximum(factor**2 * jnp.maximum(variance, 1e-16) ** exponent + least**2, 1e-12))
         return Estimate(value, std, estimates.valid.all(0))
+
+    def whole(params: Params, pack: Pack) -> Whole:
+        said = jax.lax.map(lambda p: head.together(p, pack), params, batch_size=at_once)
+        return Whole(joined(said.estimate), said.novelty.mean(0), said.features[0])
+
+    def predict(params: Params, pack: Pack) -> Estimate:
+        return joined(jax.lax.map(lambda p: head.predict(p, pack), params, batch_size=at_once))
 
     def features(params: Params, pack: Pack) -> Array:
         return head.features(jax.tree.map(lambda leaf: leaf[0], params), pack)
@@ -89,7 +95,7 @@ def ensemble(
     def novelty(params: Params, pack: Pack) -> Array:
         return jax.lax.map(lambda p: head.novelty(p, pack), params, batch_size=at_once).mean(0)
 
-    return Heads(head.names, init, loss, predict, features, novelty)
+    return Heads(head.names, init, loss, predict, features, novelty, whole=whole)
 
 
 def moments(values: Array) -> tuple[Array, Array]:

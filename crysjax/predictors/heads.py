@@ -18,6 +18,14 @@ from crysjax.base import Estimate, Network, Pack, Params, num_sites
 from crysjax.predictors import novelty
 
 
+class Whole(NamedTuple):
+    """All that heads say of a pack, for one pass of the network."""
+
+    estimate: Estimate
+    novelty: Array  # (b,)
+    features: Array  # (b, d)
+
+
 class Heads(NamedTuple):
     """A property model; what `training.loop` trains and what screens candidates."""
 
@@ -30,6 +38,13 @@ class Heads(NamedTuple):
     features: Callable[[Params, Pack], Array]  # (params, pack) -> (b, d), what the predictions are made of
     novelty: Callable[[Params, Pack], Array]  # (params, pack) -> (b,), see `novelty.score`; 0 where it is not known
     of_sites: bool = False  # whether labels and predictions are those of sites, (n, k)
+    whole: Callable[[Params, Pack], Whole] | None = None  # the three above together; `together` where it is None
+
+    def together(self, params: Params, pack: Pack) -> Whole:
+        """Predictions, novelty and features, for one pass of the network where the heads can."""
+        if self.whole is not None:
+            return self.whole(params, pack)
+        return Whole(self.predict(params, pack), self.novelty(params, pack), self.features(params, pack))
 
 
 def heads(
@@ -77,16 +92,15 @@ def heads(
         shape = jax.eval_shape(features, params, pack)
         return params | {"head": perceptron.init(key_head, jnp.zeros(shape.shape, shape.dtype))["params"]}
 
-    def answer(params: Params, pack: Pack) -> tuple[Array, Array]:
-        """Values (b, k), finite everywhere, and which crystals they are known of (b, 1)."""
-        found = features(params, pack)
+    def answer(params: Params, pack: Pack, found: Array) -> tuple[Array, Array]:
+        """Of the features: values (b, k), finite everywhere, and which crystals they are known of (b, 1)."""
         known = jnp.isfinite(found).all(-1, keepdims=True) & (num_sites(pack) > 0)[:, None]
         plain = perceptron.apply({"params": params["head"]}, jnp.where(known, found, 0)) + center_k / scale_k
         above = least_k + scale_k * _softplus(plain - least_k / scale_k)
         return jnp.where(bounded, above, plain * scale_k), known
 
     def loss(params: Params, key: Array, pack: Pack, targets: Array, weights: Array | None = None):
-        value, known = answer(params, pack)
+        value, known = answer(params, pack, features(params, pack))
         known = jnp.isfinite(targets) & known
         error = jnp.where(known, jnp.where(known, targets, 0) - value, 0) / scale_k
         weight = known.astype(error.dtype) * (1 if weights is None else weights[:, None])
@@ -95,16 +109,22 @@ def heads(
         metrics = {f"error_sum/{name}": absolute[i] for i, name in enumerate(names)}
         return total, metrics | {f"count/{name}": count[i].astype(error.dtype) for i, name in enumerate(names)}
 
-    def predict(params: Params, pack: Pack) -> Estimate:
-        value, known = answer(params, pack)
+    def whole(params: Params, pack: Pack) -> Whole:
+        found = features(params, pack)
+        value, known = answer(params, pack, found)
         valid = jnp.isfinite(value) & known
-        return Estimate(jnp.where(valid, value, center_k), jnp.broadcast_to(std_k, value.shape), valid)
+        estimate = Estimate(jnp.where(valid, value, center_k), jnp.broadcast_to(std_k, value.shape), valid)
+        unknown = jnp.zeros(pack.lattice.shape[0], pack.frac.dtype)
+        far = novelty.score(params["known"], found, pack) if "known" in params else unknown
+        return Whole(estimate, far, found)
+
+    def predict(params: Params, pack: Pack) -> Estimate:
+        return whole(params, pack).estimate
 
     def far(params: Params, pack: Pack) -> Array:
-        found = jnp.zeros(pack.lattice.shape[0], pack.frac.dtype)
-        return novelty.score(params["known"], features(params, pack), pack) if "known" in params else found
+        return whole(params, pack).novelty
 
-    return Heads(tuple(names), init, loss, predict, features, far)
+    return Heads(tuple(names), init, loss, predict, features, far, whole=whole)
 
 
 def aware(heads: Heads, *, slope: tuple[float, ...], usual: float, limit: float) -> Heads:
@@ -124,12 +144,19 @@ def aware(heads: Heads, *, slope: tuple[float, ...], usual: float, limit: float)
         raise ValueError(f"novelty: limit is {limit}; expected at least usual, {usual}")
     slopes = jnp.asarray(slope, jnp.float32)[None]
 
-    def predict(params: Params, pack: Pack) -> Estimate:
-        said = heads.predict(params, pack)
-        beyond = jnp.maximum(heads.novelty(params, pack) - usual, 0)[:, None]
-        return said._replace(std=said.std * jnp.exp(slopes * beyond))
+    def grown(estimate: Estimate, novelty: Array) -> Estimate:
+        return estimate._replace(std=estimate.std * jnp.exp(slopes * jnp.maximum(novelty - usual, 0)[:, None]))
 
-    return heads._replace(predict=predict)
+    def whole(params: Params, pack: Pack) -> Whole:
+        said = heads.together(params, pack)
+        return said._replace(estimate=grown(said.estimate, said.novelty))
+
+    def predict(params: Params, pack: Pack) -> Estimate:
+        if heads.whole is not None:
+            return whole(params, pack).estimate
+        return grown(heads.predict(params, pack), heads.novelty(params, pack))
+
+    return heads._replace(predict=predict, whole=None if heads.whole is None else whole)
 
 
 SHARPNESS = 2.0  # of the bend at the smallest possible value, in units of the property's scale

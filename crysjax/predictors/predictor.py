@@ -13,6 +13,7 @@ from crysjax.base import Estimate, Pack, Params
 from crysjax.data import batching
 from crysjax.data.batching import Capacity
 from crysjax.data.datasets import Dataset
+from crysjax.predictors.heads import Whole
 
 
 class Predictor(NamedTuple):
@@ -27,6 +28,15 @@ class Predictor(NamedTuple):
     params: Params
     novelty: Callable[[Params, Pack], Array] | None = None  # (params, pack) -> (b,), see `predictors.novelty`
     limit: float = math.inf  # of the novelty, beyond which a crystal is outside the training data; infinite: not known
+    whole: Callable[[Params, Pack], Whole] | None = None  # the three functions above together, see `Heads.together`
+
+    def together(self, params: Params, pack: Pack) -> tuple[Estimate, Array | None, Array]:
+        """Predictions, novelty (None where it is not known) and features, for one pass of the network if it can be."""
+        if self.whole is None:
+            novelty = None if self.novelty is None else self.novelty(params, pack)
+            return self.predict(params, pack), novelty, self.features(params, pack)
+        said = self.whole(params, pack)
+        return said.estimate, None if self.novelty is None else said.novelty, said.features
 
 
 def estimate(

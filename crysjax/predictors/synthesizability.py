@@ -22,7 +22,7 @@ from crysjax.base import Crystal, Estimate, Network, Oracle, Pack, Params, num_s
 from crysjax.data import batching, datasets
 from crysjax.data.datasets import Dataset
 from crysjax.predictors import ensembles
-from crysjax.predictors.heads import Heads, heads
+from crysjax.predictors.heads import Heads, Whole, heads
 
 SCORE = "synthesizability_score"
 RISKS = ("non_negative", "unbiased", "ratio")
@@ -70,13 +70,19 @@ def classifier(
         used = (num_sites(pack) > 0).astype(logit.dtype) * (1 if weights is None else weights)
         return pu_risk(logit, targets[:, 0] == 1, used, prior=prior, risk=risk, slack=slack)
 
-    def predict(params: Params, pack: Pack) -> Estimate:
-        logit = raw.predict(params, pack)
+    def scored(logit: Estimate) -> Estimate:
         odds = jnp.exp(jnp.minimum(logit.value, -jnp.log(prior)))  # no overflow
         score = prior * odds if risk == "ratio" else jax.nn.sigmoid(logit.value)
         return Estimate(score, jnp.full_like(score, 0.5), logit.valid)
 
-    return Heads((SCORE,), raw.init, loss, predict, raw.features, raw.novelty)
+    def predict(params: Params, pack: Pack) -> Estimate:
+        return scored(raw.predict(params, pack))
+
+    def whole(params: Params, pack: Pack) -> Whole:
+        said = raw.together(params, pack)
+        return said._replace(estimate=scored(said.estimate))
+
+    return Heads((SCORE,), raw.init, loss, predict, raw.features, raw.novelty, whole=whole)
 
 
 def pu_risk(

@@ -9,7 +9,7 @@ import pytest
 from crysjax.base import NUM_SPECIES, Network, Pack, Prediction, mean_by_crystal, one_hot
 from crysjax.predictors import ensembles
 from crysjax.predictors.ensembles import ensemble
-from crysjax.predictors.heads import heads, huber, mean_absolute_errors
+from crysjax.predictors.heads import aware, heads, huber, mean_absolute_errors
 
 NAMES, CENTER, SCALE = ("gap_ev", "bulk_gpa"), (1.0, 100.0), (0.5, 40.0)
 WIDTH = 8
@@ -183,6 +183,26 @@ def test_ensemble_prediction_by_hand():
     std = np.sqrt((np.array([2.0, 3.0]) * values.std(0, ddof=1)) ** 2 + np.array([0.1, 5.0]) ** 2)
     np.testing.assert_allclose(got.std, std, rtol=1e-4)
     assert got.valid[:10].all() and not got.valid[10:].any()
+
+
+def test_all_at_once_is_what_the_single_functions_say():
+    """Of one member, of several, and where the std grows with the novelty, which is that of all members."""
+    pack, rng = make_pack(0), np.random.default_rng(0)
+    one = aware(HEADS, slope=(0.5, 1.0), usual=-1.0, limit=2.0)
+    many = aware(ensemble(HEADS, members=3), slope=(0.5, 1.0), usual=-1.0, limit=2.0)
+    for model, members in ((one, ()), (many, (3,))):
+        stats = {"center": (WIDTH,), "root": (WIDTH, WIDTH), "rarity": (NUM_SPECIES,)}
+        known = {name: jnp.asarray(rng.random((*members, *shape)), jnp.float32) for name, shape in stats.items()}
+        params = model.init(jax.random.key(1), pack) | {"known": known}
+        found = jax.jit(model.together)(params, pack)
+        apart = [jax.jit(f)(params, pack) for f in (model.predict, model.novelty, model.features)]
+        for a, b in zip(jax.tree.leaves(tuple(found)), jax.tree.leaves(apart)):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        without = (HEADS if model is one else ensemble(HEADS, members=3)).predict(params, pack)
+        far = jnp.maximum(found.novelty + 1, 0)[:, None] * jnp.asarray([[0.5, 1.0]])
+        np.testing.assert_allclose(found.estimate.std, without.std * jnp.exp(far), rtol=1e-5)
+    each = [HEADS.novelty(jax.tree.map(lambda leaf, k=k: leaf[k], params), pack) for k in range(3)]
+    np.testing.assert_allclose(found.novelty, jnp.stack(each).mean(0), rtol=1e-5, atol=1e-6)
 
 
 def test_bootstrap_weights_are_exponential_and_belong_to_the_crystal():
