@@ -248,6 +248,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=2048, help="pairs (i < j) a tile of ours")
     parser.add_argument("--out", help="raw result, JSON")
+    parser.add_argument("--modes", nargs="+", choices=["train", "forward"], default=["train", "forward"])
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--row", choices=["torch", "crysjax"], help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=["train", "forward"], help=argparse.SUPPRESS)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], help=argparse.SUPPRESS)
@@ -255,9 +257,8 @@ def main() -> None:
     if args.row:
         print(json.dumps(torch_row(args) if args.row == "torch" else crysjax_row(args)))
         return
-    modes, dtypes = ("train", "forward"), ("fp32", "bf16")
     frameworks = [("crysjax", "default")] + [("torch", m) for m in ("default", "tuned") if args.cspnet]
-    rows = [run_row(args, f, m, d, malloc) for m in modes for d in dtypes for f, malloc in frameworks]
+    rows = [run_row(args, f, m, d, malloc) for m in args.modes for d in args.precisions for f, malloc in frameworks]
     if args.out:
         from crysjax.reports import record
 
