@@ -15,22 +15,23 @@ from crysjax.generators.wyckoff.wyckoff_variants import Variants, varied
 from crysjax.geometry.symmetry import index, table
 from crysjax.retrieval.templates import spheres
 
-# three crystals as orbits of their groups; a fourth slot of the pack is empty
+# four crystals as orbits of their groups; a fifth slot of the pack is empty
 CRYSTALS = {
     "SrTiO3": (221, [("a", 38), ("b", 22), ("c", 8)], [38, 22, 8, 8, 8], 3.9),
     "NaCl": (225, [("a", 11), ("b", 17)], [11, 17], 5.64),
     "rutile": (136, [("a", 22), ("f", 8)], [22, 22, 8, 8, 8, 8], 4.6),
+    "wurtzite": (186, [("b", 16), ("b", 30)], [16, 16, 30, 30], 3.8),
 }
 
 
 def crystals():
     """A pack of the crystals, and their orbits."""
     rows, most = list(CRYSTALS.values()), 4
-    letter, number, u = (np.zeros((4, most, *n), t) for n, t in (((), np.int32), ((), np.int32), ((3,), np.float32)))
+    letter, number, u = (np.zeros((5, most, *n), t) for n, t in (((), np.int32), ((), np.int32), ((3,), np.float32)))
     for k, (group, orbits, _, _) in enumerate(rows):
         for o, (name, z) in enumerate(orbits):
             letter[k, o], number[k, o] = index(group, name), z
-    u[2, 1] = [0.305, 0, 0]
+    u[2, 1], u[3, 1] = [0.305, 0, 0], [0, 0, 0.375]
     lattice = np.array([[a, a, a * (0.64 if g == 136 else 1), 90, 90, 90] for g, _, _, a in rows], np.float32)
     lattice = np.concatenate([lattice, [[1, 1, 1, 90, 90, 90]]]).astype(np.float32)
     group = np.array([g for g, *_ in rows] + [0], np.int32)
@@ -41,7 +42,7 @@ def crystals():
         ]
     )
     pack = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf[0]), batching.pack_dataset(data, batching.Capacity(16, 64, 4)).pack
+        lambda leaf: jnp.asarray(leaf[0]), batching.pack_dataset(data, batching.Capacity(20, 64, 5)).pack
     )
     return pack, jax.tree.map(jnp.asarray, Orbits(group, letter, number, u, lattice))
 
@@ -63,7 +64,7 @@ def test_nothing_changes_where_nothing_is_asked_for():
 def test_other_elements_are_those_of_the_pack_in_order_and_neutral_in_a_cell_of_their_size():
     packs, orbits, other = many(jax.random.key(1), Variants(1.0, 4.0, 0.0))
     plain, before = crystals()
-    assert other[:, :3].all()
+    assert other[:, :4].all()
     elements, changed = np.asarray(packs.occupancy.argmax(-1)) + 1, 0
     for draw in range(64):
         for k, (group, _, was, _) in enumerate(CRYSTALS.values()):
