@@ -60,7 +60,7 @@ def ask():
     drawn = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.4 * drawn.normal(size=leaf.shape), leaf.dtype),
                           jax.eval_shape(model.init, jax.random.key(0), pack))  # fmt: skip
-    predictor = Predictor((GAP, ENERGY), (1.5, -2.0), (1.0, 1.0), model.predict, None, 0, params)
+    predictor = Predictor((GAP, ENERGY), (1.5, -2.0), (1.0, 1.0), model.predict, model.features, 0, params)
     judged = judge(goals, predictor, SHAPE, Reference(np.full(100, -1.0, np.float32), 0.1))
     inspect = inspector(gates(max_atoms=4), SHAPE)
 
