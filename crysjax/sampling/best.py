@@ -17,6 +17,7 @@ from crysjax.data import datasets
 from crysjax.data.datasets import Dataset
 from crysjax.data.entry import FORMATION_ENERGY as ENERGY
 from crysjax.models import answers, registry
+from crysjax.terminal import say
 
 MOST = 1000  # samples of one composition
 
@@ -41,6 +42,11 @@ def lowest(tries: Sequence[Dataset], heads: registry.Model) -> Dataset:
     close = ~np.asarray(contacts.apart(contacts.contacts(every))).reshape(shape)
     # in this order: whether there is an answer (there is none for what is no crystal), whether atoms are too close
     best = np.lexsort((np.nan_to_num(energy), close, np.isnan(energy)), axis=0)[0]
+    silent, crowded = (int(np.all(leaf, 0).sum()) for leaf in (np.isnan(energy), np.isnan(energy) | close))
+    if crowded:
+        said = f"{crowded} of {shape[1]} compositions have no sample without atoms too close"
+        said += f"; of {silent} of them the heads take no sample" if silent else ""
+        say(f"crysjax: {said}", err=True)
     rows = np.arange(shape[1])
     found = datasets.take(every, best * shape[1] + rows)
     return replace(found, properties=found.properties | {f"predicted_{ENERGY}": energy[best, rows]})

@@ -39,10 +39,11 @@ def test_the_lowest_energy_of_sound_samples_is_kept(heads):
     np.testing.assert_allclose(found.properties[f"predicted_{best.ENERGY}"], energy[chosen, [0, 1]])
 
 
-def test_a_sample_with_atoms_too_close_is_kept_where_there_is_no_other(heads):
+def test_a_sample_with_atoms_too_close_is_kept_where_there_is_no_other(heads, capsys):
     close = rock_salt(4.5, 0.05)
     found = best.lowest([close, replace(close, frac=np.full_like(close.frac, np.nan))], heads)
     np.testing.assert_array_equal(found.frac, close.frac)
+    assert capsys.readouterr().err == "crysjax: 2 of 2 compositions have no sample without atoms too close\n"
 
 
 def test_wrong_questions():
